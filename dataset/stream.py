@@ -1,0 +1,75 @@
+"""The endless, reproducible order of training samples.
+
+Sample k of a stream depends on the seed and on k alone: not on the number of workers, nor on where a run
+was started.
+"""
+
+from collections.abc import Iterator
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from dataset.base import DataError, SegmentationDataset
+
+ORDER, DRAWS = range(2)  # what a seed is used for
+
+
+class TrainingStream(Dataset):
+    """Positions 0 ... length-1 of a stream that goes through the data set in a new order every epoch."""
+
+    def __init__(self, dataset: SegmentationDataset, length: int, seed: tuple[int, ...]):
+        self.dataset, self.length, self.seed = dataset, length, seed
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, position: int) -> dict | DataError:
+        epoch, place = divmod(position, len(self.dataset))
+        index = _epoch_order(len(self.dataset), self.seed, epoch)[place]
+        try:
+            return self.dataset.sample(int(index), np.random.default_rng((*self.seed, DRAWS, position)))
+        except DataError as error:
+            # Raised in a worker it would reach the user as a traceback, so it travels as a value.
+            return error
+
+
+@lru_cache(maxsize=2)
+def _epoch_order(length: int, seed: tuple[int, ...], epoch: int) -> np.ndarray:
+    return np.random.default_rng((*seed, ORDER, epoch)).permutation(length)
+
+
+def batches(dataset: Dataset, batch_size: int, workers: int, pin_memory: bool) -> Iterator[dict]:
+    """The data set's items in order, in batches of `batch_size`, decoded by `workers` processes.
+
+    Raises:
+        DataError: an item cannot be read.
+    """
+    loader = DataLoader(
+        dataset,
+        batch_size,
+        num_workers=workers,
+        collate_fn=_collate,
+        pin_memory=pin_memory,
+        worker_init_fn=_single_thread,
+    )
+    for batch in loader:
+        if isinstance(batch, DataError):
+            raise batch
+        yield batch
+
+
+def _collate(samples: list) -> dict | DataError:
+    """Batches of tensors; `label` and `size` of whole images, which may differ, stay lists."""
+    for sample in samples:
+        if isinstance(sample, DataError):
+            return sample
+    whole = "size" in samples[0]
+    apart = {key: [s.pop(key) for s in samples] for key in ("label", "size")} if whole else {}
+    return default_collate(samples) | apart
+
+
+def _single_thread(worker: int) -> None:
+    """A worker is one of many processes: threads of its own would only compete."""
+    torch.set_num_threads(1)

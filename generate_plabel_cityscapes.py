@@ -1,0 +1,44 @@
+"""Write pseudo labels for the target's training images, where train_ft.py looks for them.
+
+    python generate_plabel_cityscapes.py --restore-from ./snapshots/stage1/GTA5_25000.pth
+
+For each image: <name>.png (train ids), <name>_color.png and <name>_heatmap.png (uncertainty).
+"""
+
+import logging
+
+from dataset import NO_THRESHOLD, PredictionDataset, build_dataset, pseudo_folder
+from dataset.labels import IGNORE, palette
+from utils.errors import run_script
+from utils.inference import predict_all, scaled_sizes
+from utils.logging import log_to_terminal, progress
+from utils.options import generate_args
+from utils.pictures import PredictionWriter
+from utils.restore import prediction_batches, restore_network
+
+log = logging.getLogger(__name__)
+
+
+def main() -> None:
+    """Predict the training images; below the threshold a pixel gets no label."""
+    log_to_terminal()
+    args = generate_args()
+    target = build_dataset("cityscapes", args.data_dir, split=args.set, list_file=args.data_list)
+    target.check(labels_required=False)
+    network, device = restore_network(args)
+    images = PredictionDataset(target, scaled_sizes(args.input_size, args.scales), labels=False)
+    batches = prediction_batches(images, args, device)
+    folder = args.save or pseudo_folder(args.data_dir, args.set, args.threshold)
+    labelled = total = 0
+    with PredictionWriter(folder, palette(target.colors), scores=False) as writer:
+        for name, _, prediction in progress(predict_all(network, batches, device), len(images)):
+            if args.threshold < NO_THRESHOLD:
+                prediction.label[prediction.score < args.threshold] = IGNORE
+            labelled += (prediction.label != IGNORE).sum()
+            total += prediction.label.numel()
+            writer.write(name, prediction)
+    log.info("Labelled %.1f %% of the pixels of %d images: %s", 100 * labelled / total, len(images), folder)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,1 @@
+"""Networks: the segmentation network, the discriminators, and the weights they start from."""

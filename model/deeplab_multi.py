@@ -1,0 +1,189 @@
+"""Multi-scale DeepLab-v2 with an auxiliary and a primary classifier (MRNet, section 3 and figure 2).
+
+The parameter names are those of the published checkpoints. The residual blocks are torchvision's, put
+into the Caffe arrangement; the classifiers are the dilated pyramids the papers call heads.
+"""
+
+from collections import OrderedDict
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.resnet import Bottleneck
+
+NORM_STYLES = ("bn", "in", "gn", "ln")
+GROUPS = 32  # of group normalisation
+DILATIONS = (6, 12, 18, 24)  # of the 3x3 branches of a classifier
+SE_REDUCTION = 16
+CLASSIFIER_WEIGHTS = (0.5, 1.0)  # of the auxiliary and the primary logits wherever the two speak as one
+
+
+class Arch(NamedTuple):
+    """Sizes of a network; every size has the same structure and the same parameter names.
+
+    `blocks` per stage, `width` of the first stage's planes (doubled from stage to stage), channels of a
+    classifier's `branch`es and of the `bottleneck` behind them.
+    """
+
+    blocks: tuple[int, int, int, int]
+    width: int
+    branch: int
+    bottleneck: int
+
+
+ARCHS = {
+    "resnet101": Arch(blocks=(3, 4, 23, 3), width=64, branch=256, bottleneck=512),
+    # The demo's network: small enough to learn from random weights on two CPU cores within minutes.
+    "mini": Arch(blocks=(1, 1, 2, 1), width=16, branch=32, bottleneck=64),
+}
+
+
+def norm_layer(style: str, channels: int) -> nn.Module:
+    """Normalisation of a classifier: batch, instance (affine), group (32) or layer norm (one group)."""
+    if style == "bn":
+        return nn.BatchNorm2d(channels)
+    if style == "in":
+        return nn.InstanceNorm2d(channels, affine=True)
+    if style == "gn":
+        return nn.GroupNorm(GROUPS, channels)
+    if style == "ln":
+        return nn.GroupNorm(1, channels)
+    raise ValueError(f"norm style {style!r} is none of {', '.join(NORM_STYLES)}")
+
+
+class CaffeBottleneck(Bottleneck):
+    """torchvision's bottleneck with the stride moved to the first 1x1 convolution, as in Caffe's ResNet."""
+
+    def __init__(self, inplanes: int, planes: int, stride: int, dilation: int, shortcut: bool):
+        downsample = None
+        if shortcut:
+            channels = planes * self.expansion
+            downsample = nn.Sequential(
+                nn.Conv2d(inplanes, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
+            )
+        super().__init__(inplanes, planes, stride, downsample, dilation=dilation)
+        self.conv1.stride, self.conv2.stride = self.conv2.stride, self.conv1.stride
+
+
+class SEBlock(nn.Module):
+    """Squeeze and excitation: scales every channel by a gate computed from all channels' means."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        hidden = channels // SE_REDUCTION
+        self.se = nn.Sequential(
+            nn.Linear(channels, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, channels), nn.Sigmoid()
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H, W)."""
+        return x * self.se(x.mean((2, 3)))[:, :, None, None]
+
+
+class Classifier(nn.Module):
+    """Five parallel dilated branches, squeeze and excitation, a 3x3 bottleneck, dropout, 1x1 classes."""
+
+    def __init__(
+        self, in_channels: int, num_classes: int, use_se: bool, norm_style: str, droprate: float, arch: Arch
+    ):
+        super().__init__()
+        kernels = [dict(kernel_size=1)]
+        kernels += [dict(kernel_size=3, padding=d, dilation=d) for d in DILATIONS]
+        self.conv2d_list = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(in_channels, arch.branch, **kernel),
+                norm_layer(norm_style, arch.branch),
+                nn.ReLU(inplace=True),
+            )
+            for kernel in kernels
+        )
+        joined = len(kernels) * arch.branch
+        conv = nn.Conv2d(joined, arch.bottleneck, 3, padding=1)
+        nn.init.kaiming_normal_(conv.weight, a=0, mode="fan_in")
+        nn.init.zeros_(conv.bias)
+        gate = [SEBlock(joined)] if use_se else []
+        self.bottleneck = nn.Sequential(*gate, conv, norm_layer(norm_style, arch.bottleneck))
+        classes = nn.Conv2d(arch.bottleneck, num_classes, 1, bias=False)
+        nn.init.normal_(classes.weight, std=0.001)
+        self.head = nn.Sequential(nn.Dropout2d(droprate), classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) -> logits (N, num_classes, H, W)."""
+        x = torch.cat([branch(x) for branch in self.conv2d_list], 1)
+        return self.head(self.bottleneck(x))
+
+
+class DeeplabMulti(nn.Module):
+    """ResNet trunk at stride 8 with a classifier on stage 3 and one on stages 4 and 3 together.
+
+    `layer5` is the auxiliary classifier, `layer6` the primary one. The affine parameters of the trunk's
+    batch normalisation train only with `train_bn`; its statistics follow the module's training mode.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        use_se: bool = False,
+        train_bn: bool = False,
+        norm_style: str = "bn",
+        droprate: float = 0.1,
+        arch: str = "resnet101",
+    ):
+        super().__init__()
+        sizes = ARCHS[arch]
+        planes = [sizes.width * 2**stage for stage in range(4)]
+        self.conv1 = nn.Conv2d(3, sizes.width, 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(sizes.width)
+        self.relu = nn.ReLU(inplace=True)
+        # ceil_mode: the Caffe rounding, which keeps (size - 1) / 8 + 1 cells for odd sizes.
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=True)
+        self.inplanes = sizes.width
+        self.layer1 = self._stage(planes[0], sizes.blocks[0])
+        self.layer2 = self._stage(planes[1], sizes.blocks[1], stride=2)
+        self.layer3 = self._stage(planes[2], sizes.blocks[2], dilation=2)
+        self.layer4 = self._stage(planes[3], sizes.blocks[3], dilation=4)
+        stage3, stage4 = (p * CaffeBottleneck.expansion for p in planes[2:])
+        self._init_trunk(train_bn)
+        options = (num_classes, use_se, norm_style, droprate, sizes)
+        self.layer5 = Classifier(stage3, *options)
+        self.layer6 = Classifier(stage4 + stage3, *options)
+
+    def _stage(self, planes: int, blocks: int, stride: int = 1, dilation: int = 1) -> nn.Sequential:
+        stage = []
+        for index in range(blocks):
+            first = index == 0
+            stage.append(CaffeBottleneck(self.inplanes, planes, stride if first else 1, dilation, first))
+            self.inplanes = planes * CaffeBottleneck.expansion
+        return nn.Sequential(*stage)
+
+    def _init_trunk(self, train_bn: bool) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif isinstance(module, nn.BatchNorm2d):
+                module.requires_grad_(train_bn)
+
+    def trunk_parameters(self) -> "OrderedDict[str, nn.Parameter]":
+        """Every parameter that no classifier holds, by name."""
+        return OrderedDict((k, p) for k, p in self.named_parameters() if not is_classifier(k))
+
+    def classifier_parameters(self) -> "OrderedDict[str, nn.Parameter]":
+        """The parameters of the two classifiers, by name."""
+        return OrderedDict((k, p) for k, p in self.named_parameters() if is_classifier(k))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (N, 3, H, W), BGR minus mean -> auxiliary and primary logits (N, num_classes, H/8, W/8)."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        stage3 = self.layer3(self.layer2(self.layer1(x)))
+        stage4 = self.layer4(stage3)
+        return self.layer5(stage3), self.layer6(torch.cat((stage4, stage3), 1))
+
+
+def fuse(aux: Tensor, main: Tensor, weights: tuple[float, float] = CLASSIFIER_WEIGHTS) -> Tensor:
+    """The two classifiers' joint logits, 0.5 * aux + main as published; all shapes (N, C, H, W)."""
+    return weights[0] * aux + weights[1] * main
+
+
+def is_classifier(key: str) -> bool:
+    """Whether a parameter or buffer of `DeeplabMulti` belongs to one of the two classifiers."""
+    return key.startswith(("layer5.", "layer6."))

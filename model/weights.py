@@ -1,0 +1,141 @@
+"""Initial weights and checkpoints: where they come from, whose they are, and loading them completely.
+
+Three kinds of file are told apart by their keys: a network of this project or of the published code, a
+Caffe-style trunk (every key behind one more name), and torchvision's ResNet.
+"""
+
+import logging
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torchvision.models import ResNet101_Weights
+
+from model.deeplab_multi import DeeplabMulti, is_classifier
+from utils.errors import UserError
+
+PIXEL_MAX = 255
+IMAGENET_STD_RGB = (0.229, 0.224, 0.225)  # what torchvision divides its inputs by
+# The plain training recipe; the V2 weights come from a much longer one with other augmentations.
+IMAGENET_WEIGHTS = ResNet101_Weights.IMAGENET1K_V1
+
+StateDict = dict[str, Tensor]
+log = logging.getLogger(__name__)
+
+
+def load_weights(network: DeeplabMulti, source: str, restore_classifiers: bool = True) -> None:
+    """Load initial weights into `network`, all of them or none.
+
+    Args:
+        source: a file, a URL, `imagenet` (torchvision's ResNet-101, converted) or `none`.
+        restore_classifiers: False leaves the classifiers as they were initialised.
+
+    Raises:
+        UserError: the source cannot be had, or a key is missing, unexpected or of another shape.
+    """
+    if source == "none":
+        log.info("Starting from random weights.")
+        return
+    state = strip_data_parallel(fetch(source))
+    if "fc.weight" in state and "layer5.head.1.weight" not in state:
+        state, what = from_torchvision(state), "torchvision's ResNet trunk"
+    elif prefix := _extra_name(state, network):
+        state, what = from_caffe(state, prefix), "a Caffe-style trunk"
+    elif restore_classifiers:
+        what = "network"
+    else:
+        state, what = {k: v for k, v in state.items() if not is_classifier(k)}, "trunk of a network"
+    expected = network.state_dict()
+    if what != "network":
+        expected = {k: v for k, v in expected.items() if not is_classifier(k)}
+    check_state(state, expected, source)
+    network.load_state_dict(state, strict=False)  # complete: `check_state` has seen to it
+    log.info("Starting from %s (%s).", source, what)
+
+
+def fetch(source: str) -> StateDict:
+    """The state dictionary that `source` names, on the CPU, read without executing anything in it."""
+    if source == "imagenet":
+        return _download(lambda: IMAGENET_WEIGHTS.get_state_dict(check_hash=True), IMAGENET_WEIGHTS.url)
+    if source.startswith(("http://", "https://")):
+        return _download(
+            lambda: torch.hub.load_state_dict_from_url(source, map_location="cpu", weights_only=True), source
+        )
+    path = Path(source)
+    if not path.is_file():
+        raise UserError(f"--restore-from {source}: no such file; name a snapshot, a URL, imagenet or none")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged or hostile file can fail in any way
+        reason = str(error).split("\n")[0][:120]
+        raise UserError(f"--restore-from {source}: not a checkpoint of tensors ({reason})") from error
+    return _as_state_dict(state, source)
+
+
+def _as_state_dict(state: object, source: str) -> StateDict:
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()) or not state:
+        raise UserError(f"--restore-from {source}: holds no network; name a snapshot such as GTA5_25000.pth")
+    return dict(state)
+
+
+def _download(load, url: str) -> StateDict:
+    try:
+        return _as_state_dict(load(), url)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"--restore-from: cannot download {url} ({error}); fetch it where there is a network and "
+            f"pass the file as --restore-from, or put it into {torch.hub.get_dir()}/checkpoints"
+        ) from error
+
+
+def strip_data_parallel(state: StateDict) -> StateDict:
+    """Keys without the `module.` that DataParallel puts before them."""
+    return {key.removeprefix("module."): value for key, value in state.items()}
+
+
+def from_torchvision(state: StateDict) -> StateDict:
+    """torchvision's ResNet for this trunk: its input becomes BGR in 0 ... 255, its classifier is left out.
+
+    The division by each channel's standard deviation moves into the first convolution; the mean is
+    subtracted from the images as before.
+    """
+    state = {key: value for key, value in state.items() if not key.startswith("fc.")}
+    scale = torch.tensor(IMAGENET_STD_RGB) * PIXEL_MAX
+    state["conv1.weight"] = (state["conv1.weight"] / scale[:, None, None]).flip(1)
+    return state
+
+
+def from_caffe(state: StateDict, prefix: str) -> StateDict:
+    """The original initial weights: the first name of every key dropped, their classifier left out."""
+    state = {key.removeprefix(prefix + "."): value for key, value in state.items()}
+    return {k: v for k, v in state.items() if not k.startswith(("layer5.", "fc."))}
+
+
+def _extra_name(state: StateDict, network: DeeplabMulti) -> str | None:
+    """The one name that every key has before the network's own names, if so."""
+    first, *others = {key.partition(".")[0] for key in state}
+    return first if not others and not hasattr(network, first) else None
+
+
+def check_state(state: StateDict, expected: StateDict, source: str) -> None:
+    """Refuse a state that would not fill `expected` key by key and shape by shape.
+
+    Files of old PyTorch versions lack BN's counter of batches, which nothing here reads.
+    """
+    head = "layer6.head.1.weight"
+    if head in state and head in expected and len(state[head]) != len(expected[head]):
+        raise UserError(
+            f"--restore-from {source}: has {len(state[head])} classes, not {len(expected[head])}; "
+            "give --num-classes, or --not-restore-last to start the classifiers afresh"
+        )
+    missing = [k for k in expected if k not in state and not k.endswith("num_batches_tracked")]
+    unexpected = [key for key in state if key not in expected]
+    shapes = [k for k in state if k in expected and state[k].shape != expected[k].shape]
+    for what, keys in (("lacks", missing), ("has besides", unexpected), ("has of another shape", shapes)):
+        if keys:
+            raise UserError(
+                f"--restore-from {source}: is of another network: it {what} {len(keys)} tensors such as "
+                f"{keys[0]}; check --arch, --norm-style and --use-se"
+            )

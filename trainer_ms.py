@@ -1,0 +1,251 @@
+"""Stage I: one training step of MRNet (arXiv 1912.11164).
+
+A step reads top to bottom in `AD_Trainer.gen_update`: forward passes, class weights, segmentation losses of
+the labelled batch, adversarial and regularising losses of the target batch, one update of the segmentation
+network; `dis_update` then trains the two discriminators on the same predictions.
+"""
+
+import contextlib
+from argparse import Namespace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.deeplab_multi import DeeplabMulti, fuse
+from model.ms_discriminator import MsImageDis
+from utils.losses import (
+    class_pixel_counts,
+    confidence_weighted_entropy,
+    memory_regularization,
+    rare_class_weight,
+    segmentation_loss,
+    update_often_weight,
+)
+from utils.optim import RepeatedSGD
+from utils.schedule import poly, warmup_poly
+
+CLASSIFIER_RATE = 10  # the classifiers' learning rate as a multiple of the trunk's
+ADAM_BETAS = (0.9, 0.99)  # of the discriminators
+
+Predictions = tuple[Tensor, Tensor, Tensor, Tensor]
+Losses = dict[str, Tensor]
+
+
+class AD_Trainer(nn.Module):  # noqa: N801 - the published name
+    """Network `G`, discriminators `D1` (auxiliary) and `D2` (primary), their optimisers and steps.
+
+    Computes in torch's default dtype on the device it is moved to.
+
+    Args:
+        args: the flags of `utils.options.stage1_args` or `stage2_args`.
+    """
+
+    def __init__(self, args: Namespace):
+        super().__init__()
+        self.args = args
+        self.G = DeeplabMulti(
+            args.num_classes, args.use_se, args.train_bn, args.norm_style, args.droprate, args.arch
+        )
+        self.D1 = MsImageDis(args.num_classes).requires_grad_(False)  # until `dis_update` trains them
+        self.D2 = MsImageDis(args.num_classes).requires_grad_(False)
+        self.register_buffer("often_weight", torch.ones(args.num_classes))
+        self.class_weight = torch.ones(args.num_classes)  # of the latest step, for the log
+        self.device_ids: list[int] = []  # more than one: the batch is split over these GPUs
+
+        trunk, classifiers = self.G.trunk_parameters(), self.G.classifier_parameters()
+        trunk = {key: p for key, p in trunk.items() if p.requires_grad}
+        repeats = [1 if args.single_updates else published_repeats(key) for key in trunk]
+        self.gen_opt = RepeatedSGD(
+            [
+                dict(params=list(trunk.values()), lr=args.learning_rate, repeats=repeats),
+                dict(params=list(classifiers.values()), lr=CLASSIFIER_RATE * args.learning_rate),
+            ],
+            momentum=args.momentum,
+            weight_decay=args.weight_decay,
+        )
+        self.dis1_opt, self.dis2_opt = (
+            torch.optim.Adam(D.parameters(), lr=args.learning_rate_D, betas=ADAM_BETAS)
+            for D in (self.D1, self.D2)
+        )
+        self.scaler = torch.amp.GradScaler("cuda", enabled=args.fp16)
+        self.train()
+
+    @property
+    def adversarial(self) -> bool:
+        """Whether the discriminators are trained: only where both adversarial weights are above 0."""
+        return self.args.lambda_adv_target1 > 0 and self.args.lambda_adv_target2 > 0
+
+    def adjust_learning_rates(self, i_iter: int) -> None:
+        """Set the rates of all optimisers for iteration `i_iter`."""
+        args = self.args
+        rate = warmup_poly(args.learning_rate, i_iter, args.num_steps, args.power, args.warm_up)
+        trunk, classifiers = self.gen_opt.param_groups
+        trunk["lr"], classifiers["lr"] = rate, CLASSIFIER_RATE * rate
+        for optimizer in (self.dis1_opt, self.dis2_opt):
+            optimizer.param_groups[0]["lr"] = poly(args.learning_rate_D, i_iter, args.num_steps, args.power)
+
+    def rates(self) -> dict[str, float]:
+        """The trunk's and the discriminators' current learning rates."""
+        return {"lr": self.gen_opt.param_groups[0]["lr"], "lr_D": self.dis1_opt.param_groups[0]["lr"]}
+
+    def gen_update(
+        self,
+        images: Tensor,
+        images_t: Tensor,
+        labels: Tensor,
+        labels_t: Tensor | None,
+        i_iter: int,
+        update: bool = True,
+    ) -> tuple[Losses, Predictions]:
+        """One step of the segmentation network.
+
+        Args:
+            images, images_t: labelled and target batch, (N, 3, H, W), BGR minus mean.
+            labels: (N, H, W) int64 train ids.
+            labels_t: the target's labels, watched in `val` and never learned from; None if there are none.
+            i_iter: iteration; regularisation of the target starts at `args.reg_start`.
+            update: False only adds to the gradients (`--iter-size`); the next call with True uses them.
+
+        Returns:
+            losses: 0-dimensional seg1 seg2 adv1 adv2 me kl val; a term that is switched off is 0.
+            predictions: (z1, z2, z1_t, z2_t), detached logits (N, C, H, W) of the crop size.
+        """
+        args = self.args
+        z1, z2 = self._segment(images)
+        with torch.set_grad_enabled(self._learns_from_target(i_iter)):
+            z1_t, z2_t = self._segment(images_t)
+
+        self.class_weight = self._class_weight(labels)
+        losses = self._segmentation_losses(z1, z2, labels)
+        losses |= self._target_losses(z1_t, z2_t, i_iter)
+        total = (
+            losses["seg2"]
+            + args.lambda_seg * losses["seg1"]
+            + args.lambda_adv_target1 * losses["adv1"]
+            + args.lambda_adv_target2 * losses["adv2"]
+            + args.lambda_me_target * losses["me"]
+            + args.lambda_kl_target * losses["kl"]
+        )
+        self.scaler.scale(total / args.iter_size).backward()
+        if update:
+            self.scaler.step(self.gen_opt)
+            self.scaler.update()
+            self.gen_opt.zero_grad()
+
+        losses["val"] = self._validation_loss(z2_t, labels_t)
+        predictions = (z1.detach(), z2.detach(), z1_t.detach(), z2_t.detach())
+        return {name: loss.detach() for name, loss in losses.items()}, predictions
+
+    def dis_update(self, z1: Tensor, z2: Tensor, z1_t: Tensor, z2_t: Tensor, update: bool = True) -> Losses:
+        """One step of both discriminators on a step's predictions; zeros where they are not trained.
+
+        For both, the labelled batch's joint prediction is real; the target's auxiliary (D1) or primary
+        (D2) prediction is fake. Shapes and `update` as in `gen_update`.
+        """
+        if not self.adversarial:
+            return {"D1": z1.new_zeros(()), "D2": z1.new_zeros(())}
+        real = fuse(z1, z2).softmax(1)
+        losses = {}
+        for name, D, optimizer, fake in (
+            ("D1", self.D1, self.dis1_opt, z1_t),
+            ("D2", self.D2, self.dis2_opt, z2_t),
+        ):
+            with _trainable(D):
+                loss, _ = D.dis_loss(fake.softmax(1), real)
+                (loss / self.args.iter_size).backward()
+            if update:
+                optimizer.step()
+                optimizer.zero_grad()
+            losses[name] = loss.detach()
+        return losses
+
+    def train(self, mode: bool = True) -> "AD_Trainer":
+        """As nn.Module's, but with `--is-training False` the trunk's BN statistics stay as they are."""
+        super().train(mode)
+        if not self.args.is_training:
+            for module in self.G.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+        return self
+
+    def _segment(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of both classifiers at the images' size: two of (N, C, H, W)."""
+        with torch.autocast(images.device.type, torch.float16, enabled=self.args.fp16):
+            if len(self.device_ids) > 1:
+                logits = nn.parallel.data_parallel(self.G, images, self.device_ids)
+            else:
+                logits = self.G(images)
+        return tuple(
+            F.interpolate(
+                z.to(torch.get_default_dtype()), images.shape[2:], mode="bilinear", align_corners=True
+            )
+            for z in logits
+        )
+
+    def _learns_from_target(self, i_iter: int) -> bool:
+        args = self.args
+        regularised = args.lambda_kl_target > 0 or args.lambda_me_target > 0
+        adversarial = args.lambda_adv_target1 > 0 or args.lambda_adv_target2 > 0
+        return adversarial or (regularised and i_iter >= args.reg_start)
+
+    def _class_weight(self, labels: Tensor) -> Tensor:
+        """Weight of each class in this step's cross entropies, (C,)."""
+        args = self.args
+        weight = torch.ones_like(self.often_weight)
+        if not (args.class_balance or args.often_balance):
+            return weight
+        counts = class_pixel_counts(labels, args.num_classes)
+        if args.class_balance:
+            weight = rare_class_weight(counts, len(labels), args.max_value).to(weight.dtype)
+        if args.often_balance:
+            self.often_weight.copy_(update_often_weight(self.often_weight, counts, args.max_value))
+            weight = weight * self.often_weight
+        return weight
+
+    def _segmentation_losses(self, z1: Tensor, z2: Tensor, labels: Tensor) -> Losses:
+        """seg1 and seg2: the part of the step that Stage II replaces."""
+        options = (labels, self.class_weight, self.args.ignore_label, self.args.only_hard_label)
+        return {"seg1": segmentation_loss(z1, *options), "seg2": segmentation_loss(z2, *options)}
+
+    def _target_losses(self, z1_t: Tensor, z2_t: Tensor, i_iter: int) -> Losses:
+        """adv1, adv2 and, from `args.reg_start` on, me and kl; 0 where the weight is 0."""
+        args = self.args
+        losses = {name: z1_t.new_zeros(()) for name in ("adv1", "adv2", "me", "kl")}
+        if args.lambda_adv_target1 > 0:
+            losses["adv1"] = self.D1.gen_loss(z1_t.softmax(1))
+        if args.lambda_adv_target2 > 0:
+            losses["adv2"] = self.D2.gen_loss(z2_t.softmax(1))
+        if i_iter >= args.reg_start:
+            joint = fuse(z1_t, z2_t)
+            if args.lambda_me_target > 0:
+                losses["me"] = confidence_weighted_entropy(joint)
+            if args.lambda_kl_target > 0:
+                losses["kl"] = memory_regularization(z1_t, z2_t, joint)
+        return losses
+
+    @torch.no_grad()
+    def _validation_loss(self, z2_t: Tensor, labels_t: Tensor | None) -> Tensor:
+        if labels_t is None:
+            return z2_t.new_zeros(())
+        return segmentation_loss(z2_t, labels_t, self.class_weight, self.args.ignore_label)
+
+
+@contextlib.contextmanager
+def _trainable(module: nn.Module):
+    """The module's parameters take gradients inside, so that the generator's step computes none for them."""
+    module.requires_grad_(True)
+    try:
+        yield
+    finally:
+        module.requires_grad_(False)
+
+
+def published_repeats(key: str) -> int:
+    """How often the published recipe updates a trunk parameter a step (see `utils.optim`).
+
+    Once in the stem, 3 times in a bottleneck of `layer1` ... `layer4`, 4 times in its shortcut.
+    """
+    if ".downsample." in key:
+        return 4
+    return 3 if key.startswith("layer") else 1

@@ -1,0 +1,32 @@
+"""Which device a run computes on, and how many processes decode for it."""
+
+import logging
+import os
+from argparse import Namespace
+
+import torch
+
+MAX_WORKERS = 8  # a stream; more only compete for memory bandwidth
+log = logging.getLogger(__name__)
+
+
+def choose_device(args: Namespace) -> tuple[torch.device, list[int]]:
+    """The device of `--gpu-ids`, or the CPU, and those of the named GPUs that exist; says what is missing."""
+    if args.cpu:
+        return torch.device("cpu"), []
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if count == 0:
+        log.warning("No CUDA GPU here: computing on the CPU, which is slow.")
+        return torch.device("cpu"), []
+    present = [number for number in args.gpu_ids if number < count]
+    if len(present) < len(args.gpu_ids):
+        present = present or [0]
+        named, found = ",".join(map(str, args.gpu_ids)), ",".join(map(str, present))
+        log.warning("--gpu-ids %s: this machine has %d GPU(s); computing on %s.", named, count, found)
+    return torch.device("cuda", present[0]), present
+
+
+def default_workers(streams: int) -> int:
+    """Decoding processes a stream: the cores this process may use, shared among the streams."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(MAX_WORKERS, cores // streams))

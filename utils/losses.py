@@ -1,0 +1,119 @@
+"""The loss terms, a pure function each.
+
+Shapes: logits (N, C, H, W), labels (N, H, W) int64, class weights (C,); every loss is 0-dimensional.
+MRNet is arXiv 1912.11164, Rectifying is arXiv 2003.03773.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+MIN_CLASS_PIXELS = 64 * 64  # a class with fewer pixels than this an image is raised to the highest weight
+OFTEN_DECAY = 0.9  # of the running weight of classes that are often absent
+
+
+def class_pixel_counts(labels: Tensor, num_classes: int) -> Tensor:
+    """Number of pixels of each class, (C,) int64; labels outside 0 ... C-1 count nowhere."""
+    labels = labels.flatten()
+    index = torch.where((labels >= 0) & (labels < num_classes), labels, num_classes)
+    counts = torch.zeros(num_classes + 1, dtype=torch.int64, device=labels.device)
+    return counts.scatter_add_(0, index, torch.ones_like(index))[:num_classes]
+
+
+def rare_class_weight(counts: Tensor, images: int, max_value: float) -> Tensor:
+    """`--class-balance`: `max_value` for a class with fewer than 64*64*images pixels, else 1; (C,)."""
+    return torch.where(counts < MIN_CLASS_PIXELS * images, max_value, 1.0).to(torch.get_default_dtype())
+
+
+def update_often_weight(often: Tensor, counts: Tensor, max_value: float) -> Tensor:
+    """`--often-balance`: 0.9 * often + 0.1 * a, a = `max_value` for a class absent from the batch, else 1."""
+    absent = torch.where(counts == 0, max_value, 1.0).to(often.dtype)
+    return OFTEN_DECAY * often + (1 - OFTEN_DECAY) * absent
+
+
+def percentile(values: Tensor, q: float) -> Tensor:
+    """The q-th percentile of all values with linear interpolation, as NumPy's; 0-dimensional.
+
+    Written with `kthvalue` because `torch.quantile` refuses more than 2^24 values, which a batch of 16
+    crops of 1280x720 nearly reaches.
+    """
+    values = values.flatten()
+    position = q / 100 * (values.numel() - 1)
+    below = int(position)
+    lower = values.kthvalue(below + 1).values
+    if below == position:
+        return lower
+    upper = values.kthvalue(below + 2).values
+    return torch.lerp(lower, upper, position - below)
+
+
+def pixel_cross_entropy(logits: Tensor, labels: Tensor, weight: Tensor, ignore_index: int) -> Tensor:
+    """Class-weighted cross entropy of each pixel, 0 where ignored: (N, H, W)."""
+    return F.cross_entropy(logits, labels, weight, ignore_index=ignore_index, reduction="none")
+
+
+def segmentation_loss(
+    logits: Tensor, labels: Tensor, weight: Tensor, ignore_index: int = 255, hard_percentile: float = 0.0
+) -> Tensor:
+    """Weighted mean of the cross entropy over the hard pixels (MRNet, eq. 1).
+
+    With `hard_percentile` q > 0 a pixel whose weighted loss lies below the q-th percentile over all
+    pixels, ignored ones included with loss 0, is ignored as well. 0 where nothing is left to learn from.
+    """
+    losses = pixel_cross_entropy(logits, labels, weight, ignore_index)
+    ignored = labels == ignore_index
+    pixel_weight = torch.where(ignored, 0.0, weight[labels.masked_fill(ignored, 0)])
+    if hard_percentile > 0:
+        detached = losses.detach()
+        hard = detached >= percentile(detached, hard_percentile)
+        losses, pixel_weight = losses * hard, pixel_weight * hard
+    return losses.sum() / pixel_weight.sum().clamp_min(torch.finfo(losses.dtype).tiny)
+
+
+def memory_regularization(z1: Tensor, z2: Tensor, memory_logits: Tensor) -> Tensor:
+    """[KL(m || p2) + KL(m || p1)] a pixel, m = softmax(memory_logits) taken as constant (MRNet, eq. 6)."""
+    memory = memory_logits.detach().softmax(1)
+    divergence = sum(F.kl_div(z.log_softmax(1), memory, reduction="sum") for z in (z2, z1))
+    return divergence / (z1.numel() / z1.shape[1])
+
+
+def confidence_weighted_entropy(logits: Tensor) -> Tensor:
+    """-mean(c * sum_c p log p) over pixels, with the confidence c = sum_c p^2 taken as constant."""
+    log_p = logits.log_softmax(1)
+    p = log_p.exp()
+    confidence = p.detach().square().sum(1)
+    return -(confidence * (p * log_p).sum(1)).mean()
+
+
+def kl_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """KL(p || q) = sum_c p (log p - log q) of log-probabilities (N, C, H, W): (N, H, W)."""
+    return (log_p.exp() * (log_p - log_q)).sum(1)
+
+
+# How far classifier b is from classifier a, a pixel; `a` is the classifier whose loss is rectified.
+# Rectifying, table 9. The released results used "kl": KL(p_b || p_a).
+DIVERGENCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "kl": lambda log_a, log_b: kl_divergence(log_b, log_a),
+    "reverse-kl": lambda log_a, log_b: kl_divergence(log_a, log_b),
+    "squared": lambda log_a, log_b: (log_a.exp() - log_b.exp()).square().sum(1),
+}
+
+
+def rectified_losses(
+    z1: Tensor, z2: Tensor, labels: Tensor, weight: Tensor, ignore_index: int = 255, divergence: str = "kl"
+) -> tuple[Tensor, Tensor]:
+    """Rectified pseudo-label losses of both classifiers (Rectifying, eq. 8), nothing detached.
+
+    mean(ce * exp(-V)) + mean(V) over all pixels, V the divergence between the two classifiers: a pixel
+    on which they disagree counts less, and disagreement itself is penalised.
+    """
+    log_p1, log_p2 = z1.log_softmax(1), z2.log_softmax(1)
+    distance = DIVERGENCES[divergence]
+    losses = []
+    for logits, log_a, log_b in ((z1, log_p1, log_p2), (z2, log_p2, log_p1)):
+        variance = distance(log_a, log_b)
+        ce = pixel_cross_entropy(logits, labels, weight, ignore_index)
+        losses.append((ce * torch.exp(-variance)).mean() + variance.mean())
+    return losses[0], losses[1]

@@ -1,0 +1,321 @@
+"""The scripts' flags: every flag is declared, read and checked here.
+
+Only what the flags alone show is checked; data, files and GPUs are the scripts' business.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from dataset import NO_THRESHOLD, SNAPSHOT_PREFIX
+from dataset.transforms import SCALES
+from model.deeplab_multi import ARCHS, GROUPS, NORM_STYLES
+from utils.errors import BAD_INPUT
+from utils.losses import DIVERGENCES
+
+CITYSCAPES_ROOT = "./data/Cityscapes/data"
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """argparse that answers a bad flag with one line instead of the whole usage."""
+
+    def __init__(self, description: str):
+        super().__init__(
+            description=description,
+            allow_abbrev=False,
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        )
+
+    def error(self, message: str):
+        """Print the line and leave with exit status 2."""
+        print(f"{self.prog}: error: {message} (--help lists the flags)", file=sys.stderr)
+        sys.exit(BAD_INPUT)
+
+
+def stage1_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Flags of `train_ms.py`; sizes become (height, width), `gpu_ids` a list of numbers."""
+    parser = OneLineParser("Stage I: adapt a network from labelled source to unlabelled target (MRNet).")
+    _add_training_flags(parser, data_dir="./data/GTA5", input_size="1280,720")
+    return _checked_training_args(parser, argv)
+
+
+def stage2_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Flags of `train_ft.py`: Stage I's and those of the rectified pseudo-label loss."""
+    parser = OneLineParser("Stage II: fine-tune on pseudo labels rectified by their uncertainty.")
+    _add_training_flags(parser, data_dir=CITYSCAPES_ROOT, input_size="1280,640")
+    group = parser.add_argument_group("pseudo labels")
+    group.add_argument(
+        "--threshold",
+        type=_fraction,
+        default=NO_THRESHOLD,
+        help="confidence threshold that the pseudo labels were made with; 1.0: every pixel has one",
+    )
+    _add_switch(group, "--conventional", "train as on true labels, with hard pixels, instead of rectifying")
+    group.add_argument(
+        "--divergence",
+        choices=DIVERGENCES,
+        default="kl",
+        help="how the two classifiers' disagreement is measured (Rectifying, table 9)",
+    )
+    return _checked_training_args(parser, argv)
+
+
+def generate_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Flags of `generate_plabel_cityscapes.py`."""
+    parser = OneLineParser("Write pseudo labels for the target's training images.")
+    _add_prediction_flags(parser, batchsize=12, split="train")
+    parser.add_argument(
+        "--threshold",
+        type=_fraction,
+        default=NO_THRESHOLD,
+        help="pixels scoring below it get no label (255); 1.0: every pixel gets one",
+    )
+    parser.add_argument("--save", type=Path, help="output folder (default: where train_ft.py looks)")
+    args = parser.parse_args(argv)
+    _require(parser, args.restore_from, "--restore-from is missing; name the snapshot to label with")
+    return args
+
+
+def evaluate_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Flags of `evaluate_cityscapes.py`."""
+    parser = OneLineParser("Predict the target's validation images and print IoU per class and mIoU.")
+    _add_prediction_flags(parser, batchsize=16, split="val")
+    parser.add_argument(
+        "--save",
+        type=Path,
+        help="output folder (default: ./result/cityscapes<name of the snapshot's folder>)",
+    )
+    parser.add_argument(
+        "--predictions",
+        type=Path,
+        help="score the train-id PNGs in this folder, named as the images, instead of running a network",
+    )
+    args = parser.parse_args(argv)
+    source = args.restore_from or args.predictions
+    _require(parser, source, "--restore-from is missing; name the snapshot to evaluate")
+    if args.restore_from and args.predictions:
+        parser.error("--predictions scores files and --restore-from a network; give one of the two")
+    return args
+
+
+def _require(parser: OneLineParser, value: object, message: str) -> None:
+    if not value:
+        parser.error(message)
+
+
+def _add_training_flags(parser: OneLineParser, data_dir: str, input_size: str) -> None:
+    _add_network_flags(parser.add_argument_group("network"))
+    _add_data_flags(parser.add_argument_group("data"), data_dir, input_size)
+    _add_loss_flags(parser.add_argument_group("losses"))
+    _add_optimiser_flags(parser.add_argument_group("optimisation"))
+    _add_run_flags(parser.add_argument_group("run"))
+
+
+def _add_network_flags(group) -> None:
+    add = group.add_argument
+    add("--model", choices=["DeepLab"], default="DeepLab", help="family of the network")
+    add("--arch", choices=ARCHS, default="resnet101", help="size of the network; mini is the demo's")
+    add("--num-classes", type=_positive, default=19, help="number of classes")
+    add("--norm-style", choices=NORM_STYLES, default="bn", help="normalisation in the classifiers")
+    _add_switch(group, "--use-se", "squeeze and excitation in the classifiers")
+    add("--droprate", "--drop", type=_share, default=0.1, help="channel dropout in the classifiers")
+    _add_switch(group, "--train_bn", "train the affine parameters of the trunk's batch normalisation")
+    _add_switch(group, "--is-training", "update the trunk's BN statistics while training", default=True)
+    _add_switch(group, "--sync_bn", "batch normalisation over all GPUs (needs a single device so far)")
+    add(
+        "--restore-from",
+        default="imagenet",
+        help="initial weights: a file, a URL, imagenet (torchvision's, converted) or none",
+    )
+    _add_switch(group, "--not-restore-last", "start the classifiers afresh")
+
+
+def _add_data_flags(group, data_dir: str, input_size: str) -> None:
+    add = group.add_argument
+    add("--source", choices=SNAPSHOT_PREFIX, default="gta5", help="source domain; names the snapshots")
+    add("--data-dir", type=Path, default=data_dir, help="root of the labelled stream")
+    add("--data-list", type=Path, help="names in it, one a line; without it the folder is scanned")
+    add("--target", choices=["cityscapes"], default="cityscapes", help="target domain")
+    add("--data-dir-target", type=Path, default=CITYSCAPES_ROOT, help="root of the target stream")
+    add("--data-list-target", type=Path, help="names in it, one a line")
+    add("--set", default="train", help="split of the target to train on")
+    add("--input-size", type=_size, default=input_size, help="width,height of the labelled images")
+    add("--input-size-target", type=_size, default="1024,512", help="width,height of target images")
+    add("--crop-size", type=_size, default="640,360", help="width,height of the crops of both streams")
+    _add_switch(group, "--random-mirror", "mirror the target stream too (the labelled one always is)")
+    _add_switch(group, "--random-scale", "scale the target stream too (the labelled one always is)")
+    _add_switch(group, "--autoaug", "ImageNet AutoAugment on the labelled images")
+    _add_switch(group, "--autoaug_target", "ImageNet AutoAugment on the target images")
+    add("--ignore-label", type=_byte, default=255, help="train id of pixels without a label")
+    add("--num-workers", type=_not_negative, help="decoding processes a stream (default: by the cores)")
+
+
+def _add_loss_flags(group) -> None:
+    add = group.add_argument
+    add("--lambda-seg", type=_not_negative_float, default=0.1, help="weight of the auxiliary classifier")
+    add("--lambda-adv-target1", type=_not_negative_float, default=0.0002, help="adversarial, auxiliary")
+    add("--lambda-adv-target2", type=_not_negative_float, default=0.001, help="adversarial, primary")
+    add("--lambda-me-target", type=_not_negative_float, default=0.0, help="confidence-weighted entropy")
+    add("--lambda-kl-target", type=_not_negative_float, default=0.0, help="memory regularization")
+    add(
+        "--reg-start",
+        type=_not_negative,
+        default=15000,
+        help="iteration from which entropy and memory regularization count",
+    )
+    _add_switch(group, "--class-balance", "raise the weight of classes with few pixels in the batch")
+    _add_switch(group, "--often-balance", "raise the weight of classes that are often absent")
+    add("--max-value", type=_positive_float, default=2.0, help="the weight they are raised to")
+    add(
+        "--only-hard-label",
+        type=_percent,
+        default=0.0,
+        help="learn only from pixels whose loss is above this percentile; 0: from all",
+    )
+
+
+def _add_optimiser_flags(group) -> None:
+    add = group.add_argument
+    add("--batch-size", type=_positive, default=16, help="images of each stream a step")
+    add("--iter-size", type=_positive, default=1, help="batches whose gradients are added up for an update")
+    add("--learning-rate", type=_positive_float, default=2.5e-4, help="of the trunk; classifiers 10 times")
+    add("--learning-rate-D", type=_positive_float, default=1e-4, help="of the discriminators")
+    add("--momentum", type=_share, default=0.9, help="of SGD")
+    add("--weight-decay", type=_not_negative_float, default=5e-4, help="of SGD")
+    add("--power", type=_not_negative_float, default=0.9, help="of the polynomial decay of the rates")
+    add("--warm-up", type=_not_negative, default=0, help="iterations of linear warm-up")
+    add("--num-steps", type=_positive, default=100000, help="iterations the rates decay over")
+    add("--num-steps-stop", type=_positive, help="iteration to stop at (default: --num-steps)")
+    _add_switch(
+        group, "--single-updates", "update each trunk parameter once a step (published: up to 4 times)"
+    )
+    _add_switch(group, "--fp16", "mixed precision on CUDA, with loss scaling")
+
+
+def _add_run_flags(group) -> None:
+    add = group.add_argument
+    add("--snapshot-dir", type=Path, default="./snapshots/", help="folder of snapshots, flags and log")
+    add("--save-pred-every", type=_positive, default=5000, help="iterations between snapshots")
+    add("--save-num-images", type=_not_negative, default=2, help="training pictures saved with each snapshot")
+    add("--log-dir", type=Path, default="./log", help="folder of TensorBoard's files")
+    add("--log-every", type=_positive, default=20, help="iterations between two lines of the log")
+    _add_switch(group, "--tensorboard", "write losses and rates for TensorBoard", default=True)
+    add("--random-seed", type=_not_negative, default=1234, help="of weights, order and augmentation")
+    add("--gpu-ids", type=_gpu_ids, default="0", help="GPUs to spread a batch over")
+    _add_switch(group, "--cpu", "compute on the CPU")
+
+
+def _add_prediction_flags(parser: OneLineParser, batchsize: int, split: str) -> None:
+    add = parser.add_argument
+    add("--restore-from", help="snapshot (a file or a URL); opts.yaml must lie beside the file")
+    add("--data-dir", type=Path, default=CITYSCAPES_ROOT, help="root of the target data")
+    add("--data-list", type=Path, help="names in it, one a line; without it the folder is scanned")
+    add("--set", default=split, help="split of the data to predict")
+    add("--num-classes", type=_positive, default=19, help="number of classes")
+    add("--input-size", type=_size, default="1024,512", help="width,height of scale 1")
+    add("--scales", type=_scales, default="1,1.25", help="scales to predict at; each also mirrored")
+    add("--batchsize", "--batch-size", type=_positive, default=batchsize, help="images a pass")
+    add("--num-workers", type=_not_negative, help="decoding processes (default: by the cores)")
+    add("--gpu", "--gpu-ids", dest="gpu_ids", type=_gpu_ids, default="0", help="GPU to use")
+    _add_switch(parser, "--cpu", "compute on the CPU")
+
+
+def _checked_training_args(parser: OneLineParser, argv: list[str] | None) -> argparse.Namespace:
+    args = parser.parse_args(argv)
+    if args.num_steps_stop is None:
+        args.num_steps_stop = args.num_steps
+    if args.num_steps_stop > args.num_steps:
+        parser.error(
+            f"--num-steps-stop {args.num_steps_stop} lies beyond --num-steps {args.num_steps}, where the "
+            "learning rate is 0; raise --num-steps"
+        )
+    if args.ignore_label < args.num_classes:
+        parser.error(f"--ignore-label {args.ignore_label} is one of the {args.num_classes} classes")
+    if args.norm_style == "gn" and any(c % GROUPS for c in ARCHS[args.arch][2:]):
+        parser.error(f"--norm-style gn needs channels in groups of {GROUPS}; choose another --arch")
+    largest = [SCALES[1] * side for side in args.input_size]
+    _check_crop(parser, args.crop_size, largest, "--input-size, scaled by at most 1.2")
+    _check_crop(parser, args.crop_size, args.input_size_target, "--input-size-target")
+    return args
+
+
+def _check_crop(parser: OneLineParser, crop: tuple[int, int], image: list[float], flag: str) -> None:
+    """A crop that no image can fill is a mistake; one that some scales cannot fill is padded."""
+    if crop[0] > image[0] or crop[1] > image[1]:
+        parser.error(
+            f"--crop-size {format_size(crop)} is larger than the image, {image[1]:g},{image[0]:g} "
+            f"({flag}); lower the crop or raise the image"
+        )
+
+
+def format_size(size: tuple[int, int]) -> str:
+    """(height, width) as the flags spell it: width,height."""
+    return f"{size[1]},{size[0]}"
+
+
+def _add_switch(group, name: str, help_text: str, default: bool = False) -> None:
+    """A switch that is accepted bare and with a value: `--autoaug`, `--autoaug False`."""
+    other = "--" + name[2:].replace("_", "-")
+    names = [name] if other == name else [name, other]
+    group.add_argument(*names, type=_boolean, nargs="?", const=True, default=default, help=help_text)
+
+
+def _boolean(text: str) -> bool:
+    values = {"true": True, "yes": True, "on": True, "1": True}
+    values |= {"false": False, "no": False, "off": False, "0": False}
+    if text.lower() not in values:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither True nor False")
+    return values[text.lower()]
+
+
+def _number(kind: type, low: float, high: float, low_open: bool, high_open: bool, what: str):
+    """An argparse type: a number of `kind` in the interval, called `what` in the error."""
+
+    def parse(text: str):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = float("nan")
+        above = value > low if low_open else value >= low
+        below = value < high if high_open else value <= high
+        if not (above and below):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+        return value
+
+    return parse
+
+
+_INF = float("inf")
+_positive = _number(int, 0, _INF, True, True, "a whole number above 0")
+_not_negative = _number(int, 0, _INF, False, True, "a whole number, 0 or more")
+_byte = _number(int, 0, 255, False, False, "a whole number from 0 to 255")
+_positive_float = _number(float, 0, _INF, True, True, "a number above 0")
+_not_negative_float = _number(float, 0, _INF, False, True, "a number, 0 or more")
+_share = _number(float, 0, 1, False, True, "a number from 0 to below 1")
+_fraction = _number(float, 0, 1, False, False, "a number from 0 to 1")
+_percent = _number(float, 0, 100, False, True, "a percentile from 0 to below 100")
+
+
+def _size(text: str) -> tuple[int, int]:
+    try:
+        width, height = (_positive(side) for side in text.split(","))
+    except (ValueError, argparse.ArgumentTypeError):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; write width,height") from None
+    return height, width
+
+
+def _scales(text: str) -> list[float]:
+    try:
+        return [_positive_float(scale) for scale in text.split(",")]
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of scales; write 1,1.25") from None
+
+
+def _gpu_ids(text: str) -> list[int]:
+    try:
+        ids = [_not_negative(number) for number in text.split(",")]
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of GPU numbers; write 0,1") from None
+    if len(set(ids)) < len(ids):
+        raise argparse.ArgumentTypeError(f"{text!r} names a GPU twice")
+    return ids

@@ -1,0 +1,94 @@
+"""What both stages set up: checked data, seeded trainer with its weights on its device, and the loop."""
+
+import logging
+from argparse import Namespace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from dataset import SNAPSHOT_PREFIX, SegmentationDataset, build_dataset
+from dataset.labels import palette
+from dataset.stream import TrainingStream, batches
+from model.weights import load_weights
+from utils.checkpoint import write_options
+from utils.device import choose_device, default_workers
+from utils.engine import train
+from utils.errors import UserError
+from utils.logging import log_to_terminal
+
+STREAMS = 2
+LABELLED_SEED, TARGET_SEED = range(STREAMS)  # added to --random-seed's own
+log = logging.getLogger(__name__)
+
+
+def train_stage(trainer_class: type[nn.Module], args: Namespace, labelled: SegmentationDataset) -> None:
+    """Check everything that can be checked, then train.
+
+    Args:
+        trainer_class: `AD_Trainer` of the stage.
+        args: its flags.
+        labelled: the labelled stream's data set.
+
+    Raises:
+        UserError: anything the user can put right.
+    """
+    log_to_terminal()
+    target = build_target(args)
+    for flag, dataset in (("--data-dir", labelled), ("--data-dir-target", target)):
+        if args.num_classes < len(dataset.colors):
+            raise UserError(
+                f"--num-classes {args.num_classes}: {flag} has labels of {len(dataset.colors)} classes; "
+                f"give --num-classes {len(dataset.colors)}"
+            )
+    labelled.check(labels_required=True)
+    target_has_labels = target.check(labels_required=False)
+    device, gpus = choose_device(args)
+    if args.sync_bn and len(gpus) > 1:
+        raise UserError("--sync_bn: GPUs of one process keep statistics of their own; name one GPU")
+    if args.fp16 and device.type != "cuda":
+        log.warning("--fp16 needs a CUDA GPU: computing in full precision.")
+        args.fp16 = False
+
+    torch.manual_seed(args.random_seed)
+    trainer = trainer_class(args)
+    load_weights(trainer.G, args.restore_from, restore_classifiers=not args.not_restore_last)
+    trainer.to(device)
+    trainer.device_ids = gpus
+    say_what_is_there(labelled, target, target_has_labels, args)
+    write_options(args.snapshot_dir, args)
+    streams = []
+    for seed, dataset in ((LABELLED_SEED, labelled), (TARGET_SEED, target)):
+        samples = args.num_steps_stop * args.iter_size * args.batch_size
+        stream = TrainingStream(dataset, samples, (args.random_seed, seed))
+        workers = default_workers(STREAMS) if args.num_workers is None else args.num_workers
+        streams.append(batches(stream, args.batch_size, workers, pin_memory=device.type == "cuda"))
+    train(trainer, args, *streams, target_has_labels, SNAPSHOT_PREFIX[args.source], palette(labelled.colors))
+
+
+def build_target(args: Namespace) -> SegmentationDataset:
+    """The target stream's data set."""
+    return build_dataset(
+        args.target,
+        args.data_dir_target,
+        split=args.set,
+        list_file=args.data_list_target,
+        labelled_stream=False,
+        input_size=args.input_size_target,
+        crop_size=args.crop_size,
+        random_scale=args.random_scale,
+        random_mirror=args.random_mirror,
+        autoaugment=args.autoaug_target,
+        ignore_label=args.ignore_label,
+    )
+
+
+def say_what_is_there(
+    labelled: SegmentationDataset, target: SegmentationDataset, target_has_labels: bool, args: Namespace
+) -> None:
+    """Two lines about the data, and one about an earlier run in the snapshot folder."""
+    log.info("Labelled: %d images of %s", len(labelled), labelled.image_folder)
+    watched = "labels are watched as val" if target_has_labels else "no labels"
+    log.info("Target:   %d images of %s (%s)", len(target), target.image_folder, watched)
+    if any(Path(args.snapshot_dir).glob("*.pth")):
+        log.warning("%s holds an earlier run: files of the same name are replaced.", args.snapshot_dir)
