@@ -32,7 +32,7 @@ def restore_network(args: Namespace) -> tuple[DeeplabMulti, torch.device]:
     network = DeeplabMulti(**options)
     load_weights(network, str(snapshot))
     device, _ = choose_device(args)
-    return network.to(device).eval(), device
+    return network.to(device, memory_format=torch.channels_last).eval(), device
 
 
 def prediction_batches(images: PredictionDataset, args: Namespace, device: torch.device) -> Iterator[dict]:

@@ -53,7 +53,7 @@ def train_stage(trainer_class: type[nn.Module], args: Namespace, labelled: Segme
     torch.manual_seed(args.random_seed)
     trainer = trainer_class(args)
     load_weights(trainer.G, args.restore_from, restore_classifiers=not args.not_restore_last)
-    trainer.to(device)
+    trainer.to(device, memory_format=torch.channels_last)  # the layout images arrive in
     trainer.device_ids = gpus
     say_what_is_there(labelled, target, target_has_labels, args)
     write_options(args.snapshot_dir, args)
