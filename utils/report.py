@@ -10,7 +10,6 @@ import datetime
 import io
 import json
 import math
-import os
 import platform
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from utils.files import write_whole
 
 Colors = dict[str, tuple[int, int, int]]
 Points = list[tuple[float, float]]
@@ -480,7 +481,6 @@ def write_report(
     if metrics[-1].get("confusion"):
         words = f"{runs[-1].title}: how the pixels of each class are predicted, in percent of the row."
         sections["Confusion"] = note(words) + confusion_table(metrics[-1]["confusion"], list(colors))
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    html = page(title, intro, sections)
     # A file name may hold bytes that are no text; they become question marks.
-    aside.write_text(page(title, intro, sections), encoding="utf-8", errors="replace")
-    os.replace(aside, path)
+    write_whole(path, lambda aside: aside.write_text(html, encoding="utf-8", errors="replace"))

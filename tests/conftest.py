@@ -1,0 +1,154 @@
+"""Tiny data sets in the published layouts, and the scripts run on them."""
+
+import importlib
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from utils.errors import run_script as run_guarded
+
+ROOT = Path(__file__).resolve().parent.parent
+# Label ids in train id order, written out here and not imported: the tests are to notice a wrong table.
+LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+TRAIN_IDS = {label: train for train, label in enumerate(LABEL_IDS)}
+IDS_WITHOUT_CLASS = tuple(i for i in range(35) if i not in TRAIN_IDS)
+CITIES = ("aachen", "zurich")
+PREDICTION = ("--input-size", "72,40", "--batchsize", "2", "--num-workers", "0", "--cpu")
+TRAINING = (
+    *("--arch", "mini", "--restore-from", "none", "--cpu", "--num-workers", "0", "--batch-size", "2"),
+    *("--input-size", "80,48", "--crop-size", "64,32", "--input-size-target", "72,40"),
+    *("--num-steps", "4", "--save-pred-every", "2", "--log-every", "1"),
+)
+
+
+def save_png(path: Path, pixels: np.ndarray, palette: Sequence[int] | None = None) -> Path:
+    """Write an array as PNG, with a palette as a palette image."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(pixels)
+    if palette is not None:
+        image.putpalette(palette)
+    image.save(path)
+    return path
+
+
+def label_blocks(
+    rng: np.random.Generator, size: tuple[int, int], ids: Iterable[int] = LABEL_IDS, block: int = 8
+) -> np.ndarray:
+    """Label ids (H, W) uint8 in random square blocks."""
+    height, width = size
+    cells = rng.choice(np.array(list(ids), np.uint8), (-(-height // block), -(-width // block)))
+    return cells.repeat(block, 0).repeat(block, 1)[:height, :width]
+
+
+def picture(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
+    """Random pixels (H, W, 3) uint8."""
+    return rng.integers(0, 256, (*size, 3), np.uint8)
+
+
+def write_gta5(root: Path, count: int = 4, size: tuple[int, int] = (48, 80), seed: int = 1) -> Path:
+    """GTA5's layout: images/00001.png with palette labels/00001.png."""
+    rng = np.random.default_rng(seed)
+    for number in range(1, count + 1):
+        save_png(root / "images" / f"{number:05}.png", picture(rng, size))
+        labels = label_blocks(rng, size, (*LABEL_IDS, 0, 34))
+        save_png(root / "labels" / f"{number:05}.png", labels, palette=rng.integers(0, 256, 768).tolist())
+    return root
+
+
+def cityscapes_names(count: int) -> list[str]:
+    """`count` image names of each city, in sorted order."""
+    return [f"{city}/{city}_{n:06}_000019_leftImg8bit.png" for city in CITIES for n in range(count)]
+
+
+def write_cityscapes(
+    root: Path, splits: Sequence[str] = ("train", "val"), count: int = 2, size: tuple[int, int] = (48, 96)
+) -> Path:
+    """Cityscapes' layout with `count` images and fine labels in each of two cities."""
+    rng = np.random.default_rng(2)
+    for split in splits:
+        for name in cityscapes_names(count):
+            save_png(root / "leftImg8bit" / split / name, picture(rng, size))
+            label = name.replace("leftImg8bit", "gtFine_labelIds")
+            save_png(root / "gtFine" / split / label, label_blocks(rng, size, (*LABEL_IDS, 0, 1)))
+    return root
+
+
+def write_world(folder: Path) -> Path:
+    """A working folder with ./data as the scripts expect it."""
+    write_gta5(folder / "data" / "GTA5")
+    write_cityscapes(folder / "data" / "Cityscapes" / "data")
+    return folder
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch) -> Path:
+    """A working folder with data of both domains, made the current one."""
+    write_world(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def float64():
+    """torch's default dtype is float64 within the test."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def run_script(name: str, *flags: str, cwd: Path) -> subprocess.CompletedProcess:
+    """Run a script of the project as a process of its own, as a user does."""
+    return subprocess.run(
+        [sys.executable, str(ROOT / f"{name}.py"), *map(str, flags)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"COLUMNS": "200"},
+    )
+
+
+@pytest.fixture
+def run_main(monkeypatch, capsys):
+    """Run a script within the test process: the same result as `run_script`, without the start-up."""
+
+    def run(name: str, *flags: str) -> subprocess.CompletedProcess:
+        argv = [f"{name}.py", *map(str, flags)]
+        monkeypatch.setattr(sys, "argv", argv)
+        root = logging.getLogger()
+        handlers, level = root.handlers[:], root.level
+        capsys.readouterr()
+        status = 0
+        try:
+            run_guarded(importlib.import_module(name).main)
+        except SystemExit as leaving:
+            status = leaving.code
+        finally:
+            root.handlers[:], root.level = handlers, level
+        output, errors = capsys.readouterr()
+        return subprocess.CompletedProcess(argv, status, output, errors)
+
+    return run
+
+
+def one_line_error(result: subprocess.CompletedProcess, *named: str) -> str:
+    """Assert exit status 2 and a single line on standard error that names all of `named`; the line."""
+    assert result.returncode == 2, result.stderr + result.stdout
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1, result.stderr
+    for text in named:
+        assert str(text) in lines[0], f"{text} is not named in: {lines[0]}"
+    return lines[0]
+
+
+def files_of(folder: Path) -> dict[Path, bytes]:
+    """Every file under a folder with what it holds."""
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
