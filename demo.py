@@ -25,6 +25,7 @@ from dataset import SegmentationDataset, build_dataset
 from dataset.embedded import make_embedded_data
 from dataset.labels import palette
 from utils.errors import UserError, run_script
+from utils.pictures import save_overview
 from utils.report import Example, Run, write_report
 
 HERE = Path(__file__).resolve().parent
@@ -100,7 +101,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder of everything it writes")
     parser.add_argument("--seed", type=int, default=0, help="of the scenes and of the trainings")
     parser.add_argument(
-        "--quick", action="store_true", help="a minute: everything runs, the numbers mean little"
+        "--quick", action="store_true", help="about a minute; the numbers mean little"
     )
     return parser.parse_args()
 
@@ -161,7 +162,7 @@ def comparison(runs: list[Run]) -> str:
 
 
 def make_report(args: argparse.Namespace, runs: list[Run], minutes: float) -> None:
-    """report.html in the demo's folder."""
+    """report.html and overview.png in the demo's folder."""
     target = build_dataset("cityscapes", args.out / "data/Cityscapes/data", split="val")
     source = build_dataset("gta5", args.out / "data/GTA5")
     examples = [
@@ -169,11 +170,21 @@ def make_report(args: argparse.Namespace, runs: list[Run], minutes: float) -> No
         for name in spread(target.names, EXAMPLES)
     ]
     pairs = [(source.image_path(n), colored_label(source, n)) for n in spread(source.names, DOMAIN_EXAMPLES)]
+    titles = ["target image", "label", *(run.title for run in runs)]
+    rows = [
+        [
+            Image.open(e.image),
+            e.label_color,
+            *(Image.open(run.result / f"{e.name}_color.png") for run in runs),
+        ]
+        for e in examples
+    ]
+    save_overview(args.out / "overview.png", titles, rows)
     intro = (
         "A small network of the papers' structure, trained from random weights on drawn street scenes: "
         f"{len(source)} labelled images of one world, as many without labels of another, tested on "
         f"{len(target)} images of the other. One seed ({args.seed}), {minutes:.1f} minutes in all. The numbers "
-        "show that each step of the method helps here; they do not compare with the papers'.\n\n"
+        "tell how the steps of the method compare here; they do not compare with the papers'.\n\n"
         f"$ python demo.py --seed {args.seed}{' --quick' if args.quick else ''}"
     )
     write_report(

@@ -26,6 +26,7 @@ def main() -> None:
         crop_size=args.crop_size,
         autoaugment=args.autoaug,
         threshold=args.threshold,
+        pseudo_dir=args.pseudo_dir,
         ignore_label=args.ignore_label,
     )
     train_stage(AD_Trainer, args, labelled)

@@ -32,6 +32,7 @@ def build_dataset(
     random_mirror: bool = False,
     autoaugment: bool = False,
     threshold: float = NO_THRESHOLD,
+    pseudo_dir: Path | str | None = None,
     ignore_label: int = IGNORE,
 ) -> SegmentationDataset:
     """A data set whose items are the training samples of the labelled or the target stream.
@@ -46,7 +47,8 @@ def build_dataset(
         input_size, crop_size: (height, width).
         random_scale, random_mirror: switch the one augmentation on in the target stream.
         autoaugment: ImageNet AutoAugment.
-        threshold: of the pseudo labels.
+        threshold: of the pseudo labels; names their folder.
+        pseudo_dir: folder of the pseudo labels, if it is another one.
         ignore_label: train id of pixels without a label.
 
     Raises:
@@ -69,7 +71,7 @@ def build_dataset(
     files = dict(root=Path(root), split=split, list_file=list_file and Path(list_file), view=view)
     if name == "cityscapes_pseudo":
         table = train_id_table(len(CITYSCAPES_COLORS), ignore_label)
-        folder = pseudo_folder(root, split, threshold)
+        folder = Path(pseudo_dir or pseudo_folder(root, split, threshold))
         return PseudoCityscapes(**files, table=table, colors=CITYSCAPES_COLORS, pseudo_folder=folder)
     kind = {"gta5": GTA5, "cityscapes": Cityscapes}[name]
     return kind(**files, table=cityscapes_table(ignore_label), colors=CITYSCAPES_COLORS)

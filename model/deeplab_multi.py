@@ -34,7 +34,7 @@ class Arch(NamedTuple):
 ARCHS = {
     "resnet101": Arch(blocks=(3, 4, 23, 3), width=64, branch=256, bottleneck=512),
     # The demo's network: small enough to learn from random weights on two CPU cores within minutes.
-    "mini": Arch(blocks=(1, 1, 2, 1), width=16, branch=32, bottleneck=64),
+    "mini": Arch(blocks=(1, 2, 3, 1), width=8, branch=32, bottleneck=64),
 }
 
 

@@ -112,12 +112,21 @@ def run_script(name: str, *flags: str, cwd: Path) -> subprocess.CompletedProcess
         capture_output=True,
         text=True,
         timeout=300,
-        env=os.environ | {"COLUMNS": "200"},
+        env=os.environ | {"OMP_NUM_THREADS": "1"},  # see `one_thread`
     )
 
 
 @pytest.fixture
-def run_main(monkeypatch, capsys):
+def one_thread():
+    """torch computes in one thread: on networks this small more of them mostly wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def run_main(monkeypatch, capsys, one_thread):
     """Run a script within the test process: the same result as `run_script`, without the start-up."""
 
     def run(name: str, *flags: str) -> subprocess.CompletedProcess:

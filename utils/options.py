@@ -50,6 +50,9 @@ def stage2_args(argv: list[str] | None = None) -> argparse.Namespace:
         default=NO_THRESHOLD,
         help="confidence threshold that the pseudo labels were made with; 1.0: every pixel has one",
     )
+    group.add_argument(
+        "--pseudo-dir", type=Path, help="folder of the pseudo labels (default: the threshold's)"
+    )
     _add_switch(group, "--conventional", "train as on true labels, with hard pixels, instead of rectifying")
     group.add_argument(
         "--divergence",
@@ -57,7 +60,9 @@ def stage2_args(argv: list[str] | None = None) -> argparse.Namespace:
         default="kl",
         help="how the two classifiers' disagreement is measured (Rectifying, table 9)",
     )
-    return _checked_training_args(parser, argv)
+    args = _checked_training_args(parser, argv)
+    _check_threshold(parser, args.threshold, args.pseudo_dir, "--pseudo-dir")
+    return args
 
 
 def generate_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -73,6 +78,7 @@ def generate_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--save", type=Path, help="output folder (default: where train_ft.py looks)")
     args = parser.parse_args(argv)
     _require(parser, args.restore_from, "--restore-from is missing; name the snapshot to label with")
+    _check_threshold(parser, args.threshold, args.save, "--save")
     return args
 
 
@@ -96,6 +102,12 @@ def evaluate_args(argv: list[str] | None = None) -> argparse.Namespace:
     if args.restore_from and args.predictions:
         parser.error("--predictions scores files and --restore-from a network; give one of the two")
     return args
+
+
+def _check_threshold(parser: OneLineParser, threshold: float, folder: Path | None, flag: str) -> None:
+    """The default folder's name has one decimal: labels of 0.9 and 0.95 must not meet in one."""
+    if folder is None and round(threshold, 1) != threshold:
+        parser.error(f"--threshold {threshold}: the folder's name has one decimal; name a folder with {flag}")
 
 
 def _require(parser: OneLineParser, value: object, message: str) -> None:

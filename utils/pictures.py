@@ -4,7 +4,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from utils.files import write_whole
 from utils.inference import Prediction
@@ -78,3 +78,22 @@ def save_training_pictures(path: Path, rows: list[list[np.ndarray]]) -> None:
     blank = np.zeros_like(rows[0][0])
     sheet = np.concatenate([np.concatenate(row + [blank] * (widest - len(row)), 1) for row in rows])
     write_whole(path, lambda aside: Image.fromarray(sheet).save(aside, "PNG"))
+
+
+def save_overview(path: Path, titles: list[str], rows: list[list[Image.Image]], width: int = 256) -> None:
+    """One PNG of pictures in rows of equal length under column titles, each `width` pixels wide."""
+    height = width * rows[0][0].height // rows[0][0].width
+    gap, head = 4, 24
+    sheet = Image.new(
+        "RGB", (len(titles) * (width + gap) - gap, head + len(rows) * (height + gap) - gap), "white"
+    )
+    pen = ImageDraw.Draw(sheet)
+    for column, title in enumerate(titles):
+        left = column * (width + gap)
+        pen.text(
+            (left + width // 2, head // 2), title, fill="black", anchor="mm", font=ImageFont.load_default(14)
+        )
+        for row, pictures in enumerate(rows):
+            picture = pictures[column].convert("RGB").resize((width, height), Image.Resampling.BOX)
+            sheet.paste(picture, (left, head + row * (height + gap)))
+    write_whole(path, lambda aside: sheet.save(aside, "PNG"))

@@ -1,0 +1,362 @@
+"""Weights and flags from files: everything that fits is loaded completely, anything else not at all."""
+
+import os
+import pickle
+import re
+import urllib.error
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+import yaml
+
+from model.deeplab_multi import ARCHS, DeeplabMulti, is_classifier
+from model.weights import load_weights
+from tests.conftest import TRAINING, one_line_error
+from utils.checkpoint import read_network_options, write_options
+from utils.errors import UserError
+from utils.files import write_whole
+from utils.options import stage1_args
+
+MEAN_RGB = (122.67891434, 116.66876762, 104.00698793)
+STD_RGB = (0.229, 0.224, 0.225)
+
+
+def mini(seed=0, classes=19, **options):
+    """A small network with weights of its own in every tensor."""
+    torch.manual_seed(seed)
+    network = DeeplabMulti(classes, **{"use_se": True, "norm_style": "gn", "arch": "mini"} | options)
+    for value in network.state_dict().values():
+        value += torch.rand(value.shape).to(value.dtype)
+    return network
+
+
+def copied(network):
+    """The network's state as it is now."""
+    return {key: value.clone() for key, value in network.state_dict().items()}
+
+
+def same(state, other, keys=None):
+    """Whether two states agree bit by bit in `keys`, by default in all."""
+    keys = state.keys() | other.keys() if keys is None else keys
+    return all(torch.equal(state[key], other[key]) for key in keys)
+
+
+def split(state):
+    """Keys of the trunk and of the classifiers."""
+    classifiers = {key for key in state if is_classifier(key)}
+    return state.keys() - classifiers, classifiers
+
+
+# Files that are to load
+
+
+@pytest.mark.parametrize("before", ["", "module."])
+def test_a_network_loads_completely_with_and_without_module(before, tmp_path):
+    saved, network = copied(mini(1)), mini(2)
+    torch.save({before + key: value for key, value in saved.items()}, tmp_path / "network.pth")
+    assert not same(copied(network), saved)
+    load_weights(network, str(tmp_path / "network.pth"))
+    assert same(copied(network), saved)
+
+
+def test_a_network_of_an_old_pytorch_without_bn_counters_loads(tmp_path):
+    saved, network = copied(mini(1)), mini(2)
+    kept = {key: value for key, value in saved.items() if not key.endswith("num_batches_tracked")}
+    assert len(kept) < len(saved)
+    torch.save(kept, tmp_path / "network.pth")
+    load_weights(network, str(tmp_path / "network.pth"))
+    assert same(copied(network), saved, kept)
+
+
+@pytest.mark.parametrize("name", ["Scale", "model"])
+@pytest.mark.parametrize("before", ["", "module."])
+def test_a_trunk_behind_one_more_name_loads_and_its_classifier_does_not(name, before, tmp_path):
+    network, other = mini(2), copied(mini(1))
+    initial = copied(network)
+    trunk, classifiers = split(other)
+    state = {key: other[key] for key in trunk if not key.endswith("num_batches_tracked")}
+    loaded = set(state)
+    state["layer5.conv2d_list.0.weight"], state["fc.weight"] = torch.rand(21, 8, 3, 3), torch.rand(10, 8)
+    torch.save({f"{before}{name}.{key}": value for key, value in state.items()}, tmp_path / "trunk.pth")
+    load_weights(network, str(tmp_path / "trunk.pth"))
+    assert same(copied(network), other, loaded)
+    assert same(copied(network), initial, classifiers)
+
+
+def test_not_restore_last_keeps_fresh_classifiers_whatever_their_classes(tmp_path):
+    torch.save(mini(1, classes=16).state_dict(), tmp_path / "network.pth")
+    network = mini(2)
+    initial = copied(network)
+    trunk, classifiers = split(initial)
+    load_weights(network, str(tmp_path / "network.pth"), restore_classifiers=False)
+    assert same(copied(network), copied(mini(1, classes=16)), trunk)
+    assert same(copied(network), initial, classifiers)
+
+
+def test_none_leaves_the_network_as_it_is():
+    network = mini(1)
+    initial = copied(network)
+    load_weights(network, "none")
+    assert same(copied(network), initial)
+
+
+def test_torchvision_weights_compute_what_torchvision_does(tmp_path, float64, monkeypatch):
+    torch.manual_seed(0)
+    theirs = torchvision.models.resnet101(weights=None).eval()
+    for module in theirs.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            for value in (module.weight, module.bias, module.running_mean, module.running_var):
+                torch.nn.init.uniform_(value)
+    state = theirs.state_dict()
+    torch.save(state, tmp_path / "resnet101.pth")
+    # The full trunk; small classifiers, which do not matter here, save time.
+    monkeypatch.setitem(ARCHS, "small heads", ARCHS["resnet101"]._replace(branch=32, bottleneck=64))
+    ours = DeeplabMulti(19, use_se=True, norm_style="gn", arch="small heads").eval()
+    initial = copied(ours)
+    load_weights(ours, str(tmp_path / "resnet101.pth"))
+
+    loaded = copied(ours)
+    trunk, classifiers = split(loaded)
+    assert same(loaded, initial, classifiers)
+    assert trunk == {key for key in state if not key.startswith("fc.")}
+    assert same(loaded, state, trunk - {"conv1.weight"})
+    rgb = torch.randint(256, (1, 3, 65, 97)).double()  # the pooling rounds up and down alike at this size
+    mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN_RGB, STD_RGB))
+    with torch.no_grad():
+        x, y = (rgb - mean) / 255 / std, (rgb - mean).flip(1)
+        for part in ("conv1", "bn1", "relu", "maxpool", "layer1"):
+            x, y = getattr(theirs, part)(x), getattr(ours, part)(y)
+            assert x.shape == y.shape and x.std() > 0.1
+            assert (x - y).abs().max() < 1e-9 * x.abs().max()
+
+
+# Files that are to be refused
+
+
+def refused(source, network=None, **options):
+    """The message of the refusal; the network must be as it was."""
+    network = network or mini(2)
+    initial = copied(network)
+    with pytest.raises(UserError) as caught:
+        load_weights(network, str(source), **options)
+    assert same(copied(network), initial), "a refused file must load nothing"
+    assert "--restore-from" in str(caught.value) and str(source) in str(caught.value)
+    return str(caught.value)
+
+
+def without_a_key(state):
+    del state["layer3.1.bn2.weight"]
+
+
+def with_another_key(state):
+    state["layer4.9.conv1.weight"] = torch.zeros(3)
+
+
+def with_another_shape(state):
+    state["layer3.1.bn2.weight"] = torch.zeros(3)
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        (without_a_key, "lacks 1 tensors such as layer3.1.bn2.weight"),
+        (with_another_key, "layer4.9.conv1.weight"),
+        (with_another_shape, "another shape 1 tensors such as layer3.1.bn2.weight"),
+    ],
+)
+def test_a_network_with_other_tensors_is_refused_by_name(damage, named, tmp_path):
+    state = copied(mini(1))
+    damage(state)
+    torch.save(state, tmp_path / "network.pth")
+    assert named in refused(tmp_path / "network.pth")
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (dict(classes=16), ("16 classes", "not 19", "--num-classes", "--not-restore-last")),
+        (dict(norm_style="bn"), ("another network", "running_mean", "--norm-style")),
+        (dict(use_se=False), ("another network", "--use-se")),
+        (dict(arch="deeper"), ("another network", "--arch")),
+    ],
+)
+def test_a_network_built_with_other_flags_is_refused_and_the_flag_named(
+    options, named, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(ARCHS, "deeper", ARCHS["mini"]._replace(blocks=(1, 1, 3, 1)))
+    torch.save(mini(1, **options).state_dict(), tmp_path / "network.pth")
+    message = refused(tmp_path / "network.pth")
+    assert all(text in message for text in named), message
+
+
+@pytest.mark.parametrize(
+    "content", [[1, 2], {"epoch": 3}, {}, {"state_dict": {"conv1.weight": 1}}, torch.zeros(3)]
+)
+def test_a_file_that_holds_no_network_is_refused(content, tmp_path):
+    torch.save(content, tmp_path / "other.pth")
+    assert "holds no network" in refused(tmp_path / "other.pth")
+
+
+def test_a_snapshot_cut_short_is_refused(tmp_path):
+    torch.save(mini(1).state_dict(), tmp_path / "network.pth")
+    whole = (tmp_path / "network.pth").read_bytes()
+    for length in (len(whole) // 2, len(whole) - 10, 5, 0):
+        (tmp_path / "network.pth").write_bytes(whole[:length])
+        assert "not a checkpoint" in refused(tmp_path / "network.pth")
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path):
+    assert "no such file" in refused(tmp_path / "absent.pth")
+    assert "no such file" in refused(tmp_path)
+
+
+class Hostile:
+    """Unpickling it writes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.write_text, (self.path, "executed")
+
+
+@pytest.mark.parametrize("save", [torch.save, lambda state, path: path.write_bytes(pickle.dumps(state, 2))])
+def test_code_in_a_checkpoint_is_not_executed(save, tmp_path):
+    proof, file = tmp_path / "proof", tmp_path / "network.pth"
+    save(copied(mini(1)) | {"layer7": Hostile(proof)}, file)
+    assert "not a checkpoint of tensors" in refused(file)
+    assert not proof.exists()
+    pickle.loads(pickle.dumps(Hostile(proof)))
+    assert proof.read_text() == "executed"  # the attack itself works
+
+
+@pytest.fixture
+def no_network(monkeypatch, tmp_path):
+    """Nothing downloaded so far, and nothing that can be."""
+
+    def unreachable(*_, **__):
+        raise urllib.error.URLError("Name or service not known")
+
+    monkeypatch.setattr("urllib.request.urlopen", unreachable)
+    monkeypatch.setattr("torch.hub.urlopen", unreachable)
+    monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path / "hub"))
+
+
+@pytest.mark.parametrize("source", ["imagenet", "https://example.org/network.pth"])
+def test_without_a_network_a_download_fails_in_one_line_that_says_what_to_do(
+    source, no_network, world, run_main
+):
+    result = run_main("train_ms", *TRAINING, "--arch", "resnet101", "--restore-from", source)
+    result.stderr = re.sub(r'^Downloading: ".*\n', "", result.stderr)  # torch's own progress line
+    address = "https://download.pytorch.org/models/resnet101" if source == "imagenet" else source
+    line = one_line_error(result, address, "--restore-from", "Name or service not known")
+    assert "pass the file" in line and str(world / "hub" / "checkpoints") in line
+    assert not (world / "snapshots").exists()
+
+
+# opts.yaml
+
+
+PUBLISHED_OPTIONS = """\
+batch_size: 2
+crop_size: 1024,512
+droprate: 0.1
+gpu_ids: !!python/tuple
+- 0
+- 1
+input_size: !!python/tuple [1280, 720]
+norm_style: gn
+num_classes: 19
+train_bn: false
+use_se: true
+"""
+
+
+def test_flags_written_by_the_published_code_are_read(tmp_path):
+    (tmp_path / "opts.yaml").write_text(PUBLISHED_OPTIONS)
+    options = read_network_options(tmp_path / "GTA5_25000.pth")
+    assert options == dict(
+        num_classes=19, use_se=True, train_bn=False, norm_style="gn", droprate=0.1, arch="resnet101"
+    )
+
+
+def test_flags_written_by_training_rebuild_its_network(tmp_path):
+    argv = "--arch mini --norm-style in --use-se --train_bn --drop 0.3 --num-classes 21".split()
+    args = stage1_args([*argv, "--crop-size", "64,32", "--autoaug", "False"])
+    write_options(tmp_path, args)
+    assert read_network_options(tmp_path / "GTA5_2.pth") == dict(
+        num_classes=21, use_se=True, train_bn=True, norm_style="in", droprate=0.3, arch="mini"
+    )
+    written = yaml.safe_load((tmp_path / "opts.yaml").read_text())
+    assert written.keys() == vars(args).keys()
+    assert written["crop_size"] == "64,32" and written["autoaug"] is False
+    assert written["snapshot_dir"] == "snapshots"
+
+
+@pytest.mark.parametrize("tag", ["!!python/object/apply:os.system", "!!python/object/new:os.system"])
+def test_code_in_opts_yaml_is_not_executed(tag, tmp_path):
+    proof = tmp_path / "proof"
+    (tmp_path / "opts.yaml").write_text(PUBLISHED_OPTIONS + f"droprate: {tag} ['touch {proof}']\n")
+    with pytest.raises(UserError, match=re.escape(str(tmp_path / "opts.yaml"))):
+        read_network_options(tmp_path / "GTA5_25000.pth")
+    assert not proof.exists()
+    with pytest.raises(AttributeError):  # the attack itself works: after it there are no such flags
+        yaml.unsafe_load((tmp_path / "opts.yaml").read_text()).norm_style
+    assert proof.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (None, "no such file"),
+        ("a: [", "cannot be read"),
+        ("- 1\n- 2\n", "holds no flags"),
+        ("", "holds no flags"),
+        (PUBLISHED_OPTIONS.replace("norm_style: gn\n", ""), "lacks norm_style"),
+    ],
+)
+def test_unusable_flags_are_refused_with_the_file_named(content, named, tmp_path):
+    if content is not None:
+        (tmp_path / "opts.yaml").write_text(content)
+    with pytest.raises(UserError) as caught:
+        read_network_options(tmp_path / "GTA5_25000.pth")
+    assert named in str(caught.value) and str(tmp_path / "opts.yaml") in str(caught.value)
+
+
+# Writing
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("write failed")])
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(error, tmp_path):
+    file = tmp_path / "GTA5_2.pth"
+    file.write_text("old")
+
+    def write(path):
+        path.write_text("half of the ne")
+        raise error
+
+    with pytest.raises(UserError, match="GTA5_2.pth"):
+        write_whole(file, write)
+    assert file.read_text() == "old" and os.listdir(tmp_path) == ["GTA5_2.pth"]
+
+
+def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    file = tmp_path / "GTA5_2.pth"
+    file.write_text("old")
+
+    def write(path):
+        path.write_text("half of the ne")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_whole(file, write)
+    assert file.read_text() == "old" and os.listdir(tmp_path) == ["GTA5_2.pth"]
+
+
+def test_a_write_replaces_the_old_file_and_makes_its_folder(tmp_path):
+    file = tmp_path / "new" / "GTA5_2.pth"
+    for text in ("first", "second"):
+        write_whole(file, lambda path, text=text: path.write_text(text))
+        assert file.read_text() == text and os.listdir(file.parent) == ["GTA5_2.pth"]

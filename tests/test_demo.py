@@ -1,0 +1,67 @@
+"""The main job on embedded data, as the README's first command runs it."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+METHODS = {
+    "Source only": "source_only",
+    "Stage I (MRNet)": "stage1",
+    "Stage II, conventional": "stage2_conventional",
+    "Stage II, rectified": "stage2_rectified",
+}
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory) -> tuple[Path, str]:
+    """The folder of a quick demo and what it printed."""
+    out = tmp_path_factory.mktemp("demo")
+    command = [sys.executable, str(ROOT / "demo.py"), "--quick", "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return out, done.stdout
+
+
+def test_demo_prints_the_evaluated_miou_of_every_method(demo):
+    out, printed = demo
+    table = printed[printed.rindex("Source only  ") :]
+    mious = [float(value) for value in re.search(r"^mIoU\s+(.*)$", table, re.M)[1].split()]
+    results = [json.loads((out / f"result/cityscapes{f}/metrics.json").read_text()) for f in METHODS.values()]
+    assert mious == [round(100 * result["miou"], 2) for result in results]
+    assert all(title in table for title in METHODS)
+    assert len({json.dumps(result["confusion"]) for result in results}) == len(METHODS)
+
+
+def test_demo_shows_the_commands_a_user_would_type(demo):
+    _, printed = demo
+    commands = re.findall(r"^\$ python (\S+) ", printed, re.M)
+    assert commands == [
+        *["train_ms.py"] * 3,
+        "generate_plabel_cityscapes.py",
+        *["train_ft.py"] * 2,
+        *["evaluate_cityscapes.py"] * 4,
+    ]
+
+
+def test_demo_page_is_self_contained_and_shows_every_method(demo):
+    out, _ = demo
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert all(title in page for title in METHODS)
+    assert not re.search(r"""(src|href)=["'](?!data:|#)""", page)
+    assert page.count("data:image/") >= 4 * len(METHODS)
+    assert "<script" not in page
+
+
+def test_embedded_data_hold_most_classes_in_both_domains(demo):
+    out, _ = demo
+    for labels in ("GTA5/labels", "Cityscapes/data/gtFine/train"):
+        files = list((out / "data" / labels).rglob("*.png"))
+        ids = {value for file in files for value in Image.open(file).getdata()}
+        assert len(files) == 16
+        assert len(ids & {7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33}) >= 14

@@ -1,0 +1,311 @@
+"""The scripts' flags: the published command lines, every flag with its default, and what is refused."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from utils.options import evaluate_args, generate_args, stage1_args, stage2_args
+
+STAGES = {"stage1": stage1_args, "stage2": stage2_args}
+STAGE1_FOLDER = "./snapshots/SE_GN_batchsize2_1024x512_pp_ms_me0_classbalance7_kl0.1_lr2_drop0.1_seg0.5"
+STAGE2_FOLDER = (
+    "./snapshots/1280x640_restore_ft_GN_batchsize9_512x256_pp_ms_me0_classbalance7_kl0_lr1_drop0.2_seg0.5"
+    "_BN_80_255_0.8_Noaug"
+)
+STAGE1_COMMAND = (
+    f"train_ms.py --snapshot-dir {STAGE1_FOLDER}  --drop 0.1 --warm-up 5000 --batch-size 2 --learning-rate 2e-4 "
+    "--crop-size 1024,512 --lambda-seg 0.5  --lambda-adv-target1 0.0002 --lambda-adv-target2 0.001   "
+    "--lambda-me-target 0  --lambda-kl-target 0.1  --norm-style gn  --class-balance  --only-hard-label 80  "
+    "--max-value 7  --gpu-ids 0,1  --often-balance  --use-se"
+)
+STAGE2_COMMAND = (
+    f"train_ft.py --snapshot-dir {STAGE2_FOLDER} --restore-from {STAGE1_FOLDER}/GTA5_25000.pth --drop 0.2 "
+    "--warm-up 5000 --batch-size 9 --learning-rate 1e-4 --crop-size 512,256 --lambda-seg 0.5 "
+    "--lambda-adv-target1 0 --lambda-adv-target2 0 --lambda-me-target 0 --lambda-kl-target 0 --norm-style gn "
+    "--class-balance --only-hard-label 80 --max-value 7 --gpu-ids 0,1,2 --often-balance  --use-se  "
+    "--input-size 1280,640  --train_bn  --autoaug False"
+)
+TRAINING_DEFAULTS = dict(
+    model="DeepLab",
+    batch_size=16,
+    iter_size=1,
+    droprate=0.1,
+    input_size=(720, 1280),
+    crop_size=(360, 640),
+    input_size_target=(512, 1024),
+    learning_rate=2.5e-4,
+    learning_rate_D=1e-4,
+    momentum=0.9,
+    weight_decay=5e-4,
+    power=0.9,
+    warm_up=0,
+    num_steps=100000,
+    num_steps_stop=100000,
+    save_pred_every=5000,
+    random_seed=1234,
+    num_classes=19,
+    max_value=2,
+    lambda_seg=0.1,
+    lambda_adv_target1=0.0002,
+    lambda_adv_target2=0.001,
+    lambda_me_target=0,
+    lambda_kl_target=0,
+    only_hard_label=0,
+    norm_style="bn",
+    gpu_ids=[0],
+    snapshot_dir=Path("./snapshots/"),
+    log_dir=Path("./log"),
+    set="train",
+    target="cityscapes",
+    data_dir=Path("./data/GTA5"),
+    data_list=None,
+    data_dir_target=Path("./data/Cityscapes/data"),
+    data_list_target=None,
+    restore_from="imagenet",
+    ignore_label=255,
+    tensorboard=True,
+    reg_start=15000,
+)
+SWITCHES = (
+    *("class-balance", "often-balance", "use-se", "train_bn", "sync_bn", "fp16", "random-mirror"),
+    *("random-scale", "not-restore-last", "cpu", "autoaug", "autoaug_target"),
+)
+VALUED_FLAGS = {  # flag, what is written, what is read
+    "model": ("DeepLab", "DeepLab"),
+    "batch-size": ("3", 3),
+    "iter-size": ("2", 2),
+    "num-workers": ("0", 0),
+    "droprate": ("0.3", 0.3),
+    "input-size": ("1000,700", (700, 1000)),
+    "crop-size": ("500,250", (250, 500)),
+    "input-size-target": ("900,450", (450, 900)),
+    "learning-rate": ("1e-3", 1e-3),
+    "learning-rate-D": ("2e-4", 2e-4),
+    "momentum": ("0.8", 0.8),
+    "weight-decay": ("1e-4", 1e-4),
+    "power": ("0.5", 0.5),
+    "warm-up": ("100", 100),
+    "num-steps": ("500", 500),
+    "num-steps-stop": ("400", 400),
+    "save-pred-every": ("50", 50),
+    "save-num-images": ("1", 1),
+    "random-seed": ("7", 7),
+    "num-classes": ("20", 20),
+    "max-value": ("7", 7),
+    "lambda-seg": ("0.5", 0.5),
+    "lambda-adv-target1": ("0.1", 0.1),
+    "lambda-adv-target2": ("0.2", 0.2),
+    "lambda-me-target": ("0.3", 0.3),
+    "lambda-kl-target": ("0.4", 0.4),
+    "only-hard-label": ("80", 80),
+    "norm-style": ("gn", "gn"),
+    "gpu-ids": ("1,0,3", [1, 0, 3]),
+    "snapshot-dir": ("./elsewhere", Path("elsewhere")),
+    "log-dir": ("./logs", Path("logs")),
+    "set": ("val", "val"),
+    "target": ("cityscapes", "cityscapes"),
+    "data-dir": ("./a", Path("a")),
+    "data-list": ("a.txt", Path("a.txt")),
+    "data-dir-target": ("./b", Path("b")),
+    "data-list-target": ("b.txt", Path("b.txt")),
+    "restore-from": ("a.pth", "a.pth"),
+    "ignore-label": ("254", 254),
+    "is-training": ("False", False),
+    "tensorboard": ("False", False),
+}
+
+
+def attribute(flag):
+    return flag.replace("-", "_")
+
+
+def test_the_published_stage_1_command_reads_as_published():
+    args = stage1_args(shlex.split(STAGE1_COMMAND)[1:])
+    expected = TRAINING_DEFAULTS | dict(
+        snapshot_dir=Path(STAGE1_FOLDER),
+        droprate=0.1,
+        warm_up=5000,
+        batch_size=2,
+        learning_rate=2e-4,
+        crop_size=(512, 1024),
+        lambda_seg=0.5,
+        lambda_kl_target=0.1,
+        norm_style="gn",
+        only_hard_label=80,
+        max_value=7,
+        gpu_ids=[0, 1],
+    )
+    assert {name: getattr(args, name) for name in expected} == expected
+    on = {flag for flag in SWITCHES if getattr(args, attribute(flag))}
+    assert on == {"class-balance", "often-balance", "use-se"}
+
+
+def test_the_published_stage_2_command_reads_as_published():
+    args = stage2_args(shlex.split(STAGE2_COMMAND)[1:])
+    expected = TRAINING_DEFAULTS | dict(
+        snapshot_dir=Path(STAGE2_FOLDER),
+        restore_from=f"{STAGE1_FOLDER}/GTA5_25000.pth",
+        data_dir=Path("./data/Cityscapes/data"),
+        droprate=0.2,
+        warm_up=5000,
+        batch_size=9,
+        learning_rate=1e-4,
+        input_size=(640, 1280),
+        crop_size=(256, 512),
+        lambda_seg=0.5,
+        lambda_adv_target1=0,
+        lambda_adv_target2=0,
+        norm_style="gn",
+        only_hard_label=80,
+        max_value=7,
+        gpu_ids=[0, 1, 2],
+        threshold=1.0,
+        conventional=False,
+        divergence="kl",
+    )
+    assert {name: getattr(args, name) for name in expected} == expected
+    on = {flag for flag in SWITCHES if getattr(args, attribute(flag))}
+    assert on == {"class-balance", "often-balance", "use-se", "train_bn"}, "--autoaug False means off"
+
+
+def test_the_published_prediction_commands_read_as_published():
+    snapshot = f"{STAGE1_FOLDER}/GTA5_25000.pth"
+    for args, batchsize, split in (
+        (generate_args(["--restore-from", snapshot]), 12, "train"),
+        (evaluate_args(["--restore-from", snapshot]), 16, "val"),
+    ):
+        assert args.restore_from == snapshot and args.data_dir == Path("./data/Cityscapes/data")
+        assert (args.batchsize, args.set, args.num_classes, args.gpu_ids) == (batchsize, split, 19, [0])
+        assert (args.input_size, args.scales) == ((512, 1024), [1, 1.25])
+        assert args.data_list is None and args.save is None
+
+
+@pytest.mark.parametrize(
+    ("stage", "differing"),
+    [
+        ("stage1", {}),
+        (
+            "stage2",
+            dict(input_size=(640, 1280), data_dir=Path("./data/Cityscapes/data"), threshold=1.0),
+        ),
+    ],
+)
+def test_training_defaults(stage, differing):
+    args = STAGES[stage]([])
+    expected = TRAINING_DEFAULTS | differing
+    assert {name: getattr(args, name) for name in expected} == expected
+    assert not any(getattr(args, attribute(flag)) for flag in SWITCHES)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_training_flag_takes_its_value(stage):
+    argv = [text for flag, (written, _) in VALUED_FLAGS.items() for text in (f"--{flag}", written)]
+    args = STAGES[stage](argv)
+    read = {flag: getattr(args, attribute(flag)) for flag in VALUED_FLAGS}
+    assert read == {flag: value for flag, (_, value) in VALUED_FLAGS.items()}
+
+
+@pytest.mark.parametrize("flag", SWITCHES)
+def test_a_switch_is_accepted_bare_and_with_a_value(flag):
+    def read(*value):
+        return getattr(stage1_args([f"--{flag}", *value, "--batch-size", "3"]), attribute(flag))
+
+    assert read() is read("True") is read("true") is read("1") is True
+    assert read("False") is read("false") is read("0") is False
+
+
+def test_prediction_flags_take_their_values():
+    argv = (
+        "--restore-from a/b.pth --data-dir ./d --data-list l.txt --num-classes 9 --gpu 1 --batchsize 3 "
+        "--set test --save out --input-size 100,50 --scales 1,0.8"
+    ).split()
+    for parse in (generate_args, evaluate_args):
+        args = parse(argv)
+        assert (args.restore_from, args.data_dir, args.data_list) == ("a/b.pth", Path("d"), Path("l.txt"))
+        assert (args.num_classes, args.gpu_ids, args.batchsize, args.set) == (9, [1], 3, "test")
+        assert (args.save, args.input_size, args.scales) == (Path("out"), (50, 100), [1, 0.8])
+    assert generate_args([*argv, "--threshold", "0.9"]).threshold == 0.9
+    assert generate_args(argv).threshold == 1.0
+
+
+def test_drop_is_droprate():
+    assert stage1_args(["--drop", "0.25"]).droprate == stage1_args(["--droprate", "0.25"]).droprate == 0.25
+
+
+def test_training_stops_at_num_steps_unless_told_otherwise():
+    assert stage1_args(["--num-steps", "30"]).num_steps_stop == 30
+    assert stage1_args(["--num-steps", "30", "--num-steps-stop", "20"]).num_steps_stop == 20
+
+
+BAD_TRAINING_FLAGS = (
+    *("--crop-size 12", "--crop-size 0,0", "--crop-size 8,-8", "--crop-size a,b", "--crop-size 1,2,3"),
+    *("--crop-size 9.5,8", "--input-size 1280x720", "--input-size-target", "--crop-size 1600,360"),
+    *("--learning-rate 0", "--learning-rate -1", "--learning-rate nan", "--learning-rate inf"),
+    *("--learning-rate fast", "--batch-size 0", "--batch-size 1.5", "--batch-size two", "--iter-size 0"),
+    *("--num-workers -1", "--droprate 1", "--droprate 1.5", "--drop -0.1", "--momentum 1"),
+    *("--weight-decay -1", "--power -1", "--warm-up -1", "--num-steps 0", "--save-pred-every 0"),
+    *(
+        "--save-num-images -1",
+        "--random-seed -1",
+        "--random-seed x",
+        "--random-seed 18446744073709551616",
+        "--num-classes 0",
+        "--max-value 0",
+    ),
+    *("--lambda-seg -0.1", "--lambda-kl-target nan", "--only-hard-label 100", "--only-hard-label -1"),
+    *("--norm-style batch", "--gpu-ids a", "--gpu-ids 0,0", "--gpu-ids -1", "--gpu-ids 0,", "--target mars"),
+    *("--source mars", "--model VGG", "--arch huge", "--ignore-label 256", "--ignore-label 5"),
+    *("--autoaug maybe", "--class-balance 2", "--no-such-flag", "--restore-from", "--crop 640,360"),
+    *("--num-steps-stop 200000",),
+)
+
+
+@pytest.mark.parametrize("flags", BAD_TRAINING_FLAGS)
+def test_a_bad_training_flag_is_one_line_that_names_it(flags, capsys):
+    argv = flags.split()
+    for parse in (stage1_args, stage2_args):
+        with pytest.raises(SystemExit) as leaving:
+            parse(argv)
+        assert leaving.value.code == 2
+        output, errors = capsys.readouterr()
+        assert output == "" and len(errors.splitlines()) == 1
+        assert re.search(rf"{argv[0]}(?![\w-])", errors), errors
+        assert len(argv) < 2 or argv[1] in errors
+
+
+@pytest.mark.parametrize(
+    ("parse", "flags", "named"),
+    [
+        (stage2_args, "--threshold 1.5", "--threshold"),
+        (stage2_args, "--divergence l2", "--divergence"),
+        (stage2_args, "--conventional maybe", "--conventional"),
+        (stage1_args, "--threshold 0.9", "--threshold"),
+        (generate_args, "", "--restore-from"),
+        (generate_args, "--restore-from a.pth --threshold -1", "--threshold"),
+        (evaluate_args, "", "--restore-from"),
+        (evaluate_args, "--restore-from a.pth --predictions b", "--predictions"),
+        (evaluate_args, "--restore-from a.pth --scales 1,0", "--scales"),
+        (evaluate_args, "--restore-from a.pth --scales 1;2", "--scales"),
+        (evaluate_args, "--restore-from a.pth --batchsize 0", "--batchsize"),
+        (evaluate_args, "--restore-from a.pth --gpu x", "--gpu"),
+        (stage1_args, "--crop-size 640,360 --input-size-target 600,360", "--input-size-target"),
+        (stage1_args, "--arch mini --norm-style gn --num-steps 5 --num-steps-stop 6", "--num-steps-stop"),
+    ],
+)
+def test_flags_of_one_script_and_flags_that_contradict(parse, flags, named, capsys):
+    with pytest.raises(SystemExit) as leaving:
+        parse(flags.split())
+    output, errors = capsys.readouterr()
+    assert leaving.value.code == 2 and output == ""
+    assert len(errors.splitlines()) == 1 and named in errors
+
+
+def test_help_shows_every_flag(capsys):
+    with pytest.raises(SystemExit) as leaving:
+        stage2_args(["--help"])
+    assert leaving.value.code == 0
+    shown = capsys.readouterr().out
+    for flag in (*SWITCHES, *VALUED_FLAGS, "drop", "threshold", "conventional", "divergence"):
+        assert re.search(rf"--{flag}\b", shown), flag

@@ -1,0 +1,443 @@
+"""The scripts one after another as a user runs them: what they write, print and leave alone."""
+
+import json
+import re
+import shutil
+from argparse import Namespace
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from tests.conftest import (
+    LABEL_IDS,
+    PREDICTION,
+    TRAINING,
+    cityscapes_names,
+    files_of,
+    run_script,
+    write_world,
+)
+from trainer_ms import AD_Trainer
+from utils.device import choose_device
+from utils.options import stage1_args
+
+STAGE1 = (
+    *("--lambda-kl-target", "0.1", "--lambda-me-target", "0.05", "--reg-start", "0", "--lambda-seg", "0.5"),
+    *("--use-se", "--norm-style", "gn", "--drop", "0.1", "--class-balance", "--often-balance"),
+    *("--only-hard-label", "80", "--max-value", "7", "--warm-up", "2"),
+)
+STAGE2 = (
+    *("--restore-from", "./snapshots/stage1/GTA5_4.pth", "--use-se", "--norm-style", "gn", "--train_bn"),
+    *("--lambda-adv-target1", "0", "--lambda-adv-target2", "0", "--learning-rate", "1e-3"),
+)
+SNAPSHOTS = ["GTA5_2.pth", "GTA5_2_D1.pth", "GTA5_2_D2.pth", "GTA5_4.pth", "GTA5_4_D1.pth", "GTA5_4_D2.pth"]
+SIZE = (48, 96)  # of the target's images
+IMAGES = cityscapes_names(2)
+LABELLED = np.full(256, 255)
+LABELLED[list(LABEL_IDS)] = range(19)
+
+
+def png(path):
+    return np.asarray(Image.open(path))
+
+
+def stems(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*.png"))
+
+
+def written_for_each(*suffixes):
+    return sorted(name.removesuffix(".png") + f"{suffix}.png" for name in IMAGES for suffix in suffixes)
+
+
+def weights(path):
+    return torch.load(path, weights_only=True)
+
+
+def same_weights(path, other):
+    one, two = weights(path), weights(other)
+    return one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
+
+
+def log_lines(folder):
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def printed_miou(result):
+    return float(re.search(r"^mIoU +([\d.]+)$", result.stdout, re.MULTILINE)[1])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The working folder after all scripts, and what each of them said."""
+    world = write_world(tmp_path_factory.mktemp("world"))
+    said = {}
+    for step, name, *flags in (
+        ("stage 1", "train_ms", "--snapshot-dir", "./snapshots/stage1", *TRAINING, *STAGE1),
+        (
+            "generate",
+            "generate_plabel_cityscapes",
+            "--restore-from",
+            "./snapshots/stage1/GTA5_4.pth",
+            *PREDICTION,
+        ),
+        (
+            "stage 2",
+            "train_ft",
+            "--snapshot-dir",
+            "./snapshots/stage2",
+            *TRAINING,
+            *STAGE2,
+            "--num-workers",
+            "1",
+        ),
+        (
+            "conventional",
+            "train_ft",
+            "--snapshot-dir",
+            "./snapshots/pl",
+            *TRAINING,
+            *STAGE2,
+            "--conventional",
+        ),
+        ("evaluate", "evaluate_cityscapes", "--restore-from", "./snapshots/stage2/GTA5_4.pth", *PREDICTION),
+    ):
+        said[step] = run_script(name, *flags, cwd=world)
+        assert said[step].returncode == 0, said[step].stderr
+    return world, said
+
+
+@pytest.fixture
+def trained(finished, tmp_path, monkeypatch):
+    """A copy of that working folder, made the current one."""
+    shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+# What they write and print
+
+
+def test_nothing_but_progress_is_said_on_standard_error(finished):
+    assert {step: result.stderr for step, result in finished[1].items()} == dict.fromkeys(finished[1], "")
+
+
+@pytest.mark.parametrize("stage", ["stage1", "stage2", "pl"])
+def test_a_stage_writes_snapshots_flags_log_and_pictures(finished, stage):
+    folder = finished[0] / "snapshots" / stage
+    files = sorted(str(path.relative_to(folder)) for path in files_of(folder))
+    assert files == sorted([*SNAPSHOTS, "log.jsonl", "opts.yaml", "pictures/2.png", "pictures/4.png"])
+    assert not any(path.name.endswith(".part") for path in finished[0].rglob("*"))
+    assert list((finished[0] / "log" / stage).iterdir()), "TensorBoard's files"
+    assert png(folder / "pictures" / "4.png").shape == (2 * 32, 5 * 64, 3)
+
+
+def test_stage_1_logs_every_loss_and_rate(finished):
+    lines = log_lines(finished[0] / "snapshots" / "stage1")
+    assert [line["iteration"] for line in lines] == [0, 1, 2, 3]
+    for line in lines:
+        assert {"seg1", "seg2", "adv1", "adv2", "me", "kl", "val", "D1", "D2", "lr", "lr_D"} < line.keys()
+        assert all(line[name] > 0 for name in ("seg1", "seg2", "adv1", "adv2", "me", "kl", "val", "D1", "D2"))
+    decay = [(1 - i / 4) ** 0.9 for i in range(4)]
+    warmed = [0.1, 0.55, *decay[2:]]
+    assert [line["lr"] for line in lines] == pytest.approx([2.5e-4 * share for share in warmed])
+    assert [line["lr_D"] for line in lines] == pytest.approx([1e-4 * share for share in decay])
+
+
+def test_stage_1_prints_its_data_progress_and_snapshots(finished):
+    output = finished[1]["stage 1"].stdout
+    assert "Starting from random weights." in output
+    assert re.search(r"Labelled: 4 images of data/GTA5/images\n", output)
+    assert re.search(
+        r"Target: +4 images of data/Cityscapes/data/leftImg8bit/train \(labels are watched", output
+    )
+    for iteration in range(4):
+        assert re.search(rf"^ *{iteration}/4  seg1 .*kl .*lr ", output, re.MULTILINE)
+    assert [line for line in output.splitlines() if line.startswith("Saved")] == [
+        "Saved snapshots/stage1/GTA5_2.pth",
+        "Saved snapshots/stage1/GTA5_4.pth",
+    ]
+
+
+def test_stage_2_without_adversarial_weights_leaves_the_discriminators_alone(finished):
+    folder = finished[0] / "snapshots" / "stage2"
+    for line in log_lines(folder):
+        assert line["seg1"] > 0 and line["seg2"] > 0
+        assert all(line[name] == 0 for name in ("adv1", "adv2", "D1", "D2", "me", "kl"))
+    assert same_weights(folder / "GTA5_2_D1.pth", folder / "GTA5_4_D1.pth")
+    stage1 = finished[0] / "snapshots" / "stage1"
+    assert not same_weights(stage1 / "GTA5_2_D1.pth", stage1 / "GTA5_4_D1.pth")
+
+
+def changed_between_snapshots(folder, *names):
+    """Of the trunk's tensors with these names, which ones training moved."""
+    before, after = weights(folder / "GTA5_2.pth"), weights(folder / "GTA5_4.pth")
+    tensors = [key for key in before if not key.startswith(("layer5", "layer6")) and key.endswith(names)]
+    assert len(tensors) > 10
+    return [key for key in tensors if not torch.equal(before[key], after[key])] == tensors
+
+
+AFFINE = tuple(f"bn{i}.{name}" for i in (1, 2, 3) for name in ("weight", "bias"))
+
+
+def test_batch_norm_follows_the_images_and_its_weights_train_only_with_train_bn(finished):
+    snapshots = finished[0] / "snapshots"
+    assert changed_between_snapshots(snapshots / "stage1", "running_mean", "running_var", "conv2.weight")
+    assert not changed_between_snapshots(snapshots / "stage1", *AFFINE)
+    assert changed_between_snapshots(snapshots / "stage2", *AFFINE)  # --train_bn
+
+
+def test_stage_2_starts_from_stage_1_and_learns_from_the_pseudo_labels(finished):
+    output = finished[1]["stage 2"].stdout
+    assert "Starting from ./snapshots/stage1/GTA5_4.pth (network)." in output
+    assert "Labelled: 4 images of data/Cityscapes/data/leftImg8bit/train" in output
+    snapshots = finished[0] / "snapshots"
+    assert not same_weights(snapshots / "stage1" / "GTA5_4.pth", snapshots / "stage2" / "GTA5_4.pth")
+
+
+def test_rectified_and_conventional_stage_2_differ_in_their_loss_alone(finished):
+    snapshots = finished[0] / "snapshots"
+    rectified, conventional = (
+        yaml.safe_load((snapshots / f / "opts.yaml").read_text()) for f in ("stage2", "pl")
+    )
+    differing = {key for key in rectified if rectified[key] != conventional[key]}
+    assert differing == {"conventional", "snapshot_dir", "num_workers"}
+    first, other = log_lines(snapshots / "stage2")[0], log_lines(snapshots / "pl")[0]
+    assert first["val"] == other["val"] and first["seg1"] != other["seg1"]
+    assert not same_weights(snapshots / "stage2" / "GTA5_4.pth", snapshots / "pl" / "GTA5_4.pth")
+
+
+def test_pseudo_labels_are_train_ids_of_the_image_size(finished):
+    folder = finished[0] / "data" / "Cityscapes" / "data" / "pseudo_FULL" / "train"
+    assert stems(folder) == written_for_each("", "_color", "_heatmap")
+    colors = {}
+    for name in IMAGES:
+        label = Image.open(folder / name)
+        assert label.mode == "L" and label.size == SIZE[::-1]
+        label = np.asarray(label)
+        assert label.dtype == np.uint8 and label.max() < 19
+        shown = {png(folder / name.replace(".png", f"_{kind}.png")).shape for kind in ("color", "heatmap")}
+        assert shown == {(*SIZE, 3)}
+        for train_id in np.unique(label):
+            of_class = png(folder / name.replace(".png", "_color.png"))[label == train_id]
+            assert len(np.unique(of_class, axis=0)) == 1
+            assert colors.setdefault(int(train_id), tuple(of_class[0])) == tuple(of_class[0])
+    assert len(set(colors.values())) == len(colors)
+    output = finished[1]["generate"].stdout
+    assert "Labelled 100.0 % of the pixels of 4 images: data/Cityscapes/data/pseudo_FULL/train" in output
+
+
+def test_evaluation_agrees_with_the_files_it_wrote(finished):
+    world, said = finished
+    folder = world / "result" / "cityscapesstage2"
+    assert stems(folder) == written_for_each("", "_color", "_heatmap", "_score")
+    matrix = np.zeros((19, 19), np.int64)
+    for name in IMAGES:
+        label = LABELLED[
+            png(world / "data/Cityscapes/data/gtFine/val" / name.replace("leftImg8bit", "gtFine_labelIds"))
+        ]
+        prediction = png(folder / name)
+        np.add.at(matrix, (label[label < 255], prediction[label < 255]), 1)
+    with np.errstate(invalid="ignore"):
+        expected = np.diag(matrix) / (matrix.sum(0) + matrix.sum(1) - np.diag(matrix))
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["confusion"] == matrix.tolist() and not any(metrics["void_predictions"])
+    scores = [np.nan if value is None else value for value in metrics["iou"].values()]
+    assert scores == pytest.approx(expected.tolist(), abs=1e-12, nan_ok=True)
+    assert metrics["miou"] == pytest.approx(np.nanmean(expected), abs=1e-12)
+    assert printed_miou(said["evaluate"]) == pytest.approx(100 * metrics["miou"], abs=0.0051)
+    assert metrics["images"] == 4 and metrics["names"] == [name.removesuffix(".png") for name in IMAGES]
+    assert metrics["restore_from"] == "./snapshots/stage2/GTA5_4.pth"
+
+
+def test_scoring_the_written_files_gives_the_same_result(trained, run_main):
+    before = json.loads((trained / "result/cityscapesstage2/metrics.json").read_text())
+    result = run_main(
+        "evaluate_cityscapes", "--predictions", "./result/cityscapesstage2", "--save", "./again"
+    )
+    after = json.loads((trained / "again/metrics.json").read_text())
+    assert result.returncode == 0 and before.keys() == after.keys()
+    assert {key for key in before if before[key] != after[key]} == {"restore_from"}
+
+
+def test_below_the_threshold_there_is_no_label(trained, run_main):
+    sure = trained / "snapshots" / "sure"
+    shutil.copytree(trained / "snapshots" / "stage1", sure)
+    state = weights(sure / "GTA5_4.pth")
+    for key in ("layer5.head.1.weight", "layer6.head.1.weight"):
+        state[key] *= 500  # a network whose scores spread from unsure to sure
+    torch.save(state, sure / "GTA5_4.pth")
+    flags = ("--restore-from", sure / "GTA5_4.pth", *PREDICTION)
+    result = run_main("generate_plabel_cityscapes", *flags, "--threshold", "0.9")
+    run_main("evaluate_cityscapes", *flags, "--set", "train", "--save", trained / "all")
+    folder = trained / "data" / "Cityscapes" / "data" / "pseudo_0.9" / "train"
+    assert stems(folder) == written_for_each("", "_color", "_heatmap")
+    labelled = []
+    for name in IMAGES:
+        label, full = png(folder / name), png(trained / "all" / name)
+        score = png(trained / "all" / name.replace(".png", "_score.png")) / 255
+        above, below = score > 0.9 + 1 / 255, score < 0.9 - 1 / 255
+        assert above.any() and below.any()
+        assert np.array_equal(label[above], full[above]) and (label[below] == 255).all()
+        labelled.append((label != 255).mean())
+    share = f"Labelled {100 * np.mean(labelled):.1f} % of the pixels of 4 images"
+    assert share in result.stdout and 0.01 < np.mean(labelled) < 0.99
+    stage2 = (*TRAINING, *STAGE2, "--snapshot-dir", "./snapshots/0.9", "--num-steps", "1")
+    assert run_main("train_ft", *stage2, "--threshold", "0.9").returncode == 0
+
+
+def test_batch_size_and_workers_do_not_change_pseudo_labels(trained, run_main):
+    flags = ("--restore-from", "./snapshots/stage1/GTA5_4.pth", *PREDICTION)
+    run_main(
+        "generate_plabel_cityscapes", *flags, "--batchsize", "1", "--num-workers", "1", "--save", "./one"
+    )
+    whole = trained / "data" / "Cityscapes" / "data" / "pseudo_FULL" / "train"
+    agreeing = [np.mean(png(trained / "one" / name) == png(whole / name)) for name in IMAGES]
+    assert min(agreeing) > 0.999  # rounding may differ
+
+
+# Reproducing
+
+
+def train(run_main, name, *flags):
+    """Stage I again, in a snapshot folder of its own; the folder and what was said."""
+    result = run_main("train_ms", *TRAINING, *STAGE1, "--snapshot-dir", f"./snapshots/{name}", *flags)
+    assert result.returncode == 0 and result.stderr == ""
+    return result
+
+
+def test_the_same_seed_gives_the_same_snapshots_bit_by_bit(trained, run_main):
+    train(run_main, "again")
+    snapshots = trained / "snapshots"
+    assert all(same_weights(snapshots / "again" / file, snapshots / "stage1" / file) for file in SNAPSHOTS)
+    assert log_lines(snapshots / "again") == log_lines(snapshots / "stage1")
+
+
+def test_another_seed_gives_other_snapshots(trained, run_main):
+    train(run_main, "seed", "--random-seed", "5", "--num-steps-stop", "3")
+    assert not same_weights("snapshots/seed/GTA5_3.pth", "snapshots/stage1/GTA5_2.pth")
+
+
+def test_snapshot_i_is_written_after_iteration_i(trained, run_main):
+    train(run_main, "short", "--num-steps-stop", "3")
+    files = sorted(path.name for path in (trained / "snapshots" / "short").glob("*.pth"))
+    assert "GTA5_3.pth" in files and "GTA5_4.pth" not in files and "GTA5_0.pth" not in files
+    for suffix in ("", "_D1", "_D2"):  # three updates made both
+        assert same_weights(f"snapshots/short/GTA5_3{suffix}.pth", f"snapshots/stage1/GTA5_2{suffix}.pth")
+
+
+def test_a_target_without_labels_trains_to_the_same_network(trained, run_main):
+    shutil.rmtree(trained / "data" / "Cityscapes" / "data" / "gtFine" / "train")
+    result = train(run_main, "unlabelled")
+    assert re.search(r"Target: +4 images of .* \(no labels\)", result.stdout)
+    assert all(line["val"] == 0 for line in log_lines(trained / "snapshots" / "unlabelled"))
+    assert same_weights("snapshots/unlabelled/GTA5_4.pth", "snapshots/stage1/GTA5_4.pth")
+
+
+# Flags
+
+
+def test_autoaug_false_is_off_and_bare_autoaug_is_on(trained, run_main):
+    for name, *flags in (("off", "--autoaug", "False"), ("on", "--autoaug"), ("default",)):
+        train(run_main, name, *flags, "--num-steps-stop", "2")
+    written = {
+        name: yaml.safe_load((trained / "snapshots" / name / "opts.yaml").read_text())["autoaug"]
+        for name in ("off", "on", "default")
+    }
+    assert written == {"off": False, "on": True, "default": False}
+    assert same_weights("snapshots/off/GTA5_2.pth", "snapshots/default/GTA5_2.pth")
+    assert not same_weights("snapshots/on/GTA5_2.pth", "snapshots/default/GTA5_2.pth")
+
+
+def test_two_gpus_named_where_there_is_none_run_on_the_cpu_and_say_so(trained, run_main, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    flags = ("--cpu", "False", "--gpu-ids", "0,1", "--fp16", "--num-steps-stop", "2")
+    result = train(run_main, "gpus", *flags)
+    assert "No CUDA GPU here: computing on the CPU" in result.stdout
+    assert "--fp16 needs a CUDA GPU: computing in full precision" in result.stdout
+    assert (trained / "snapshots" / "gpus" / "GTA5_2.pth").is_file()
+
+
+def test_of_two_gpus_named_the_one_that_is_there_is_used_and_the_other_missed(monkeypatch, caplog):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert choose_device(Namespace(cpu=False, gpu_ids=[0, 1])) == (torch.device("cuda", 0), [0])
+    assert "--gpu-ids 0,1: this machine has 1 GPU(s); computing on 0." in caplog.text
+    assert choose_device(Namespace(cpu=False, gpu_ids=[3])) == (torch.device("cuda", 0), [0])
+    assert choose_device(Namespace(cpu=True, gpu_ids=[0])) == (torch.device("cpu"), [])
+
+
+def test_regularisation_waits_for_its_iteration(trained, run_main):
+    train(run_main, "late", "--reg-start", "2")
+    assert [line["kl"] > 0 for line in log_lines(trained / "snapshots" / "late")] == [
+        False,
+        False,
+        True,
+        True,
+    ]
+    assert [line["me"] > 0 for line in log_lines(trained / "snapshots" / "late")] == [
+        False,
+        False,
+        True,
+        True,
+    ]
+
+
+def test_is_training_false_keeps_the_statistics_of_batch_norm(trained, run_main):
+    train(run_main, "frozen", "--is-training", "False")
+    folder = trained / "snapshots" / "frozen"
+    assert not changed_between_snapshots(folder, "running_mean", "running_var", "num_batches_tracked")
+    assert changed_between_snapshots(folder, "conv2.weight")
+
+
+@pytest.mark.parametrize("style", ["bn", "in", "ln"])
+def test_every_norm_style_trains_and_predicts(style, trained, run_main):
+    train(run_main, style, "--norm-style", style, "--num-steps-stop", "1")
+    flags = ("--restore-from", f"./snapshots/{style}/GTA5_1.pth", *PREDICTION, "--save", "./out")
+    assert "mIoU" in run_main("evaluate_cityscapes", *flags).stdout
+
+
+def test_single_updates_move_the_trunk_otherwise_than_published(trained, run_main):
+    train(run_main, "single", "--single-updates", "--num-steps-stop", "3")
+    published, single = weights("snapshots/stage1/GTA5_2.pth"), weights("snapshots/single/GTA5_3.pth")
+    assert not torch.equal(published["layer1.0.conv1.weight"], single["layer1.0.conv1.weight"])
+
+
+def test_iter_size_2_sees_twice_the_images_before_an_update(trained, run_main):
+    train(run_main, "two", "--iter-size", "2", "--num-steps-stop", "3")
+    assert not same_weights("snapshots/two/GTA5_3.pth", "snapshots/stage1/GTA5_2.pth")
+
+
+def test_iter_size_2_on_one_batch_twice_is_one_update_with_its_gradient(float64, one_thread):
+    flags = "--arch mini --norm-style gn --use-se --drop 0 --lambda-seg 0.5 --learning-rate 0.01".split()
+    rng = torch.Generator().manual_seed(0)
+    images, images_t = (torch.randn(2, 3, 32, 64, generator=rng) * 50 for _ in range(2))
+    labels = torch.randint(19, (2, 32, 64), generator=rng)
+    trainers = []
+    for iter_size in (1, 2):
+        torch.manual_seed(0)
+        trainer = AD_Trainer(stage1_args([*flags, "--iter-size", str(iter_size)]))
+        initial = {key: value.clone() for key, value in trainer.named_parameters()}
+        for part in range(1, iter_size + 1):
+            last = part == iter_size
+            assert all(torch.equal(initial[key], value) for key, value in trainer.named_parameters())
+            _, predictions = trainer.gen_update(images, images_t, labels, None, 0, update=last)
+            trainer.dis_update(*predictions, update=last)
+        trainers.append(dict(trainer.named_parameters()))
+        moved = [key for key in initial if not torch.equal(initial[key], trainers[-1][key])]
+        assert {key.split(".")[0] for key in moved} == {"G", "D1", "D2"}
+    once, twice = trainers
+    assert all(torch.allclose(once[key], twice[key], rtol=1e-9, atol=1e-12) for key in once)
+
+
+def test_no_tensorboard_and_no_pictures_on_demand(trained, run_main):
+    train(run_main, "bare", "--tensorboard", "False", "--save-num-images", "0", "--num-steps-stop", "2")
+    assert not (trained / "log" / "bare").exists()
+    assert not (trained / "snapshots" / "bare" / "pictures").exists()
+
+
+def test_an_earlier_run_in_the_snapshot_folder_is_mentioned(trained, run_main):
+    result = train(run_main, "stage1", "--num-steps-stop", "2")
+    assert "snapshots/stage1 holds an earlier run" in result.stdout
