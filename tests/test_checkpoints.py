@@ -283,8 +283,8 @@ def test_flags_written_by_the_published_code_are_read(tmp_path):
 
 
 def test_flags_written_by_training_rebuild_its_network(tmp_path):
-    argv = "--arch mini --norm-style in --use-se --train_bn --drop 0.3 --num-classes 21".split()
-    args = stage1_args([*argv, "--crop-size", "64,32", "--autoaug", "False"])
+    network = ["--arch", "mini", "--norm-style", "in", "--use-se", "--train_bn", "--num-classes", "21"]
+    args = stage1_args([*network, "--drop", "0.3", "--crop-size", "64,32", "--autoaug", "False"])
     write_options(tmp_path, args)
     assert read_network_options(tmp_path / "GTA5_2.pth") == dict(
         num_classes=21, use_se=True, train_bn=True, norm_style="in", droprate=0.3, arch="mini"
@@ -302,9 +302,8 @@ def test_code_in_opts_yaml_is_not_executed(tag, tmp_path):
     with pytest.raises(UserError, match=re.escape(str(tmp_path / "opts.yaml"))):
         read_network_options(tmp_path / "GTA5_25000.pth")
     assert not proof.exists()
-    with pytest.raises(AttributeError):  # the attack itself works: after it there are no such flags
-        yaml.unsafe_load((tmp_path / "opts.yaml").read_text()).norm_style
-    assert proof.exists()
+    yaml.unsafe_load((tmp_path / "opts.yaml").read_text())
+    assert proof.exists()  # the attack itself works
 
 
 @pytest.mark.parametrize(

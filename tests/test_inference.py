@@ -104,7 +104,7 @@ def test_an_image_is_predicted_alike_alone_and_in_a_batch(network, images):
 
 def test_one_scale_scores_by_its_two_passes(network, images):
     (result,) = predict(network, [images[0][:1]], [(65, 97)])
-    assert 1 / 7 < result.score.min() and result.score.max() <= 1
+    assert result.score.min() > 1 / 7 and result.score.max() <= 1
 
 
 def test_prediction_leaves_nothing_to_differentiate(network, images):
@@ -121,7 +121,7 @@ def test_heat_map_shows_log_of_1_plus_10_kl_over_its_maximum():
     steps = (255 * np.log(1 + 10 * kl) / np.log(21)).astype(int)
     assert np.array_equal(heat_map(kl), HEAT_TABLE[steps])
     brightness = HEAT_TABLE @ (0.299, 0.587, 0.114)
-    assert np.all(np.diff(brightness) > 0), "more uncertain is brighter"
+    assert np.all(np.diff(brightness) >= 0) and np.ptp(brightness) > 150, "more uncertain is brighter"
 
 
 def test_heat_map_of_classifiers_that_agree_everywhere_is_dark():

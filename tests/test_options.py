@@ -15,10 +15,10 @@ STAGE2_FOLDER = (
     "_BN_80_255_0.8_Noaug"
 )
 STAGE1_COMMAND = (
-    f"train_ms.py --snapshot-dir {STAGE1_FOLDER}  --drop 0.1 --warm-up 5000 --batch-size 2 --learning-rate 2e-4 "
-    "--crop-size 1024,512 --lambda-seg 0.5  --lambda-adv-target1 0.0002 --lambda-adv-target2 0.001   "
-    "--lambda-me-target 0  --lambda-kl-target 0.1  --norm-style gn  --class-balance  --only-hard-label 80  "
-    "--max-value 7  --gpu-ids 0,1  --often-balance  --use-se"
+    f"train_ms.py --snapshot-dir {STAGE1_FOLDER}  --drop 0.1 --warm-up 5000 --batch-size 2 "
+    "--learning-rate 2e-4 --crop-size 1024,512 --lambda-seg 0.5  --lambda-adv-target1 0.0002 "
+    "--lambda-adv-target2 0.001   --lambda-me-target 0  --lambda-kl-target 0.1  --norm-style gn  --class-balance  "
+    "--only-hard-label 80  --max-value 7  --gpu-ids 0,1  --often-balance  --use-se"
 )
 STAGE2_COMMAND = (
     f"train_ft.py --snapshot-dir {STAGE2_FOLDER} --restore-from {STAGE1_FOLDER}/GTA5_25000.pth --drop 0.2 "
@@ -217,10 +217,11 @@ def test_a_switch_is_accepted_bare_and_with_a_value(flag):
 
 
 def test_prediction_flags_take_their_values():
-    argv = (
+    written = (
         "--restore-from a/b.pth --data-dir ./d --data-list l.txt --num-classes 9 --gpu 1 --batchsize 3 "
         "--set test --save out --input-size 100,50 --scales 1,0.8"
-    ).split()
+    )
+    argv = shlex.split(written)
     for parse in (generate_args, evaluate_args):
         args = parse(argv)
         assert (args.restore_from, args.data_dir, args.data_list) == ("a/b.pth", Path("d"), Path("l.txt"))
@@ -228,6 +229,12 @@ def test_prediction_flags_take_their_values():
         assert (args.save, args.input_size, args.scales) == (Path("out"), (50, 100), [1, 0.8])
     assert generate_args([*argv, "--threshold", "0.9"]).threshold == 0.9
     assert generate_args(argv).threshold == 1.0
+
+
+def test_a_threshold_of_two_decimals_comes_with_its_folder():
+    assert generate_args(["--restore-from", "a.pth", "--threshold", "0.95", "--save", "b"]).threshold == 0.95
+    args = stage2_args(["--threshold", "0.95", "--pseudo-dir", "b"])
+    assert (args.threshold, args.pseudo_dir) == (0.95, Path("b"))
 
 
 def test_drop_is_droprate():
@@ -279,6 +286,8 @@ def test_a_bad_training_flag_is_one_line_that_names_it(flags, capsys):
     ("parse", "flags", "named"),
     [
         (stage2_args, "--threshold 1.5", "--threshold"),
+        (stage2_args, "--threshold 0.95", "--pseudo-dir"),
+        (generate_args, "--restore-from a.pth --threshold 0.95", "--save"),
         (stage2_args, "--divergence l2", "--divergence"),
         (stage2_args, "--conventional maybe", "--conventional"),
         (stage1_args, "--threshold 0.9", "--threshold"),

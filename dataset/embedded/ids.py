@@ -1,0 +1,6 @@
+"""Cityscapes label ids by name, which GTA5 uses too."""
+
+EGO, OUT_OF_ROI, DYNAMIC = 1, 3, 5  # not evaluated
+ROAD, SIDEWALK, BUILDING, WALL, FENCE, POLE, LIGHT, SIGN = 7, 8, 11, 12, 13, 17, 19, 20
+VEGETATION, TERRAIN, SKY, PERSON, RIDER = 21, 22, 23, 24, 25
+CAR, TRUCK, BUS, TRAIN, MOTORCYCLE, BICYCLE = 26, 27, 28, 31, 32, 33
