@@ -34,10 +34,11 @@ EXAMPLES = 4  # target images in the report
 DOMAIN_EXAMPLES = 3  # pairs of source and target images in the report
 
 NETWORK = "--arch mini --norm-style gn --use-se"
-TRAINING = f"{NETWORK} --batch-size 2 --crop-size {CROP} --input-size-target {TARGET_SIZE} --often-balance"
-TRAINING += " --class-balance --max-value 2 --lambda-seg 0.5 --drop 0.1 --save-num-images 2"
+TRAINING = f"{NETWORK} --crop-size {CROP} --input-size-target {TARGET_SIZE}"
+TRAINING += " --class-balance --often-balance --max-value 3 --lambda-seg 0.5"
 SOURCE_ONLY = "--lambda-adv-target1 0 --lambda-adv-target2 0"
-STAGE1 = "--lambda-adv-target1 0.0002 --lambda-adv-target2 0.001 --lambda-kl-target 0.1 --reg-start 50"
+STAGE1 = "--lambda-adv-target1 0.0002 --lambda-adv-target2 0.001 --lambda-kl-target 2 --reg-start 0"
+RATE = "--batch-size 2 --learning-rate 1e-3"
 STAGE2 = f"--input-size {TARGET_SIZE} {SOURCE_ONLY} --train_bn"
 
 
@@ -53,7 +54,7 @@ class Plan:
     log_every: int
 
 
-FULL = Plan(train_images=240, val_images=60, start=800, stage1=300, stage2=300, log_every=10)
+FULL = Plan(train_images=240, val_images=60, start=700, stage1=300, stage2=300, log_every=10)
 QUICK = Plan(train_images=16, val_images=4, start=24, stage1=6, stage2=6, log_every=2)
 
 
@@ -100,9 +101,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="The whole method on embedded data.")
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder of everything it writes")
     parser.add_argument("--seed", type=int, default=0, help="of the scenes and of the trainings")
-    parser.add_argument(
-        "--quick", action="store_true", help="about a minute; the numbers mean little"
-    )
+    parser.add_argument("--quick", action="store_true", help="about a minute; the numbers mean little")
     return parser.parse_args()
 
 
@@ -122,13 +121,18 @@ def train_and_evaluate(out: Path, plan: Plan, seed: int) -> list[Method]:
             out, f"{script} --snapshot-dir snapshots/{method.folder} --restore-from {before} {flags} {rates}"
         )
 
-    train("train_ms.py", start, f"{source} {SOURCE_ONLY} --learning-rate 2e-3 --warm-up 50", "none")
-    train("train_ms.py", source_only, f"{source} {SOURCE_ONLY} --learning-rate 5e-4", start.snapshot)
-    train("train_ms.py", stage1, f"{source} {STAGE1} --learning-rate 5e-4", start.snapshot)
+    train(
+        "train_ms.py",
+        start,
+        f"{source} {SOURCE_ONLY} --batch-size 4 --learning-rate 1e-2 --warm-up 50",
+        "none",
+    )
+    train("train_ms.py", source_only, f"{source} {SOURCE_ONLY} {RATE}", start.snapshot)
+    train("train_ms.py", stage1, f"{source} {STAGE1} {RATE}", start.snapshot)
     script_in(
         out, f"generate_plabel_cityscapes.py --restore-from {stage1.snapshot} --input-size {TARGET_SIZE}"
     )
-    fine_tune = f"{common} {STAGE2} --learning-rate 5e-4"
+    fine_tune = f"{common} {STAGE2} {RATE}"
     train("train_ft.py", conventional, f"{fine_tune} --conventional", stage1.snapshot)
     train("train_ft.py", rectified, fine_tune, stage1.snapshot)
     methods = [source_only, stage1, conventional, rectified]
@@ -183,8 +187,8 @@ def make_report(args: argparse.Namespace, runs: list[Run], minutes: float) -> No
     intro = (
         "A small network of the papers' structure, trained from random weights on drawn street scenes: "
         f"{len(source)} labelled images of one world, as many without labels of another, tested on "
-        f"{len(target)} images of the other. One seed ({args.seed}), {minutes:.1f} minutes in all. The numbers "
-        "tell how the steps of the method compare here; they do not compare with the papers'.\n\n"
+        f"{len(target)} images of the other. One seed ({args.seed}), {minutes:.1f} minutes in all. The "
+        "numbers tell how the steps of the method compare here; they do not compare with the papers'.\n\n"
         f"$ python demo.py --seed {args.seed}{' --quick' if args.quick else ''}"
     )
     write_report(

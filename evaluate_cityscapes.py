@@ -20,7 +20,7 @@ from torch import Tensor
 from dataset import DataError, PredictionDataset, SegmentationDataset, build_dataset
 from dataset.base import decode_ids
 from dataset.labels import palette
-from utils.errors import run_script
+from utils.errors import UserError, run_script
 from utils.files import write_whole
 from utils.inference import predict_all, scaled_sizes
 from utils.logging import log_to_terminal, progress
@@ -38,6 +38,8 @@ def main() -> None:
     args = evaluate_args()
     data = build_dataset("cityscapes", args.data_dir, split=args.set, list_file=args.data_list)
     data.check(labels_required=True)
+    if args.num_classes != len(data.colors):
+        raise UserError(f"--num-classes {args.num_classes}: the labels are of {len(data.colors)} classes")
     if args.predictions:
         save, scored = args.save or args.predictions, predictions_of_files(data, args.predictions)
     else:

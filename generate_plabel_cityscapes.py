@@ -33,7 +33,8 @@ def main() -> None:
     with PredictionWriter(folder, palette(target.colors), scores=False) as writer:
         for name, _, prediction in progress(predict_all(network, batches, device), len(images)):
             if args.threshold < NO_THRESHOLD:
-                prediction.label[prediction.score < args.threshold] = IGNORE
+                unsure = prediction.score < args.threshold
+                prediction = prediction._replace(label=prediction.label.masked_fill(unsure, IGNORE))
             labelled += (prediction.label != IGNORE).sum()
             total += prediction.label.numel()
             writer.write(name, prediction)

@@ -16,6 +16,8 @@ from utils.errors import UserError
 ID_MODES = ("L", "P", "I", "I;16")  # one number a pixel
 CHECKING_THREADS = 16  # opening files waits for the disk or the network
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+# What Pillow and the system raise for a file that is no image, damaged, absurdly large or misnamed.
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 PNG_END = b"IEND\xaeB`\x82"
 
 
@@ -170,7 +172,7 @@ class PredictionDataset(Dataset):
 def read_list(path: Path) -> list[str]:
     """The names in a list file, one a line; blank lines do not count."""
     try:
-        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot read this list of names ({error})") from error
     if not names:
@@ -209,7 +211,7 @@ def read_header(path: Path) -> tuple[tuple[int, int], str]:
             complete = not is_png or file.read() == PNG_END
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file; complete the data set or take it off the list") from error
-    except OSError as error:
+    except UNREADABLE as error:
         raise _unreadable(path, error) from error
     if not complete:
         raise DataError(f"{path}: the file is cut short; copy it again")
@@ -221,7 +223,7 @@ def decode_image(path: Path) -> Image.Image:
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         raise _unreadable(path, error) from error
 
 
@@ -234,7 +236,7 @@ def decode_ids(path: Path) -> np.ndarray:
                     f"{path}: a label must hold one id a pixel, this image is of mode {image.mode}"
                 )
             return np.asarray(image)
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         raise _unreadable(path, error) from error
 
 

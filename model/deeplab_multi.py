@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck
 
 NORM_STYLES = ("bn", "in", "gn", "ln")
+STRIDE = 8  # pixels of the image a cell of the logits
 GROUPS = 32  # of group normalisation
 DILATIONS = (6, 12, 18, 24)  # of the 3x3 branches of a classifier
 SE_REDUCTION = 16

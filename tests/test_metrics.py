@@ -113,6 +113,12 @@ def test_arrays_and_tensors_give_the_same_kind_of_result_as_they_are(dtype):
     assert np.array_equal(iou(of_arrays), iou(of_tensors).numpy())
 
 
+def test_a_label_outside_the_classes_counts_nowhere():
+    labels, predictions = np.array([0, 255, 2, -1, 200, 1]), np.array([0, 0, 1, 1, 255, 0])
+    for void, expected in ((False, [[1, 0], [1, 0]]), (True, [[1, 0, 0], [1, 0, 0]])):
+        assert confusion_matrix(labels, predictions, 2, void=void).tolist() == expected
+
+
 def test_inputs_of_different_shapes_are_refused():
     with pytest.raises(ValueError, match="3"):
         confusion_matrix(np.zeros((2, 3), int), np.zeros((3, 2), int), 2)

@@ -17,8 +17,8 @@ STAGE2_FOLDER = (
 STAGE1_COMMAND = (
     f"train_ms.py --snapshot-dir {STAGE1_FOLDER}  --drop 0.1 --warm-up 5000 --batch-size 2 "
     "--learning-rate 2e-4 --crop-size 1024,512 --lambda-seg 0.5  --lambda-adv-target1 0.0002 "
-    "--lambda-adv-target2 0.001   --lambda-me-target 0  --lambda-kl-target 0.1  --norm-style gn  --class-balance  "
-    "--only-hard-label 80  --max-value 7  --gpu-ids 0,1  --often-balance  --use-se"
+    "--lambda-adv-target2 0.001   --lambda-me-target 0  --lambda-kl-target 0.1  --norm-style gn  "
+    "--class-balance  --only-hard-label 80  --max-value 7  --gpu-ids 0,1  --often-balance  --use-se"
 )
 STAGE2_COMMAND = (
     f"train_ft.py --snapshot-dir {STAGE2_FOLDER} --restore-from {STAGE1_FOLDER}/GTA5_25000.pth --drop 0.2 "

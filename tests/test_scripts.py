@@ -8,6 +8,7 @@ from argparse import Namespace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 import yaml
 from PIL import Image
 
@@ -21,8 +22,9 @@ from tests.conftest import (
     write_world,
 )
 from trainer_ms import AD_Trainer
+from trainer_ms_variance import AD_Trainer as Stage2Trainer
 from utils.device import choose_device
-from utils.options import stage1_args
+from utils.options import stage1_args, stage2_args
 
 STAGE1 = (
     *("--lambda-kl-target", "0.1", "--lambda-me-target", "0.05", "--reg-start", "0", "--lambda-seg", "0.5"),
@@ -268,8 +270,9 @@ def test_below_the_threshold_there_is_no_label(trained, run_main):
     sure = trained / "snapshots" / "sure"
     shutil.copytree(trained / "snapshots" / "stage1", sure)
     state = weights(sure / "GTA5_4.pth")
-    for key in ("layer5.head.1.weight", "layer6.head.1.weight"):
-        state[key] *= 500  # a network whose scores spread from unsure to sure
+    for layer in ("layer5", "layer6"):  # a network that is unsure in places
+        state[f"{layer}.head.1.weight"].normal_(generator=torch.Generator().manual_seed(0))
+        state[f"{layer}.bottleneck.2.bias"] += 1.5
     torch.save(state, sure / "GTA5_4.pth")
     flags = ("--restore-from", sure / "GTA5_4.pth", *PREDICTION)
     result = run_main("generate_plabel_cityscapes", *flags, "--threshold", "0.9")
@@ -440,6 +443,41 @@ def test_iter_size_2_on_one_batch_twice_is_one_update_with_its_gradient(float64,
         assert {key.split(".")[0] for key in moved} == {"G", "D1", "D2"}
     once, twice = trainers
     assert all(torch.allclose(once[key], twice[key], rtol=1e-9, atol=1e-12) for key in once)
+
+
+def kl(p, q):
+    return (p * (p.log() - q.log())).sum(1)
+
+
+# How far classifier b is from classifier a, whose loss is rectified.
+DISTANCES = {
+    "": lambda pa, pb: kl(pb, pa),
+    "--divergence reverse-kl": lambda pa, pb: kl(pa, pb),
+    "--divergence squared": lambda pa, pb: ((pa - pb) ** 2).sum(1),
+    "--conventional": None,
+}
+
+
+@pytest.mark.parametrize("flags", DISTANCES)
+def test_stage_2_rectifies_by_the_distance_that_the_flags_name(flags, float64, one_thread):
+    torch.manual_seed(0)
+    mini = ["--arch", "mini", "--norm-style", "gn", "--lambda-adv-target1", "0", "--lambda-adv-target2", "0"]
+    trainer = Stage2Trainer(stage2_args([*mini, *flags.split()]))
+    for classifier in (trainer.G.layer5, trainer.G.layer6):
+        torch.nn.init.normal_(classifier.head[1].weight, std=0.2)  # so that the two disagree
+    images, images_t = torch.randn(2, 2, 3, 32, 64) * 50
+    labels = torch.randint(19, (2, 32, 64))
+    labels[:, :8] = 255
+    losses, (z1, z2, *_) = trainer.gen_update(images, images_t, labels, None, 0)
+    p1, p2 = z1.softmax(1), z2.softmax(1)
+    for name, z, pa, pb in (("seg1", z1, p1, p2), ("seg2", z2, p2, p1)):
+        expected = F.cross_entropy(z, labels, ignore_index=255)
+        if DISTANCES[flags]:
+            variance = DISTANCES[flags](pa, pb)
+            ce = F.cross_entropy(z, labels, ignore_index=255, reduction="none")
+            expected = (ce * torch.exp(-variance)).mean() + variance.mean()
+            assert variance.mean() > 0.1
+        assert losses[name].item() == pytest.approx(expected.item(), rel=1e-12)
 
 
 def test_no_tensorboard_and_no_pictures_on_demand(trained, run_main):

@@ -7,16 +7,36 @@ import torch
 import yaml
 from torch import nn
 
+from model.deeplab_multi import ARCHS, NORM_STYLES
 from utils.errors import UserError
 from utils.files import write_whole
 from utils.options import format_size
 
 OPTIONS_FILE = "opts.yaml"
-NETWORK_OPTIONS = ("num_classes", "use_se", "train_bn", "norm_style", "droprate")
+# What rebuilds a network, with the check of each value.
+NETWORK_OPTIONS = {
+    "num_classes": lambda value: type(value) is int and value > 0,
+    "use_se": lambda value: isinstance(value, bool),
+    "train_bn": lambda value: isinstance(value, bool),
+    "norm_style": lambda value: value in NORM_STYLES,
+    "droprate": lambda value: isinstance(value, int | float) and 0 <= value < 1,
+    "arch": lambda value: value in ARCHS,
+}
+SHAPING_OPTIONS = ("num_classes", "use_se", "norm_style", "arch")  # without them a snapshot does not load
 
 
 def save_snapshot(trainer: nn.Module, folder: Path, prefix: str, iteration: int) -> None:
-    """`<prefix>_<iteration>.pth` with the network, `…_D1.pth` and `…_D2.pth` with the discriminators."""
+    """`<prefix>_<iteration>.pth` with the network, `…_D1.pth` and `…_D2.pth` with the discriminators.
+
+    Raises:
+        UserError: the network holds values that are not finite, or the files cannot be written.
+    """
+    broken = [key for key, value in trainer.G.state_dict().items() if not value.isfinite().all()]
+    if broken:
+        raise UserError(
+            f"iteration {iteration}: {broken[0]} is not finite, so no snapshot is written over a good one; "
+            "lower --learning-rate"
+        )
     for suffix, module in (("", trainer.G), ("_D1", trainer.D1), ("_D2", trainer.D2)):
         state = module.state_dict()
         write_whole(folder / f"{prefix}_{iteration}{suffix}.pth", lambda path, s=state: torch.save(s, path))
@@ -60,7 +80,10 @@ def read_network_options(snapshot: Path) -> dict:
         raise UserError(f"{path}: cannot be read as the flags of a training ({error})") from error
     if not isinstance(options, dict):
         raise UserError(f"{path}: holds no flags; it must be the file that training wrote")
-    for name in NETWORK_OPTIONS:
+    options.setdefault("arch", "resnet101")  # the published code knew one and did not write it down
+    for name, valid in NETWORK_OPTIONS.items():
         if name not in options:
             raise UserError(f"{path}: lacks {name}; it must be the file that training wrote")
-    return {name: options[name] for name in NETWORK_OPTIONS} | {"arch": options.get("arch", "resnet101")}
+        if not valid(options[name]):
+            raise UserError(f"{path}: {name} cannot be {options[name]!r}; training wrote another file")
+    return {name: options[name] for name in NETWORK_OPTIONS}

@@ -53,10 +53,13 @@ class TrainingLog:
         if i_iter % self.every and i_iter != self.total - 1:
             return
         values = {name: loss.item() for name, loss in losses.items()}
-        self.file.write(json.dumps({"iteration": i_iter, **values, **rates}) + "\n")
-        if self.board:
-            for name, value in (values | rates).items():
-                self.board.add_scalar(name, value, i_iter)
+        try:
+            self.file.write(json.dumps({"iteration": i_iter, **values, **rates}) + "\n")
+            if self.board:
+                for name, value in (values | rates).items():
+                    self.board.add_scalar(name, value, i_iter)
+        except OSError as error:
+            raise UserError(f"{self.file.name}: cannot be written ({error.strerror}); free space") from error
         broken = [name for name, value in values.items() if not math.isfinite(value) and name != "val"]
         if broken:
             raise UserError(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dataset import NO_THRESHOLD, SNAPSHOT_PREFIX
 from dataset.transforms import SCALES
-from model.deeplab_multi import ARCHS, GROUPS, NORM_STYLES
+from model.deeplab_multi import ARCHS, GROUPS, NORM_STYLES, STRIDE
 from utils.errors import BAD_INPUT
 from utils.losses import DIVERGENCES
 
@@ -212,14 +212,14 @@ def _add_run_flags(group) -> None:
     add("--log-dir", type=Path, default="./log", help="folder of TensorBoard's files")
     add("--log-every", type=_positive, default=20, help="iterations between two lines of the log")
     _add_switch(group, "--tensorboard", "write losses and rates for TensorBoard", default=True)
-    add("--random-seed", type=_not_negative, default=1234, help="of weights, order and augmentation")
+    add("--random-seed", type=_seed, default=1234, help="of weights, order and augmentation")
     add("--gpu-ids", type=_gpu_ids, default="0", help="GPUs to spread a batch over")
     _add_switch(group, "--cpu", "compute on the CPU")
 
 
 def _add_prediction_flags(parser: OneLineParser, batchsize: int, split: str) -> None:
     add = parser.add_argument
-    add("--restore-from", help="snapshot (a file or a URL); opts.yaml must lie beside the file")
+    add("--restore-from", help="snapshot file; opts.yaml must lie beside it")
     add("--data-dir", type=Path, default=CITYSCAPES_ROOT, help="root of the target data")
     add("--data-list", type=Path, help="names in it, one a line; without it the folder is scanned")
     add("--set", default=split, help="split of the data to predict")
@@ -245,6 +245,11 @@ def _checked_training_args(parser: OneLineParser, argv: list[str] | None) -> arg
         parser.error(f"--ignore-label {args.ignore_label} is one of the {args.num_classes} classes")
     if args.norm_style == "gn" and any(c % GROUPS for c in ARCHS[args.arch][2:]):
         parser.error(f"--norm-style gn needs channels in groups of {GROUPS}; choose another --arch")
+    if args.norm_style == "in" and max(args.crop_size) <= STRIDE:
+        parser.error(
+            f"--crop-size {format_size(args.crop_size)}: --norm-style in needs a crop of more than "
+            f"{STRIDE} pixels, one cell of the network"
+        )
     largest = [SCALES[1] * side for side in args.input_size]
     _check_crop(parser, args.crop_size, largest, "--input-size, scaled by at most 1.2")
     _check_crop(parser, args.crop_size, args.input_size_target, "--input-size-target")
@@ -300,6 +305,7 @@ def _number(kind: type, low: float, high: float, low_open: bool, high_open: bool
 _INF = float("inf")
 _positive = _number(int, 0, _INF, True, True, "a whole number above 0")
 _not_negative = _number(int, 0, _INF, False, True, "a whole number, 0 or more")
+_seed = _number(int, 0, 2**64 - 1, False, False, "a whole number from 0 to 2^64 - 1")
 _byte = _number(int, 0, 255, False, False, "a whole number from 0 to 255")
 _positive_float = _number(float, 0, _INF, True, True, "a number above 0")
 _not_negative_float = _number(float, 0, _INF, False, True, "a number, 0 or more")

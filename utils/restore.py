@@ -21,6 +21,8 @@ def restore_network(args: Namespace) -> tuple[DeeplabMulti, torch.device]:
     Raises:
         UserError: the snapshot or its options cannot be used, or hold another number of classes.
     """
+    if "://" in args.restore_from:
+        raise UserError(f"--restore-from {args.restore_from}: download it, and opts.yaml beside it, first")
     snapshot = Path(args.restore_from)
     if not snapshot.is_file():
         raise UserError(f"--restore-from {snapshot}: no such file; name a snapshot such as GTA5_25000.pth")

@@ -11,7 +11,7 @@ from dataset import SNAPSHOT_PREFIX, SegmentationDataset, build_dataset
 from dataset.labels import palette
 from dataset.stream import TrainingStream, batches
 from model.weights import load_weights
-from utils.checkpoint import write_options
+from utils.checkpoint import OPTIONS_FILE, SHAPING_OPTIONS, read_network_options, write_options
 from utils.device import choose_device, default_workers
 from utils.engine import train
 from utils.errors import UserError
@@ -56,6 +56,7 @@ def train_stage(trainer_class: type[nn.Module], args: Namespace, labelled: Segme
     trainer.to(device, memory_format=torch.channels_last)  # the layout images arrive in
     trainer.device_ids = gpus
     say_what_is_there(labelled, target, target_has_labels, args)
+    refuse_other_network(args)
     write_options(args.snapshot_dir, args)
     streams = []
     for seed, dataset in ((LABELLED_SEED, labelled), (TARGET_SEED, target)):
@@ -64,6 +65,17 @@ def train_stage(trainer_class: type[nn.Module], args: Namespace, labelled: Segme
         workers = default_workers(STREAMS) if args.num_workers is None else args.num_workers
         streams.append(batches(stream, args.batch_size, workers, pin_memory=device.type == "cuda"))
     train(trainer, args, *streams, target_has_labels, SNAPSHOT_PREFIX[args.source], palette(labelled.colors))
+
+
+def refuse_other_network(args: Namespace) -> None:
+    """Keep the `opts.yaml` without which the snapshots of an earlier run could not be loaded."""
+    folder = Path(args.snapshot_dir)
+    if any(folder.glob("*.pth")) and (folder / OPTIONS_FILE).is_file():
+        earlier = read_network_options(folder / OPTIONS_FILE)
+        if any(earlier[name] != getattr(args, name) for name in SHAPING_OPTIONS):
+            raise UserError(
+                f"--snapshot-dir {folder}: holds snapshots of another network; choose another folder"
+            )
 
 
 def build_target(args: Namespace) -> SegmentationDataset:

@@ -3,6 +3,7 @@
 Everything is drawn by name, so that any program can rebuild it: `draw` seeds
 NumPy's PCG64 with the CRC-32 of a name.
 """
+
 import zlib
 
 import numpy as np
