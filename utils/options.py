@@ -16,14 +16,22 @@ from utils.losses import DIVERGENCES
 CITYSCAPES_ROOT = "./data/Cityscapes/data"
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Defaults behind every flag that has one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
 class OneLineParser(argparse.ArgumentParser):
     """argparse that answers a bad flag with one line instead of the whole usage."""
 
     def __init__(self, description: str):
         super().__init__(
+            usage="%(prog)s [flags]",
             description=description,
             allow_abbrev=False,
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            formatter_class=HelpFormatter,
         )
 
     def error(self, message: str):
