@@ -170,7 +170,7 @@ def scripts_in(folder: Path, *commands: str) -> None:
     for command, process in running:
         printed, _ = process.communicate()
         if printed:
-            print(f"\n$ python {command}\n{printed}", end="", flush=True)
+            print(f"\nMeanwhile: python {command}\n{printed}", end="", flush=True)
     for command, process in running:
         if process.returncode:
             script = command.partition(" ")[0]
