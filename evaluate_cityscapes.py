@@ -1,7 +1,10 @@
 """Predict the target's validation images, score them against their labels, print IoU per class and mIoU.
 
     python evaluate_cityscapes.py --restore-from ./snapshots/stage2/GTA5_25000.pth
-    python evaluate_cityscapes.py --predictions ./predictions      # score files of any model
+    python evaluate_cityscapes.py --restore-from … --weights 1:0.5,1:0,0:1   # classifiers side by side
+    python evaluate_cityscapes.py --predictions ./predictions                # score files of any model
+
+Source, target and classes are the snapshot's (see utils/recognise.py), unless --source or --target say so.
 
 Writes for each image <name>.png (train ids), <name>_color.png, <name>_heatmap.png (uncertainty) and
 <name>_score.png, and metrics.json for the set.
@@ -17,18 +20,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dataset import DataError, PredictionDataset, SegmentationDataset, build_dataset
-from dataset.base import decode_ids
+from dataset import Adaptation, DataError, PredictionDataset, SegmentationDataset
+from dataset.base import prediction_name
+from dataset.files import IdReader
 from dataset.labels import palette
-from utils.errors import UserError, run_script
+from utils.errors import run_script
 from utils.files import write_whole
 from utils.inference import predict_all, scaled_sizes
 from utils.logging import log_to_terminal, progress
-from utils.metrics import confusion_matrix, format_iou, iou, mean_iou
+from utils.metrics import class_mean, confusion_matrix, format_iou_columns, iou
 from utils.options import evaluate_args
 from utils.pictures import PredictionWriter
-from utils.restore import prediction_batches, restore_network
+from utils.restore import prediction_batches, prediction_target, restore_network, settle_pair
+from utils.uncertainty import UncertaintyGap
 
+FILES = "files"  # the one column of predictions that no network made
 log = logging.getLogger(__name__)
 
 
@@ -36,67 +42,117 @@ def main() -> None:
     """Score a network's predictions, or files of predictions, with one confusion matrix over the set."""
     log_to_terminal()
     args = evaluate_args()
-    data = build_dataset("cityscapes", args.data_dir, split=args.set, list_file=args.data_list)
+    pair = settle_pair(args, scales="evaluation")
+    data = prediction_target(pair, args)
     data.check(labels_required=True)
-    if args.num_classes != len(data.colors):
-        raise UserError(f"--num-classes {args.num_classes}: the labels are of {len(data.colors)} classes")
+    gap = UncertaintyGap(len(pair.colors))
     if args.predictions:
-        save, scored = args.save or args.predictions, predictions_of_files(data, args.predictions)
+        titles, save = [FILES], args.save or args.predictions
+        scored = predictions_of_files(data, args.predictions)
     else:
-        folder = Path(args.restore_from).resolve().parent.name
-        save = args.save or Path(f"./result/cityscapes{folder}")
-        scored = predictions_of_network(data, args, save)
-    matrix = sum(
-        confusion_matrix(label, prediction, args.num_classes, void=True)
-        for label, prediction in progress(scored, len(data))
-    ).cpu()
-    values = iou(matrix)
-    names = list(data.colors)
-    log.info("%s\n%d images: %s", format_iou(names, values), len(data), save)
-    write_metrics(save / "metrics.json", args, names, matrix, values, data.names)
+        titles = list(args.weights)
+        save = args.save or Path(f"./result/cityscapes{Path(args.restore_from).resolve().parent.name}")
+        scored = predictions_of_network(data, args, save, gap)
+    matrices = [0] * len(titles)
+    for label, predictions in progress(scored, len(data)):
+        for index, prediction in enumerate(predictions):
+            matrices[index] += confusion_matrix(label, prediction, len(pair.colors), void=True)
+    matrices = {title: matrix.cpu() for title, matrix in zip(titles, matrices, strict=True)}
+    result = summary(pair, matrices, None if args.predictions else gap.value())
+    log.info("%s", report(pair, matrices, result))
+    log.info("%d images: %s", len(data), save)
+    result |= {
+        "names": [str(Path(name).with_suffix("")) for name in data.names],
+        "images": len(data),
+        "restore_from": str(args.restore_from or args.predictions),
+        "uncertainty": None if args.predictions else args.uncertainty,
+    }
+    write_whole(save / "metrics.json", lambda aside: aside.write_text(json.dumps(result)))
 
 
 def predictions_of_network(
-    data: SegmentationDataset, args: Namespace, save: Path
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Label and prediction of every image, on the device, while the predictions are written to `save`."""
+    data: SegmentationDataset, args: Namespace, save: Path, gap: UncertaintyGap
+) -> Iterator[tuple[Tensor, list[Tensor]]]:
+    """Label and predictions of every image, on the device, one for each of `--weights`.
+
+    Meanwhile the first one's files are written to `save`, and its uncertainty is counted in `gap`.
+    """
     network, device = restore_network(args)
     images = PredictionDataset(data, scaled_sizes(args.input_size, args.scales), labels=True)
-    batches = prediction_batches(images, args, device)
+    predictions = predict_all(
+        network,
+        prediction_batches(images, args, device),
+        device,
+        weightings=list(args.weights.values()),
+        mirrored_uncertainty=True,
+        uncertainty=args.uncertainty,
+        passes=args.mc_passes,
+        droprate=args.mc_droprate,
+        seed=args.random_seed,
+    )
     with PredictionWriter(save, palette(data.colors), scores=True) as writer:
-        for name, label, prediction in predict_all(network, batches, device, mirrored_uncertainty=True):
-            writer.write(name, prediction)
-            yield label.to(device), prediction.label
+        for name, label, weighted in predictions:
+            label = label.to(device)
+            writer.write(name, weighted[0])
+            gap.add(label, weighted[0].label, weighted[0].uncertainty)
+            yield label, [prediction.label for prediction in weighted]
 
 
-def predictions_of_files(data: SegmentationDataset, folder: Path) -> Iterator[tuple[Tensor, Tensor]]:
+def predictions_of_files(data: SegmentationDataset, folder: Path) -> Iterator[tuple[Tensor, list[Tensor]]]:
     """Label and the prediction in `folder` of every image; train ids, the label's size."""
-    missing = [name for name in data.names if not (folder / name).is_file()]
+    paths = {name: folder / prediction_name(name) for name in data.names}
+    missing = [path for path in paths.values() if not path.is_file()]
     if missing:
-        raise DataError(f"{folder / missing[0]}: no such prediction ({len(missing)} are missing)")
-    for name in data.names:
-        label, prediction = data.train_ids(name), decode_ids(folder / name)
+        raise DataError(f"{missing[0]}: no such prediction ({len(missing)} are missing)")
+    for name, path in paths.items():
+        label, prediction = data.train_ids(name), IdReader().read(path)
         if label.shape != prediction.shape:
-            raise DataError(
-                f"{folder / name}: is {prediction.shape}, its label {label.shape} (height, width)"
-            )
-        yield torch.from_numpy(label), torch.from_numpy(prediction.astype(np.int64))
+            raise DataError(f"{path}: is {prediction.shape}, its label {label.shape} (height, width)")
+        yield torch.from_numpy(label), [torch.from_numpy(prediction.astype(np.int64))]
 
 
-def write_metrics(
-    path: Path, args: Namespace, names: list[str], matrix: Tensor, values: Tensor, images: list[str]
-) -> None:
-    """The result for programs: IoU as fractions, null for a class that does not occur."""
-    result = {
-        "miou": mean_iou(values),
-        "iou": {n: None if v.isnan() else v.item() for n, v in zip(names, values, strict=True)},
-        "confusion": matrix[:, : len(names)].tolist(),
-        "void_predictions": matrix[:, len(names)].tolist(),
-        "images": len(images),
-        "names": [str(Path(name).with_suffix("")) for name in images],
-        "restore_from": str(args.restore_from or args.predictions),
+def summary(pair: Adaptation, matrices: dict[str, Tensor], gap: float | None) -> dict:
+    """The result for programs: fractions, null for a class that does not occur and for a mean of none.
+
+    `iou`, `means`, `miou` (the first of the means), `confusion` and `void_predictions` are of the first pair
+    of weights; `classifiers` has IoU and means of each.
+    """
+    columns = {}
+    for title, matrix in matrices.items():
+        values = iou(matrix)
+        columns[title] = {
+            "means": {mean: number(class_mean(values, indices)) for mean, indices in pair.means.items()},
+            "iou": {name: number(v.item()) for name, v in zip(pair.classes, values, strict=True)},
+        }
+    first, matrix = next(iter(columns.values())), next(iter(matrices.values()))
+    return {
+        "miou": next(iter(first["means"].values())),
+        **first,
+        "classifiers": columns,
+        "uncertainty_gap": None if gap is None else number(gap),
+        "confusion": matrix[:, : len(pair.classes)].tolist(),
+        "void_predictions": matrix[:, len(pair.classes)].tolist(),
     }
-    write_whole(path, lambda aside: aside.write_text(json.dumps(result)))
+
+
+def number(value: float) -> float | None:
+    """JSON has no nan."""
+    return None if np.isnan(value) else value
+
+
+def report(pair: Adaptation, matrices: dict[str, Tensor], result: dict) -> str:
+    """The table for people: IoU of each class and the means in percent, a column each pair of weights."""
+    several = len(matrices) > 1
+    columns = {title if several else "": iou(matrix) for title, matrix in matrices.items()}
+    lines = [format_iou_columns(pair.classes, columns, pair.means)]
+    if len(pair.means) > 1:
+        sizes = ", ".join(f"{mean} over {len(indices)} classes" for mean, indices in pair.means.items())
+        lines.append(f"{sizes}; in parentheses: in no mean")
+    if several:
+        lines.append("columns: weights of the primary and the auxiliary classifier")
+    if result["uncertainty_gap"] is not None:
+        lines.append(f"uncertainty gap {result['uncertainty_gap']:.3f}")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

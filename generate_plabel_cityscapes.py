@@ -7,14 +7,14 @@ For each image: <name>.png (train ids), <name>_color.png and <name>_heatmap.png 
 
 import logging
 
-from dataset import NO_THRESHOLD, PredictionDataset, build_dataset, pseudo_folder
+from dataset import NO_THRESHOLD, PredictionDataset
 from dataset.labels import IGNORE, palette
 from utils.errors import run_script
 from utils.inference import predict_all, scaled_sizes
 from utils.logging import log_to_terminal, progress
 from utils.options import generate_args
 from utils.pictures import PredictionWriter
-from utils.restore import prediction_batches, restore_network
+from utils.restore import prediction_batches, prediction_target, restore_network, settle_pair
 
 log = logging.getLogger(__name__)
 
@@ -23,15 +23,17 @@ def main() -> None:
     """Predict the training images; below the threshold a pixel gets no label."""
     log_to_terminal()
     args = generate_args()
-    target = build_dataset("cityscapes", args.data_dir, split=args.set, list_file=args.data_list)
+    pair = settle_pair(args, scales="pseudo labels")
+    target = prediction_target(pair, args)
     target.check(labels_required=False)
     network, device = restore_network(args)
     images = PredictionDataset(target, scaled_sizes(args.input_size, args.scales), labels=False)
     batches = prediction_batches(images, args, device)
-    folder = args.save or pseudo_folder(args.data_dir, args.set, args.threshold)
+    folder = args.save or pair.pseudo_folder(args.data_dir, args.set, args.threshold)
+    predictions = predict_all(network, batches, device, weights=args.weights)
     labelled = total = 0
     with PredictionWriter(folder, palette(target.colors), scores=False) as writer:
-        for name, _, prediction in progress(predict_all(network, batches, device), len(images)):
+        for name, _, prediction in progress(predictions, len(images)):
             if args.threshold < NO_THRESHOLD:
                 unsure = prediction.score < args.threshold
                 prediction = prediction._replace(label=prediction.label.masked_fill(unsure, IGNORE))

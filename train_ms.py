@@ -9,7 +9,6 @@ The published command stands in the README. It reads ./data/GTA5 and ./data/City
 GTA5_<iteration>.pth, opts.yaml, log.jsonl and pictures to --snapshot-dir.
 """
 
-from dataset import build_dataset
 from trainer_ms import AD_Trainer
 from utils.errors import run_script
 from utils.options import stage1_args
@@ -17,19 +16,9 @@ from utils.stage import train_stage
 
 
 def main() -> None:
-    """Read the flags, build the source as labelled stream, train."""
+    """Read the flags, train on the labelled source and the target."""
     args = stage1_args()
-    labelled = build_dataset(
-        args.source,
-        args.data_dir,
-        list_file=args.data_list,
-        labelled_stream=True,
-        input_size=args.input_size,
-        crop_size=args.crop_size,
-        autoaugment=args.autoaug,
-        ignore_label=args.ignore_label,
-    )
-    train_stage(AD_Trainer, args, labelled)
+    train_stage(AD_Trainer, args, pseudo_labels=False)
 
 
 if __name__ == "__main__":

@@ -1,27 +1,40 @@
-"""Data sets: label tables as data, one base class, a small class a data set."""
+"""Data sets: label tables as data, one base class, a small class a data set, descriptions of your own."""
 
 from pathlib import Path
 
-from dataset.base import DataError, PredictionDataset, SegmentationDataset
-from dataset.cityscapes import Cityscapes, PseudoCityscapes
-from dataset.gta5 import GTA5
-from dataset.labels import CITYSCAPES_COLORS, IGNORE, cityscapes_table, train_id_table
-from dataset.transforms import MIN_LABEL_VALUES, Size, TrainingView
+from dataset.base import PredictionDataset, SegmentationDataset
+from dataset.domains import (
+    NO_THRESHOLD,
+    SOURCES,
+    TARGETS,
+    Adaptation,
+    Domain,
+    adapt,
+    find_domain,
+    min_label_values,
+)
+from dataset.files import DataError, IdReader
+from dataset.labels import IGNORE, ROBOTCAR_COLORS, Colors, train_id_table
+from dataset.transforms import Size, TrainingView
 
-DATASETS = ("gta5", "cityscapes", "cityscapes_pseudo")
-SNAPSHOT_PREFIX = {"gta5": "GTA5"}  # by --source
-NO_THRESHOLD = 1.0  # pseudo labels of every pixel
+PSEUDO = "_pseudo"  # behind a target's name: with pseudo labels in place of its own
 
 
-def pseudo_folder(root: Path | str, split: str, threshold: float = NO_THRESHOLD) -> Path:
-    """Where the pseudo labels of Cityscapes' `split` lie: `pseudo_FULL`, or `pseudo_0.9` with 0.9."""
-    kind = "FULL" if threshold == NO_THRESHOLD else f"{threshold:.1f}"
-    return Path(root) / f"pseudo_{kind}" / split
+def pseudo_folder(
+    root: Path | str,
+    split: str,
+    threshold: float = NO_THRESHOLD,
+    source: str = "gta5",
+    target: str = "cityscapes",
+) -> Path:
+    """Where the pseudo labels of a target's `split` lie: `pseudo_FULL`, or `pseudo_0.9` with 0.9."""
+    pair = adapt(find_domain(source), find_domain(target))
+    return pair.pseudo_folder(Path(root), split, threshold)
 
 
 def build_dataset(
     name: str,
-    root: Path | str,
+    root: Path | str | None = None,
     *,
     split: str = "train",
     list_file: Path | str | None = None,
@@ -31,50 +44,85 @@ def build_dataset(
     random_scale: bool = False,
     random_mirror: bool = False,
     autoaugment: bool = False,
-    threshold: float = NO_THRESHOLD,
+    threshold: float | None = None,
     pseudo_dir: Path | str | None = None,
     ignore_label: int = IGNORE,
+    source: str = "gta5",
+    colors: Colors | None = None,
 ) -> SegmentationDataset:
     """A data set whose items are the training samples of the labelled or the target stream.
 
     Args:
-        name: one of `DATASETS`.
-        root: its folder, such as ./data/GTA5 or ./data/Cityscapes/data.
-        split: part of Cityscapes (train, val).
+        name: gta5, synthia, cityscapes, robotcar, or a description file or folder; with `_pseudo` behind
+            it, its images with pseudo labels.
+        root: its folder, such as ./data/GTA5; None: the usual one.
+        split: part of it (train, val), where it has parts.
         list_file: names, one a line; None scans the folder in sorted order.
         labelled_stream: scale in [0.8, 1.2], mirror, and search crops rich in labels (the source; in
-            Stage II the pseudo-labelled target); else resize and crop. Default: all but cityscapes.
+            Stage II the pseudo-labelled target); else resize and crop. Default: gta5, synthia and pseudo
+            labels. Cityscapes as the source of RobotCar is neither scaled nor searched, as published.
         input_size, crop_size: (height, width).
         random_scale, random_mirror: switch the one augmentation on in the target stream.
         autoaugment: ImageNet AutoAugment.
-        threshold: of the pseudo labels; names their folder.
+        threshold: of the pseudo labels (None: the pair's own); names their folder.
         pseudo_dir: folder of the pseudo labels, if it is another one.
         ignore_label: train id of pixels without a label.
+        source: domain whose network made the pseudo labels; names their folder.
+        colors: the network's classes, name -> colour; labels read as their train ids, by name. Default:
+            the data set's own, for pseudo labels the pair's.
 
     Raises:
-        ValueError: `name` is unknown.
-        DataError: the folder or the list cannot be used.
+        DataError: the data set, its folder or the list cannot be used.
     """
-    if name not in DATASETS:
-        raise ValueError(f"data set {name!r} is none of {', '.join(DATASETS)}")
+    pseudo = name.endswith(PSEUDO)
+    domain = find_domain(name.removesuffix(PSEUDO))
+    root = domain.root if root is None else Path(root)
+    pair = adapt(find_domain(source), domain) if pseudo else None
+    if colors is None:
+        colors = pair.colors if pseudo else domain.colors
     if labelled_stream is None:
-        labelled_stream = name != "cityscapes"
+        labelled_stream = pseudo or name in ("gta5", "synthia")
+    # Cityscapes as the source of RobotCar was used without them.
+    jitter = labelled_stream and (pseudo or domain.name != "cityscapes" or colors != ROBOTCAR_COLORS)
     view = TrainingView(
         input_size,
         crop_size,
-        random_scale=random_scale or labelled_stream,
+        random_scale=random_scale or jitter,
         random_mirror=random_mirror or labelled_stream,
-        min_label_values=MIN_LABEL_VALUES if labelled_stream else None,
+        min_label_values=min_label_values(domain, colors) if jitter else None,
         autoaugment=autoaugment,
         ignore_label=ignore_label,
     )
-    files = dict(root=Path(root), split=split, list_file=list_file and Path(list_file), view=view)
-    if name == "cityscapes_pseudo":
-        table = train_id_table(len(CITYSCAPES_COLORS), ignore_label)
-        folder = Path(pseudo_dir or pseudo_folder(root, split, threshold))
-        return PseudoCityscapes(**files, table=table, colors=CITYSCAPES_COLORS, pseudo_folder=folder)
-    kind = {"gta5": GTA5, "cityscapes": Cityscapes}[name]
-    return kind(**files, table=cityscapes_table(ignore_label), colors=CITYSCAPES_COLORS)
+    folder = None
+    if pseudo:
+        threshold = pair.threshold if threshold is None else threshold
+        folder = Path(pseudo_dir) if pseudo_dir else pair.pseudo_folder(root, split, threshold)
+    return domain.dataset(
+        root=root,
+        split=split,
+        list_file=list_file and Path(list_file),
+        view=view,
+        table=(
+            train_id_table(len(colors), ignore_label) if pseudo else domain.table(tuple(colors), ignore_label)
+        ),
+        colors=colors,
+        reader=IdReader() if pseudo else domain.reader,
+        pseudo_folder=folder,
+    )
 
 
-__all__ = ["DataError", "PredictionDataset", "SegmentationDataset", "build_dataset", "pseudo_folder"]
+__all__ = [
+    "NO_THRESHOLD",
+    "PSEUDO",
+    "SOURCES",
+    "TARGETS",
+    "Adaptation",
+    "DataError",
+    "Domain",
+    "PredictionDataset",
+    "SegmentationDataset",
+    "adapt",
+    "build_dataset",
+    "find_domain",
+    "pseudo_folder",
+]

@@ -1,6 +1,5 @@
 """One base class that finds, checks and decodes images and labels; a data set adds where its files are."""
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -9,20 +8,21 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from dataset.labels import LabelTable, UnknownIds
+from dataset.files import (
+    DataError,
+    IdReader,
+    LabelReader,
+    check_picture_mode,
+    check_sizes,
+    decode_image,
+    read_header,
+    read_list,
+    scan,
+)
+from dataset.labels import Colors, LabelTable, UnknownIds
 from dataset.transforms import TrainingView, resize_box
-from utils.errors import UserError
 
-ID_MODES = ("L", "P", "I", "I;16")  # one number a pixel
 CHECKING_THREADS = 16  # opening files waits for the disk or the network
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-# What Pillow and the system raise for a file that is no image, damaged, absurdly large or misnamed.
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-PNG_END = b"IEND\xaeB`\x82"
-
-
-class DataError(UserError):
-    """An image, label or list that cannot be used; the message names the file."""
 
 
 class SegmentationDataset(Dataset):
@@ -38,9 +38,13 @@ class SegmentationDataset(Dataset):
         view: how samples are drawn.
         table: how label ids read.
         colors: class name -> colour, in the order of the train ids.
+        reader: how a label file becomes ids.
+        pseudo_folder: of labels in train ids, named as the images, that take the place of the set's own.
     """
 
-    image_suffix = ".png"
+    image_suffixes: tuple[str, ...] = (".png",)
+    excluded_suffix: str | None = None  # of files among the images that are none
+    excluded_folders: tuple[Path, ...] = ()  # within the folder of images that hold none
 
     def __init__(
         self,
@@ -49,23 +53,36 @@ class SegmentationDataset(Dataset):
         list_file: Path | None,
         view: TrainingView,
         table: LabelTable,
-        colors: dict[str, tuple[int, int, int]],
+        colors: Colors,
+        reader: LabelReader | None = None,
+        pseudo_folder: Path | None = None,
     ):
         self.root, self.split, self.view, self.table, self.colors = root, split, view, table, colors
+        self.reader, self.pseudo_folder = reader or IdReader(), pseudo_folder
         if not self.image_folder.is_dir():
             raise DataError(
                 f"{self.image_folder}: no such folder of images; put the data set there or name its root"
             )
-        self.names = read_list(list_file) if list_file else scan(self.image_folder, self.image_suffix)
+        self.names = (
+            read_list(list_file)
+            if list_file
+            else scan(self.image_folder, self.image_suffixes, self.excluded_suffix, self.excluded_folders)
+        )
 
     @property
     def image_folder(self) -> Path:
         """The folder that names are relative to."""
         raise NotImplementedError
 
-    def label_path(self, name: str) -> Path:
-        """Where the label of an image lies if it has one."""
+    def own_label_path(self, name: str) -> Path | None:
+        """Where the data set's own label of an image lies if it has one; None in a set without labels."""
         raise NotImplementedError
+
+    def label_path(self, name: str) -> Path | None:
+        """Where the label lies that the samples show, if there is one."""
+        if self.pseudo_folder:
+            return self.pseudo_folder / prediction_name(name)
+        return self.own_label_path(name)
 
     def image_path(self, name: str) -> Path:
         """Where an image lies."""
@@ -97,21 +114,21 @@ class SegmentationDataset(Dataset):
         """The RGB image and its label ids (H, W), None where there is no label file."""
         image = decode_image(self.image_path(name))
         path = self.label_path(name)
-        if not path.is_file():
+        if path is None or not path.is_file():
             return image, None
-        ids = decode_ids(path)
-        _check_sizes(path, ids.shape[::-1], image.size)
+        ids = self.reader.read(path)
+        check_sizes(path, ids.shape[::-1], image.size)
         return image, ids
 
     def train_ids(self, name: str) -> np.ndarray:
         """The whole label of an image as train ids (H, W) uint8."""
         try:
-            return self.table.read(decode_ids(self.label_path(name)))
+            return self.table.read(self.reader.read(self.label_path(name)))
         except UnknownIds as error:
             raise self._unknown_ids(name, error) from error
 
     def _unknown_ids(self, name: str, error: UnknownIds) -> DataError:
-        return DataError(f"{self.label_path(name)}: {error} is no label of this data set; replace the file")
+        return DataError(f"{self.label_path(name)}: {error}: no label of this data set; replace the file")
 
     def check(self, labels_required: bool) -> bool:
         """Open every file's header before hours of work depend on it; whether any image has a label.
@@ -123,20 +140,27 @@ class SegmentationDataset(Dataset):
             return any(list(pool.map(lambda name: self._check_pair(name, labels_required), self.names)))
 
     def _check_pair(self, name: str, label_required: bool) -> bool:
-        size, _ = read_header(self.image_path(name))
+        size, image_mode = read_header(self.image_path(name))
+        check_picture_mode(self.image_path(name), image_mode)
         path = self.label_path(name)
-        if not path.is_file():
+        if path is None or not path.is_file():
             if label_required:
                 raise DataError(self.missing_label(path))
             return False
         label_size, mode = read_header(path)
-        if mode not in ID_MODES:
-            raise DataError(f"{path}: a label must hold one id a pixel, this image is of mode {mode}")
-        _check_sizes(path, label_size, size)
+        self.reader.check(path, mode)
+        check_sizes(path, label_size, size)
         return True
 
-    def missing_label(self, path: Path) -> str:
+    def missing_label(self, path: Path | None) -> str:
         """What to say of a label that must be there and is not."""
+        if path is None:
+            return f"{self.root}: pictures without labels; say in its dataset.yaml what the labels mean"
+        if self.pseudo_folder:
+            return (
+                f"{path}: no pseudo label; make them with generate_plabel_cityscapes.py and the same "
+                "--threshold"
+            )
         return f"{path}: no such label file; complete the data set or take its image off the list"
 
 
@@ -169,84 +193,6 @@ class PredictionDataset(Dataset):
         }
 
 
-def read_list(path: Path) -> list[str]:
-    """The names in a list file, one a line; blank lines do not count."""
-    try:
-        names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot read this list of names ({error})") from error
-    if not names:
-        raise DataError(f"{path}: the list is empty; write one image name a line")
-    for name in names:
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise DataError(f"{path}: the name {name} leaves the data folder; names are relative to it")
-    return names
-
-
-def scan(folder: Path, suffix: str) -> list[str]:
-    """Names of the files under `folder` that end in `suffix`, relative and sorted."""
-
-    def walk(relative: str) -> Iterator[str]:
-        for entry in (folder / relative).iterdir():
-            name = f"{relative}/{entry.name}" if relative else entry.name
-            if entry.name.endswith(suffix):
-                yield name
-            elif entry.is_dir():
-                yield from walk(name)
-
-    names = sorted(walk(""))
-    if not names:
-        raise DataError(f"{folder}: no file here ends in {suffix}; put the images there or give a list")
-    return names
-
-
-def read_header(path: Path) -> tuple[tuple[int, int], str]:
-    """(width, height) and mode of an image file, without decoding it."""
-    try:
-        with Image.open(path) as image:
-            header = image.size, image.mode
-        with open(path, "rb") as file:
-            is_png = file.read(len(PNG_SIGNATURE)) == PNG_SIGNATURE
-            file.seek(-len(PNG_END), 2)
-            complete = not is_png or file.read() == PNG_END
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file; complete the data set or take it off the list") from error
-    except UNREADABLE as error:
-        raise _unreadable(path, error) from error
-    if not complete:
-        raise DataError(f"{path}: the file is cut short; copy it again")
-    return header
-
-
-def decode_image(path: Path) -> Image.Image:
-    """An image file as RGB."""
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except UNREADABLE as error:
-        raise _unreadable(path, error) from error
-
-
-def decode_ids(path: Path) -> np.ndarray:
-    """A label file's ids, (H, W)."""
-    try:
-        with Image.open(path) as image:
-            if image.mode not in ID_MODES:
-                raise DataError(
-                    f"{path}: a label must hold one id a pixel, this image is of mode {image.mode}"
-                )
-            return np.asarray(image)
-    except UNREADABLE as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: Exception) -> DataError:
-    return DataError(f"{path}: not a readable image ({error}); copy it again or take it off the list")
-
-
-def _check_sizes(path: Path, label_size: tuple[int, int], image_size: tuple[int, int]) -> None:
-    if tuple(label_size) != tuple(image_size):
-        raise DataError(
-            f"{path}: the label is {label_size[0]}x{label_size[1]} pixels, its image "
-            f"{image_size[0]}x{image_size[1]}; they must be of one size"
-        )
+def prediction_name(name: str) -> str:
+    """The file that holds a prediction of image `name`: the same name, as PNG."""
+    return str(Path(name).with_suffix(".png"))

@@ -12,5 +12,5 @@ class GTA5(SegmentationDataset):
     def image_folder(self) -> Path:
         return self.root / "images"
 
-    def label_path(self, name: str) -> Path:
+    def own_label_path(self, name: str) -> Path:
         return self.root / "labels" / name

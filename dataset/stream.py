@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from dataset.base import DataError, SegmentationDataset
+from dataset.base import SegmentationDataset
+from dataset.files import DataError
 
 ORDER, DRAWS = range(2)  # what a seed is used for
 

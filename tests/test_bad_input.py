@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 
+from dataset.labels import CITYSCAPES_COLORS
 from model.deeplab_multi import DeeplabMulti
 from tests.conftest import (
     PREDICTION,
@@ -64,7 +65,7 @@ def save_snapshot(folder, name="GTA5_4.pth", flags="--norm-style gn --use-se", o
     folder.mkdir(parents=True, exist_ok=True)
     torch.save(network.state_dict(), folder / name)
     if options:
-        write_options(folder, args)
+        write_options(folder, args, CITYSCAPES_COLORS)
     return folder / name
 
 

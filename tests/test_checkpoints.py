@@ -11,10 +11,11 @@ import torch
 import torchvision
 import yaml
 
+from dataset.labels import CITYSCAPES_COLORS
 from model.deeplab_multi import ARCHS, DeeplabMulti, is_classifier
 from model.weights import load_weights
 from tests.conftest import TRAINING, one_line_error
-from utils.checkpoint import read_network_options, write_options
+from utils.checkpoint import network_options, read_options, write_options
 from utils.errors import UserError
 from utils.files import write_whole
 from utils.options import stage1_args
@@ -276,7 +277,7 @@ use_se: true
 
 def test_flags_written_by_the_published_code_are_read(tmp_path):
     (tmp_path / "opts.yaml").write_text(PUBLISHED_OPTIONS)
-    options = read_network_options(tmp_path / "GTA5_25000.pth")
+    options = network_options(read_options(tmp_path / "GTA5_25000.pth"))
     assert options == dict(
         num_classes=19, use_se=True, train_bn=False, norm_style="gn", droprate=0.1, arch="resnet101"
     )
@@ -285,12 +286,13 @@ def test_flags_written_by_the_published_code_are_read(tmp_path):
 def test_flags_written_by_training_rebuild_its_network(tmp_path):
     network = ["--arch", "mini", "--norm-style", "in", "--use-se", "--train_bn", "--num-classes", "21"]
     args = stage1_args([*network, "--drop", "0.3", "--crop-size", "64,32", "--autoaug", "False"])
-    write_options(tmp_path, args)
-    assert read_network_options(tmp_path / "GTA5_2.pth") == dict(
+    write_options(tmp_path, args, CITYSCAPES_COLORS)
+    assert network_options(read_options(tmp_path / "GTA5_2.pth")) == dict(
         num_classes=21, use_se=True, train_bn=True, norm_style="in", droprate=0.3, arch="mini"
     )
     written = yaml.safe_load((tmp_path / "opts.yaml").read_text())
-    assert written.keys() == vars(args).keys()
+    assert written.keys() == {*vars(args), "classes"}
+    assert list(written["classes"].items())[0] == ("road", [128, 64, 128]) and len(written["classes"]) == 19
     assert written["crop_size"] == "64,32" and written["autoaug"] is False
     assert written["snapshot_dir"] == "snapshots"
 
@@ -300,7 +302,7 @@ def test_code_in_opts_yaml_is_not_executed(tag, tmp_path):
     proof = tmp_path / "proof"
     (tmp_path / "opts.yaml").write_text(PUBLISHED_OPTIONS + f"droprate: {tag} ['touch {proof}']\n")
     with pytest.raises(UserError, match=re.escape(str(tmp_path / "opts.yaml"))):
-        read_network_options(tmp_path / "GTA5_25000.pth")
+        network_options(read_options(tmp_path / "GTA5_25000.pth"))
     assert not proof.exists()
     yaml.unsafe_load((tmp_path / "opts.yaml").read_text())
     assert proof.exists()  # the attack itself works
@@ -320,7 +322,7 @@ def test_unusable_flags_are_refused_with_the_file_named(content, named, tmp_path
     if content is not None:
         (tmp_path / "opts.yaml").write_text(content)
     with pytest.raises(UserError) as caught:
-        read_network_options(tmp_path / "GTA5_25000.pth")
+        network_options(read_options(tmp_path / "GTA5_25000.pth"))
     assert named in str(caught.value) and str(tmp_path / "opts.yaml") in str(caught.value)
 
 

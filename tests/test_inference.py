@@ -6,10 +6,13 @@ import torch
 import torch.nn.functional as F
 
 from model.deeplab_multi import DeeplabMulti
-from utils.inference import predict, scaled_sizes
+from utils.inference import predict, predict_all, predict_weightings, scaled_sizes
 from utils.pictures import HEAT_TABLE, heat_map
+from utils.preprocess import to_network_input
+from utils.uncertainty import dropout_divergence
 
 PUBLISHED = (0.5, 1.0)
+WEIGHTINGS = [(1.0, 0.0), (0.0, 1.0), (1.0, 1.0), (1.0, 0.5), PUBLISHED]
 SIZES = [(70, 100), (64, 90)]  # of the labels; one batch may hold several
 pytestmark = pytest.mark.usefixtures("float64", "one_thread")
 
@@ -54,7 +57,7 @@ def by_definition(network, images, index, size, weights, mirrored_uncertainty):
 
 
 @pytest.mark.parametrize("mirrored_uncertainty", [False, True])
-@pytest.mark.parametrize("weights", [PUBLISHED, (1.0, 0.0), (0.0, 1.0), (1.0, 1.0), (1.0, 0.5)])
+@pytest.mark.parametrize("weights", WEIGHTINGS)
 def test_prediction_is_the_sum_of_four_passes(network, images, weights, mirrored_uncertainty):
     options = dict(weights=weights, mirrored_uncertainty=mirrored_uncertainty)
     results = predict(network, images, SIZES, **options)
@@ -81,6 +84,74 @@ def test_each_choice_of_weights_gives_another_prediction(network, images):
     ]
     for index, score in enumerate(scores):
         assert all((score - other).abs().max() > 0.01 for other in scores[:index])
+
+
+def count_passes(network):
+    """Sizes of what the network is shown from now on, in a list that grows."""
+    shown = []
+    network.register_forward_pre_hook(lambda _, args: shown.append(args[0].shape[2:]))
+    return shown
+
+
+@pytest.mark.parametrize("mirrored_uncertainty", [False, True])
+def test_several_weightings_are_predicted_as_each_alone(network, images, mirrored_uncertainty):
+    options = dict(mirrored_uncertainty=mirrored_uncertainty)
+    results = predict_weightings(network, images, SIZES, WEIGHTINGS, **options)
+    assert [len(of_image) for of_image in results] == [len(WEIGHTINGS)] * 2
+    for index, (size, of_image) in enumerate(zip(SIZES, results, strict=True)):
+        for weights, result in zip(WEIGHTINGS, of_image, strict=True):
+            label, score, kl = by_definition(network, images, index, size, weights, **options)
+            assert result.label.dtype == torch.uint8 and torch.equal(result.label.long(), label)
+            assert (result.score - score).abs().max() < 1e-12
+            assert (result.uncertainty - kl).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("uncertainty, more", [("kl", []), ("mc-dropout", [(65, 97)])])
+def test_the_network_runs_as_often_for_many_weightings_as_for_one(network, images, uncertainty, more):
+    shown = count_passes(network)
+    predict_weightings(network, images, SIZES, WEIGHTINGS, uncertainty=uncertainty)
+    assert shown == [(65, 97)] * 2 + [(81, 121)] * 2 + more
+
+
+def test_dropout_changes_the_uncertainty_and_nothing_else(network, images):
+    mc = dict(uncertainty="mc-dropout", passes=4, droprate=0.5, seed=3)
+    divergence = dropout_divergence(network, images[0], passes=4, rate=0.5, seed=3)
+    expected = predict_weightings(network, images, SIZES, WEIGHTINGS)
+    for mirrored in (False, True):
+        results = predict_weightings(network, images, SIZES, WEIGHTINGS, mirrored_uncertainty=mirrored, **mc)
+        for index, size in enumerate(SIZES):
+            shown = upsampled(divergence[index : index + 1, None], size)[0, 0]
+            for result, without in zip(results[index], expected[index], strict=True):
+                assert torch.equal(result.label, without.label) and torch.equal(result.score, without.score)
+                assert result.uncertainty.shape == size and torch.equal(result.uncertainty, shown)
+                assert (result.uncertainty - without.uncertainty).abs().max() > 0.1
+    (alone, _) = predict(network, images, SIZES, **mc)
+    assert torch.equal(alone.uncertainty, results[0][0].uncertainty)
+
+
+def test_an_unknown_uncertainty_is_refused(network, images):
+    with pytest.raises(ValueError, match="kl, mc-dropout"):
+        predict(network, images, SIZES, uncertainty="entropy")
+
+
+def test_batches_are_predicted_image_by_image(network):
+    torch.manual_seed(2)
+    scales = [torch.randint(256, (2, *size, 3), dtype=torch.uint8) for size in ((65, 97), (81, 121))]
+    labels = [torch.full(size, index, dtype=torch.uint8) for index, size in enumerate(SIZES)]
+    batches = [{"images": scales, "label": labels, "size": SIZES, "name": ["a.png", "b.png"]}] * 2
+    shown = [to_network_input(scale) for scale in scales]
+    device = torch.device("cpu")
+
+    single = list(predict_all(network, batches, device, mirrored_uncertainty=True))
+    several = list(predict_all(network, batches, device, weightings=WEIGHTINGS, mirrored_uncertainty=True))
+    for results in (single, several):
+        assert [name for name, _, _ in results] == ["a.png", "b.png"] * 2
+        assert [label.unique().item() for _, label, _ in results] == [0, 1] * 2
+    expected = predict_weightings(network, shown, SIZES, WEIGHTINGS, mirrored_uncertainty=True) * 2
+    for (_, _, one), (_, _, many), of_image in zip(single, several, expected, strict=True):
+        assert isinstance(many, list) and len(many) == len(WEIGHTINGS)
+        for prediction, right in zip([*many, one], [*of_image, of_image[-1]], strict=True):
+            assert all(torch.equal(*maps) for maps in zip(prediction, right, strict=True))
 
 
 def test_a_mirrored_image_is_predicted_as_the_mirror_image(network, images):

@@ -18,7 +18,7 @@ from tests.conftest import (
     save_png,
     write_cityscapes,
 )
-from utils.metrics import confusion_matrix, format_iou, iou, mean_iou
+from utils.metrics import class_mean, confusion_matrix, format_iou, format_iou_columns, iou, mean_iou
 
 SIZE = (48, 96)
 TO_LABEL_ID = np.zeros(256, np.uint8)  # an ignored id stands for everything that is no class
@@ -139,6 +139,80 @@ def test_mean_over_no_class_is_nan_and_printed():
         "road      absent",
         "sidewalk  absent",
     ]
+
+
+SYNTHIA_16 = [c for c in CLASSES if c not in (9, 14, 16)]  # without terrain, truck, train
+SYNTHIA_13 = [c for c in SYNTHIA_16 if c not in (3, 4, 5)]  # nor wall, fence, pole
+NAMES = [f"class {c}" for c in CLASSES]
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])
+def test_means_over_16_and_13_classes_come_from_one_matrix_of_19(kind):
+    labels, predictions = np.random.default_rng(4).choice(CLASSES, (2, 5000))
+    values = iou(kind(confusion_matrix(labels, predictions, 19)))
+    for indices in (SYNTHIA_16, SYNTHIA_13):
+        by_hand = []
+        for c in indices:
+            label, prediction = labels == c, predictions == c
+            by_hand.append(np.sum(label & prediction) / np.sum(label | prediction))
+        assert class_mean(values, indices) == pytest.approx(sum(by_hand) / len(indices), abs=1e-15)
+    assert class_mean(values, CLASSES) == mean_iou(values)
+
+
+def test_mean_over_a_subset_leaves_out_what_does_not_occur():
+    values = np.array([0.5, np.nan, 0.2, 0.9, np.nan])
+    assert class_mean(values, [0, 1, 2]) == pytest.approx(0.35, abs=1e-15)
+    assert class_mean(values, range(3, 5)) == 0.9
+    assert np.isnan(class_mean(values, [1, 4])) and np.isnan(class_mean(values, []))
+    with pytest.raises(IndexError):
+        class_mean(values, [5])
+
+
+def test_table_of_several_weightings():
+    values = np.array([1.0, 0.051, np.nan])
+    table = format_iou_columns(
+        ["road", "sidewalk", "sky"], {"1:0.5": values, "0:1": values / 2}, {"mIoU": [0, 1, 2]}
+    )
+    assert table.splitlines() == [
+        "           1:0.5     0:1",
+        "road      100.00   50.00",
+        "sidewalk    5.10    2.55",
+        "sky       absent  absent",
+        "------------------------",
+        "mIoU       52.55   26.27",
+    ]
+
+
+def test_table_of_several_means_marks_the_classes_in_none_of_them():
+    values, titled = [0.1, 0.2, np.nan, 0.3, np.nan], torch.tensor([1, 0.5, 0.25, 0, np.nan])
+    means = {"mIoU (3)": [0, 1, 4], "mIoU* (1)": [1], "none": [4]}
+    table = format_iou_columns(list("abcde"), {"1:1": values, "a long title": titled}, means)
+    assert table.splitlines() == [
+        "                     1:1    a long title",
+        "a                  10.00          100.00",
+        "b                  20.00           50.00",
+        "c                (absent)         (25.00)",
+        "d                 (30.00)          (0.00)",
+        "e                 absent          absent",
+        "----------------------------------------",
+        "mIoU (3)           15.00           75.00",
+        "mIoU* (1)          20.00           50.00",
+        "none                 nan             nan",
+    ]
+
+
+def test_table_of_one_column_is_as_ever():
+    values = np.linspace(0, 1, 19)
+    values[16] = np.nan
+    lines = format_iou(NAMES, values).splitlines()
+    assert lines[0] == "class 0     0.00" and lines[10] == "class 10   55.56"
+    assert lines[16] == "class 16  absent" and lines[18] == "class 18  100.00"
+    assert lines[19:] == ["-" * 16, "mIoU       47.84"]
+
+
+def test_a_column_of_another_length_than_the_names_is_refused():
+    with pytest.raises(ValueError, match="19 names"):
+        format_iou(NAMES, np.zeros(18))
 
 
 def test_large_counts_are_exact():

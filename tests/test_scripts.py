@@ -263,7 +263,9 @@ def test_scoring_the_written_files_gives_the_same_result(trained, run_main):
     )
     after = json.loads((trained / "again/metrics.json").read_text())
     assert result.returncode == 0 and before.keys() == after.keys()
-    assert {key for key in before if before[key] != after[key]} == {"restore_from"}
+    assert before["classifiers"]["1:0.5"] == after["classifiers"]["files"]
+    of_a_network = {"classifiers", "uncertainty", "uncertainty_gap"}
+    assert {key for key in before if before[key] != after[key]} == {"restore_from", *of_a_network}
 
 
 def test_below_the_threshold_there_is_no_label(trained, run_main):

@@ -7,6 +7,7 @@ import torch
 import yaml
 from torch import nn
 
+from dataset.labels import Colors
 from model.deeplab_multi import ARCHS, NORM_STYLES
 from utils.errors import UserError
 from utils.files import write_whole
@@ -42,8 +43,8 @@ def save_snapshot(trainer: nn.Module, folder: Path, prefix: str, iteration: int)
         write_whole(folder / f"{prefix}_{iteration}{suffix}.pth", lambda path, s=state: torch.save(s, path))
 
 
-def write_options(folder: Path, args: Namespace) -> None:
-    """The training flags as YAML, spelled as on the command line."""
+def write_options(folder: Path, args: Namespace, classes: Colors) -> None:
+    """The training flags as YAML, spelled as on the command line, and the classes with their colours."""
 
     def spell(name: str, value: object) -> object:
         if name.startswith(("input_size", "crop_size")):
@@ -51,7 +52,8 @@ def write_options(folder: Path, args: Namespace) -> None:
         return str(value) if isinstance(value, Path) else value
 
     options = {name: spell(name, value) for name, value in vars(args).items()}
-    write_whole(folder / OPTIONS_FILE, lambda path: path.write_text(yaml.safe_dump(options)))
+    options["classes"] = {name: list(color) for name, color in classes.items()}
+    write_whole(folder / OPTIONS_FILE, lambda path: path.write_text(yaml.safe_dump(options, sort_keys=False)))
 
 
 class _OptionsLoader(yaml.SafeLoader):
@@ -63,11 +65,11 @@ _OptionsLoader.add_constructor(
 )
 
 
-def read_network_options(snapshot: Path) -> dict:
-    """What rebuilds the network of a snapshot: the keyword arguments of `DeeplabMulti`.
+def read_options(snapshot: Path) -> dict:
+    """All that the `opts.yaml` beside a snapshot holds; what rebuilds the network is complete and valid.
 
     Raises:
-        UserError: `opts.yaml` is not beside the snapshot, is no YAML, or lacks a flag of the network.
+        UserError: the file is not there, is no YAML, or lacks a flag of the network.
     """
     path = snapshot.parent / OPTIONS_FILE
     try:
@@ -76,7 +78,7 @@ def read_network_options(snapshot: Path) -> dict:
         raise UserError(
             f"{path}: no such file; it must lie beside the snapshot (training writes it)"
         ) from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise UserError(f"{path}: cannot be read as the flags of a training ({error})") from error
     if not isinstance(options, dict):
         raise UserError(f"{path}: holds no flags; it must be the file that training wrote")
@@ -86,4 +88,9 @@ def read_network_options(snapshot: Path) -> dict:
             raise UserError(f"{path}: lacks {name}; it must be the file that training wrote")
         if not valid(options[name]):
             raise UserError(f"{path}: {name} cannot be {options[name]!r}; training wrote another file")
+    return options
+
+
+def network_options(options: dict) -> dict:
+    """What rebuilds the network: the keyword arguments of `DeeplabMulti` among all options."""
     return {name: options[name] for name in NETWORK_OPTIONS}

@@ -1,6 +1,7 @@
 """Prediction with several scales, each also mirrored, as both papers test."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -8,19 +9,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.deeplab_multi import CLASSIFIER_WEIGHTS, fuse
-from utils.losses import kl_divergence
 from utils.preprocess import to_network_input
+from utils.uncertainty import DROPOUT_PASSES, UNCERTAINTIES, classifier_divergence, dropout_divergence
 
 
 class Prediction(NamedTuple):
-    """Of one image, each (H, W): `label` uint8, `score` in 0 ... 1, `uncertainty`, the KL divergence."""
+    """Of one image, each (H, W): `label` uint8, `score` in 0 ... 1, `uncertainty` in nats."""
 
     label: Tensor
     score: Tensor
     uncertainty: Tensor
 
 
-@torch.inference_mode()
 def predict(
     network: nn.Module,
     images: Sequence[Tensor],
@@ -28,38 +28,77 @@ def predict(
     *,
     weights: tuple[float, float] = CLASSIFIER_WEIGHTS,
     mirrored_uncertainty: bool = False,
+    **options,
 ) -> list[Prediction]:
-    """Predict a batch seen at several scales.
+    """`predict_weightings`, whose `options` it takes, of a single weighting: a prediction an image."""
+    options["mirrored_uncertainty"] = mirrored_uncertainty
+    results = predict_weightings(network, images, sizes, [weights], **options)
+    return [prediction for (prediction,) in results]
 
-    The probabilities softmax(0.5 * z1 + z2) of every scale and its mirror image are upsampled and summed;
-    the label is their argmax, the score their maximum a pass. Mirrors of one scale are added before they
-    are upsampled, which is linear.
+
+@torch.inference_mode()
+def predict_weightings(
+    network: nn.Module,
+    images: Sequence[Tensor],
+    sizes: Sequence[tuple[int, int]],
+    weightings: Sequence[tuple[float, float]],
+    *,
+    mirrored_uncertainty: bool = False,
+    uncertainty: str = "kl",
+    passes: int = DROPOUT_PASSES,
+    droprate: float | None = None,
+    seed: int = 0,
+) -> list[list[Prediction]]:
+    """Predict a batch seen at several scales, with several weightings of the two classifiers.
+
+    The probabilities softmax(w1 * z1 + w2 * z2) of every scale and its mirror image are upsampled and
+    summed; the label is their argmax, the score their maximum a pass. Mirrors of one scale are added before
+    they are upsampled, which is linear. The network runs twice a scale however many weightings there are,
+    and once more for "mc-dropout".
 
     Args:
         network: in evaluation mode, (N, 3, h, w) -> logits (N, C, h/8, w/8) of both classifiers.
         images: the batch at each scale, (N, 3, h, w) BGR minus mean; the first is scale 1.
         sizes: (height, width) of the result of each image.
-        weights: of the auxiliary and the primary logits.
-        mirrored_uncertainty: measure it on the logits summed over scale 1 and its mirror (evaluation)
+        weightings: of the auxiliary and the primary logits, (w1, w2) each.
+        mirrored_uncertainty: measure "kl" on the logits summed over scale 1 and its mirror (evaluation)
             instead of scale 1 alone (pseudo labels).
+        uncertainty: "kl", of the primary to the auxiliary classifier, or "mc-dropout", of the primary
+            classifier on scale 1 under dropout; label and score are without dropout either way.
+        passes, droprate, seed: of "mc-dropout", see `utils.uncertainty.dropout_divergence`.
+
+    Returns:
+        For each image a prediction a weighting; these share the image's uncertainty.
     """
-    probabilities, uncertainty = [], None
-    for batch in images:
-        z1, z2 = network(batch)
-        mirrored = [z.flip(3) for z in network(batch.flip(3))]
-        probabilities.append(fuse(z1, z2, weights).softmax(1) + fuse(*mirrored, weights).softmax(1))
-        if uncertainty is None:
-            if mirrored_uncertainty:
-                z1, z2 = z1 + mirrored[0], z2 + mirrored[1]
-            uncertainty = kl_divergence(z2.log_softmax(1), z1.log_softmax(1))[:, None]
-    passes = 2 * len(probabilities)
+    if uncertainty not in UNCERTAINTIES:
+        raise ValueError(f"uncertainty {uncertainty!r} is none of {', '.join(UNCERTAINTIES)}")
+    logits = [(network(batch), [z.flip(3) for z in network(batch.flip(3))]) for batch in images]
+    if uncertainty == "mc-dropout":
+        divergence = dropout_divergence(network, images[0], passes, droprate, seed)
+    elif mirrored_uncertainty:
+        divergence = classifier_divergence(*(z + mirrored for z, mirrored in zip(*logits[0], strict=True)))
+    else:
+        divergence = classifier_divergence(*logits[0][0])
     results = []
-    for index, size in enumerate(sizes):  # one image at a time bounds the memory of full-size probabilities
-        total = sum(_upsample(p[index : index + 1], size) for p in probabilities)
-        score, label = total[0].max(0)
-        kl = _upsample(uncertainty[index : index + 1], size)[0, 0]
-        results.append(Prediction(label.to(torch.uint8), score / passes, kl))
+    for index, size in enumerate(sizes):
+        image = slice(index, index + 1)
+        shown = _upsample(divergence[image, None], size)[0, 0]
+        of_image = [[[z[image] for z in pair] for pair in scale] for scale in logits]
+        results.append([Prediction(*_fused_label(of_image, size, weights), shown) for weights in weightings])
     return results
+
+
+def _fused_label(
+    scales: Sequence[Sequence[Sequence[Tensor]]], size: tuple[int, int], weights: tuple[float, float]
+) -> tuple[Tensor, Tensor]:
+    """Label and score of one image: full-size probabilities of one image and weighting exist at a time.
+
+    Args:
+        scales: of each scale the two classifiers' logits (1, C, h, w) of the pass and of its mirror.
+    """
+    total = sum(_upsample(sum(fuse(*z, weights).softmax(1) for z in scale), size) for scale in scales)
+    score, label = total[0].max(0)
+    return label.to(torch.uint8), score / (2 * len(scales))
 
 
 def _upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
@@ -67,12 +106,22 @@ def _upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def predict_all(
-    network: nn.Module, batches: Iterable[dict], device: torch.device, **options
-) -> Iterator[tuple[str, Tensor, Prediction]]:
-    """Name, label (H, W) and prediction of every image in batches of `dataset.PredictionDataset`."""
+    network: nn.Module,
+    batches: Iterable[dict],
+    device: torch.device,
+    *,
+    weightings: Sequence[tuple[float, float]] | None = None,
+    **options,
+) -> Iterator[tuple[str, Tensor, Prediction | list[Prediction]]]:
+    """Name, label (H, W) and prediction of every image in batches of `dataset.PredictionDataset`.
+
+    With `weightings` a list of predictions, one a weighting, stands in place of the prediction. `options`
+    are those of `predict` or `predict_weightings`.
+    """
+    run = predict if weightings is None else partial(predict_weightings, weightings=weightings)
     for batch in batches:
         images = [to_network_input(scale.to(device, non_blocking=True)) for scale in batch["images"]]
-        predictions = predict(network, images, batch["size"], **options)
+        predictions = run(network, images, batch["size"], **options)
         yield from zip(batch["name"], batch["label"], predictions, strict=True)
 
 

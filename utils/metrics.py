@@ -1,6 +1,6 @@
 """Intersection over union from one confusion matrix over a whole set."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -53,15 +53,59 @@ def iou(matrix: Array) -> Array:
 
 def mean_iou(values: Array) -> float:
     """Mean over the classes that occur; nan where none does."""
-    return float(np.nanmean(np.asarray(values))) if not np.all(np.isnan(np.asarray(values))) else float("nan")
+    return class_mean(values, range(len(values)))
+
+
+def class_mean(values: Array, indices: Sequence[int]) -> float:
+    """Mean of `values` (C,) over those of the classes `indices` that occur (not nan); nan where none does.
+
+    It divides by the number of these, never by C: SYNTHIA's mIoU over 16 and mIoU* over 13 classes come
+    from the IoU of one (19, 19) confusion matrix.
+    """
+    chosen = np.asarray(values)[list(indices)]
+    return float("nan") if np.isnan(chosen).all() else float(np.nanmean(chosen))
 
 
 def format_iou(names: Sequence[str], values: Array) -> str:
     """The classes' IoU and mIoU in percent, a line each."""
-    width = max(map(len, names))
-    rows = [
-        f"{name:<{width}}  {'absent' if np.isnan(value) else f'{100 * value:6.2f}':>6}"
-        for name, value in zip(names, np.asarray(values), strict=True)
+    return format_iou_columns(names, {"": values}, {"mIoU": range(len(names))})
+
+
+def format_iou_columns(
+    names: Sequence[str], columns: Mapping[str, Array], means: Mapping[str, Sequence[int]]
+) -> str:
+    """A table in percent: a row each class, a rule, a row each mean; a column each weighting.
+
+    A class that no mean counts is in parentheses, one that does not occur is 'absent'. Without titles there
+    is no row of them.
+
+    Args:
+        names: of the C classes.
+        columns: IoU (C,) by title, such as "1:0.5".
+        means: class indices by name, such as "mIoU (16)", of which the row is the `class_mean`.
+    """
+    arrays = [np.asarray(values) for values in columns.values()]
+    if any(array.shape != (len(names),) for array in arrays):
+        raise ValueError(f"{len(names)} names, columns of {[array.shape for array in arrays]}")
+    counted = set().union(*means.values())
+    # Parentheses stand outside the columns of digits; room for them is left only where a class needs it.
+    plain = ("", "") if counted.issuperset(range(len(names))) else (" ", " ")
+    head = [("", [title.join(plain) for title in columns])] if any(columns) else []
+    body = [
+        (name, [_percent(array[index]).join(plain if index in counted else "()") for array in arrays])
+        for index, name in enumerate(names)
     ]
-    rule = "-" * (width + 8)
-    return "\n".join([*rows, rule, f"{'mIoU':<{width}}  {100 * mean_iou(values):6.2f}"])
+    foot = [
+        (name, [f"{100 * class_mean(array, indices):.2f}".join(plain) for array in arrays])
+        for name, indices in means.items()
+    ]
+    rows = [*head, *body, *foot]
+    width = max(len(name) for name, _ in rows)
+    cell = max(len(text) for text in ("absent".join(plain), *(text for _, cells in rows for text in cells)))
+    lines = [f"{name:<{width}}" + "".join(f"  {text:>{cell}}" for text in cells) for name, cells in rows]
+    lines.insert(len(head) + len(body), "-" * len(lines[0].rstrip()))
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _percent(value: float) -> str:
+    return "absent" if np.isnan(value) else f"{100 * value:.2f}"

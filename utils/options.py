@@ -1,19 +1,22 @@
 """The scripts' flags: every flag is declared, read and checked here.
 
-Only what the flags alone show is checked; data, files and GPUs are the scripts' business.
+Only what the flags alone show is checked; data, files and GPUs are the scripts' business. `--source` and
+`--target` come first: they set the defaults of others, and a description file they name is read for that.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-from dataset import NO_THRESHOLD, SNAPSHOT_PREFIX
+from dataset import SOURCES, TARGETS, Adaptation, adapt, find_domain
+from dataset.domains import BUILT_IN
 from dataset.transforms import SCALES
 from model.deeplab_multi import ARCHS, GROUPS, NORM_STYLES, STRIDE
 from utils.errors import BAD_INPUT
 from utils.losses import DIVERGENCES
+from utils.uncertainty import DROPOUT_PASSES, UNCERTAINTIES
 
-CITYSCAPES_ROOT = "./data/Cityscapes/data"
+PUBLISHED_WEIGHTS = "1:0.5"  # of the primary and the auxiliary classifier
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -26,12 +29,13 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 class OneLineParser(argparse.ArgumentParser):
     """argparse that answers a bad flag with one line instead of the whole usage."""
 
-    def __init__(self, description: str):
+    def __init__(self, description: str | None = None, add_help: bool = True):
         super().__init__(
             usage="%(prog)s [flags]",
             description=description,
             allow_abbrev=False,
             formatter_class=HelpFormatter,
+            add_help=add_help,
         )
 
     def error(self, message: str):
@@ -43,25 +47,35 @@ class OneLineParser(argparse.ArgumentParser):
 def stage1_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Flags of `train_ms.py`; sizes become (height, width), `gpu_ids` a list of numbers."""
     parser = OneLineParser("Stage I: adapt a network from labelled source to unlabelled target (MRNet).")
-    _add_training_flags(parser, data_dir="./data/GTA5", input_size="1280,720")
+    pair = _named_pair(argv)
+    _add_training_flags(parser, pair, data_dir=pair.source.root, input_size=pair.source.source_size)
     return _checked_training_args(parser, argv)
 
 
 def stage2_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Flags of `train_ft.py`: Stage I's and those of the rectified pseudo-label loss."""
     parser = OneLineParser("Stage II: fine-tune on pseudo labels rectified by their uncertainty.")
-    _add_training_flags(parser, data_dir=CITYSCAPES_ROOT, input_size="1280,640")
+    pair = _named_pair(argv)
+    _add_training_flags(parser, pair, data_dir=pair.target.root, input_size=pair.target.pseudo_size)
     group = parser.add_argument_group("pseudo labels")
     group.add_argument(
         "--threshold",
         type=_fraction,
-        default=NO_THRESHOLD,
-        help="confidence threshold that the pseudo labels were made with; 1.0: every pixel has one",
+        default=pair.threshold,
+        help="confidence threshold that the pseudo labels were made with; 1.0: every pixel has one "
+        "(Rectifying, table 6)",
     )
     group.add_argument(
-        "--pseudo-dir", type=Path, help="folder of the pseudo labels (default: the threshold's)"
+        "--pseudo-dir",
+        type=Path,
+        help="folder of the pseudo labels, of any model: train-id PNGs named as the images (Rectifying, "
+        "table 5; default: where generate_plabel_cityscapes.py writes them)",
     )
-    _add_switch(group, "--conventional", "train as on true labels, with hard pixels, instead of rectifying")
+    _add_switch(
+        group,
+        "--conventional",
+        "train as on true labels, with hard pixels, instead of rectifying (Rectifying, tables 2-4)",
+    )
     group.add_argument(
         "--divergence",
         choices=DIVERGENCES,
@@ -74,26 +88,52 @@ def stage2_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def generate_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Flags of `generate_plabel_cityscapes.py`."""
+    """Flags of `generate_plabel_cityscapes.py`; what is None is the snapshot's to say."""
     parser = OneLineParser("Write pseudo labels for the target's training images.")
     _add_prediction_flags(parser, batchsize=12, split="train")
     parser.add_argument(
+        "--weights",
+        type=_one_weighting,
+        default=PUBLISHED_WEIGHTS,
+        help="of the two classifiers, primary:auxiliary (MRNet, table 1)",
+    )
+    parser.add_argument(
         "--threshold",
         type=_fraction,
-        default=NO_THRESHOLD,
-        help="pixels scoring below it get no label (255); 1.0: every pixel gets one",
+        help="pixels scoring below it get no label (255); 1.0: every pixel gets one (default: 0.9 from "
+        "SYNTHIA and for RobotCar, else 1.0)",
     )
     parser.add_argument("--save", type=Path, help="output folder (default: where train_ft.py looks)")
     args = parser.parse_args(argv)
     _require(parser, args.restore_from, "--restore-from is missing; name the snapshot to label with")
-    _check_threshold(parser, args.threshold, args.save, "--save")
+    if args.threshold is not None:
+        _check_threshold(parser, args.threshold, args.save, "--save")
     return args
 
 
 def evaluate_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Flags of `evaluate_cityscapes.py`."""
+    """Flags of `evaluate_cityscapes.py`; what is None is the snapshot's to say."""
     parser = OneLineParser("Predict the target's validation images and print IoU per class and mIoU.")
     _add_prediction_flags(parser, batchsize=16, split="val")
+    parser.add_argument(
+        "--weights",
+        type=_weightings,
+        default=PUBLISHED_WEIGHTS,
+        help="of the two classifiers, primary:auxiliary; several (1:0.5,1:0,0:1) are scored side by side, "
+        "the first one's pictures are written (MRNet, table 1)",
+    )
+    parser.add_argument(
+        "--uncertainty",
+        choices=UNCERTAINTIES,
+        default="kl",
+        help="the classifiers' divergence or Monte-Carlo dropout; for the heat maps and the uncertainty gap "
+        "(Rectifying, table 8)",
+    )
+    parser.add_argument("--mc-passes", type=_positive, default=DROPOUT_PASSES, help="of Monte-Carlo dropout")
+    parser.add_argument(
+        "--mc-droprate", type=_share, help="drop rate of those passes (default: the training's)"
+    )
+    parser.add_argument("--random-seed", type=_seed, default=1234, help="of Monte-Carlo dropout")
     parser.add_argument(
         "--save",
         type=Path,
@@ -112,6 +152,38 @@ def evaluate_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
+def check_data_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Flags of `check_data.py`."""
+    parser = OneLineParser("Look at every image and label of a data set and print what it holds.")
+    parser.add_argument(
+        "dataset",
+        type=_any_domain,
+        metavar="DOMAIN",
+        help=f"{', '.join(BUILT_IN)}, or a description file or folder of your own data (docs/own-data.md)",
+    )
+    parser.add_argument(
+        "--source",
+        type=_source,
+        metavar="DOMAIN",
+        help="count a target in the classes of this source (default: in its own)",
+    )
+    parser.add_argument("--data-dir", type=Path, help="root of the data (default: the data set's own)")
+    parser.add_argument("--data-list", type=Path, help="names, one a line; without it the folder is scanned")
+    parser.add_argument("--set", default="train", help="split of the data, where it has splits")
+    parser.add_argument(
+        "--num-workers", type=_not_negative, help="decoding processes (default: by the cores)"
+    )
+    return parser.parse_args(argv)
+
+
+def _named_pair(argv: list[str] | None) -> Adaptation:
+    """What `--source` and `--target` name; the defaults of other flags follow from it."""
+    parser = OneLineParser(add_help=False)
+    _add_domain_flags(parser, source="gta5", target="cityscapes")
+    args, _ = parser.parse_known_args(argv)
+    return adapt(find_domain(args.source), find_domain(args.target))
+
+
 def _check_threshold(parser: OneLineParser, threshold: float, folder: Path | None, flag: str) -> None:
     """The default folder's name has one decimal: labels of 0.9 and 0.95 must not meet in one."""
     if folder is None and round(threshold, 1) != threshold:
@@ -123,22 +195,30 @@ def _require(parser: OneLineParser, value: object, message: str) -> None:
         parser.error(message)
 
 
-def _add_training_flags(parser: OneLineParser, data_dir: str, input_size: str) -> None:
-    _add_network_flags(parser.add_argument_group("network"))
-    _add_data_flags(parser.add_argument_group("data"), data_dir, input_size)
+def _add_training_flags(
+    parser: OneLineParser, pair: Adaptation, data_dir: Path, input_size: tuple[int, int]
+) -> None:
+    _add_network_flags(parser.add_argument_group("network"), num_classes=len(pair.colors))
+    _add_data_flags(parser.add_argument_group("data"), pair, data_dir, format_size(input_size))
     _add_loss_flags(parser.add_argument_group("losses"))
     _add_optimiser_flags(parser.add_argument_group("optimisation"))
     _add_run_flags(parser.add_argument_group("run"))
 
 
-def _add_network_flags(group) -> None:
+def _add_network_flags(group, num_classes: int) -> None:
     add = group.add_argument
     add("--model", choices=["DeepLab"], default="DeepLab", help="family of the network")
     add("--arch", choices=ARCHS, default="resnet101", help="size of the network; mini is the demo's")
-    add("--num-classes", type=_positive, default=19, help="number of classes")
+    add("--num-classes", type=_positive, default=num_classes, help="number of classes")
     add("--norm-style", choices=NORM_STYLES, default="bn", help="normalisation in the classifiers")
     _add_switch(group, "--use-se", "squeeze and excitation in the classifiers")
-    add("--droprate", "--drop", type=_share, default=0.1, help="channel dropout in the classifiers")
+    add(
+        "--droprate",
+        "--drop",
+        type=_share,
+        default=0.1,
+        help="channel dropout in the classifiers (Rectifying, table 7)",
+    )
     _add_switch(group, "--train_bn", "train the affine parameters of the trunk's batch normalisation")
     _add_switch(group, "--is-training", "update the trunk's BN statistics while training", default=True)
     _add_switch(group, "--sync_bn", "batch normalisation over all GPUs (needs a single device so far)")
@@ -150,17 +230,41 @@ def _add_network_flags(group) -> None:
     _add_switch(group, "--not-restore-last", "start the classifiers afresh")
 
 
-def _add_data_flags(group, data_dir: str, input_size: str) -> None:
+def _add_domain_flags(parser, source: str | None, target: str | None) -> None:
+    """The two flags that every script has; a default of None is the snapshot's to say."""
+    own = "or a description file or folder of your own data (docs/own-data.md)"
+    said = "" if source else " (default: what the snapshot was trained with)"
+    parser.add_argument(
+        "--source",
+        type=_source,
+        default=source,
+        metavar="DOMAIN",
+        help=f"labelled domain: {', '.join(SOURCES)}, {own}; names the snapshots{said}",
+    )
+    parser.add_argument(
+        "--target",
+        type=_target,
+        default=target,
+        metavar="DOMAIN",
+        help=f"domain to adapt to: {', '.join(TARGETS)}, {own}{said}",
+    )
+
+
+def _add_data_flags(group, pair: Adaptation, data_dir: Path, input_size: str) -> None:
     add = group.add_argument
-    add("--source", choices=SNAPSHOT_PREFIX, default="gta5", help="source domain; names the snapshots")
+    _add_domain_flags(group, source="gta5", target="cityscapes")
     add("--data-dir", type=Path, default=data_dir, help="root of the labelled stream")
     add("--data-list", type=Path, help="names in it, one a line; without it the folder is scanned")
-    add("--target", choices=["cityscapes"], default="cityscapes", help="target domain")
-    add("--data-dir-target", type=Path, default=CITYSCAPES_ROOT, help="root of the target stream")
+    add("--data-dir-target", type=Path, default=pair.target.root, help="root of the target stream")
     add("--data-list-target", type=Path, help="names in it, one a line")
     add("--set", default="train", help="split of the target to train on")
     add("--input-size", type=_size, default=input_size, help="width,height of the labelled images")
-    add("--input-size-target", type=_size, default="1024,512", help="width,height of target images")
+    add(
+        "--input-size-target",
+        type=_size,
+        default=format_size(pair.target.target_size),
+        help="width,height of target images",
+    )
     add("--crop-size", type=_size, default="640,360", help="width,height of the crops of both streams")
     _add_switch(group, "--random-mirror", "mirror the target stream too (the labelled one always is)")
     _add_switch(group, "--random-scale", "scale the target stream too (the labelled one always is)")
@@ -173,10 +277,20 @@ def _add_data_flags(group, data_dir: str, input_size: str) -> None:
 def _add_loss_flags(group) -> None:
     add = group.add_argument
     add("--lambda-seg", type=_not_negative_float, default=0.1, help="weight of the auxiliary classifier")
-    add("--lambda-adv-target1", type=_not_negative_float, default=0.0002, help="adversarial, auxiliary")
+    add(
+        "--lambda-adv-target1",
+        type=_not_negative_float,
+        default=0.0002,
+        help="adversarial, auxiliary; both 0: no adversarial training (MRNet, table 2)",
+    )
     add("--lambda-adv-target2", type=_not_negative_float, default=0.001, help="adversarial, primary")
     add("--lambda-me-target", type=_not_negative_float, default=0.0, help="confidence-weighted entropy")
-    add("--lambda-kl-target", type=_not_negative_float, default=0.0, help="memory regularization")
+    add(
+        "--lambda-kl-target",
+        type=_not_negative_float,
+        default=0.0,
+        help="memory regularization (MRNet, tables 2 and 3; in Stage II: Rectifying, table 10)",
+    )
     add(
         "--reg-start",
         type=_not_negative,
@@ -228,12 +342,17 @@ def _add_run_flags(group) -> None:
 def _add_prediction_flags(parser: OneLineParser, batchsize: int, split: str) -> None:
     add = parser.add_argument
     add("--restore-from", help="snapshot file; opts.yaml must lie beside it")
-    add("--data-dir", type=Path, default=CITYSCAPES_ROOT, help="root of the target data")
+    _add_domain_flags(parser, source=None, target=None)
+    add("--data-dir", type=Path, help="root of the target data (default: the target's own)")
     add("--data-list", type=Path, help="names in it, one a line; without it the folder is scanned")
     add("--set", default=split, help="split of the data to predict")
-    add("--num-classes", type=_positive, default=19, help="number of classes")
-    add("--input-size", type=_size, default="1024,512", help="width,height of scale 1")
-    add("--scales", type=_scales, default="1,1.25", help="scales to predict at; each also mirrored")
+    add("--num-classes", type=_positive, help="number of classes (default: the snapshot's)")
+    add("--input-size", type=_size, help="width,height of scale 1 (default: 1024,512; RobotCar: 1280,960)")
+    add(
+        "--scales",
+        type=_scales,
+        help="scales to predict at, each also mirrored (default: 1,1.25; evaluating RobotCar: 1,0.8)",
+    )
     add("--batchsize", "--batch-size", type=_positive, default=batchsize, help="images a pass")
     add("--num-workers", type=_not_negative, help="decoding processes (default: by the cores)")
     add("--gpu", "--gpu-ids", dest="gpu_ids", type=_gpu_ids, default="0", help="GPU to use")
@@ -328,6 +447,52 @@ def _size(text: str) -> tuple[int, int]:
     except (ValueError, argparse.ArgumentTypeError):
         raise argparse.ArgumentTypeError(f"{text!r} is no size; write width,height") from None
     return height, width
+
+
+def _domain(text: str, names: tuple[str, ...]) -> str:
+    """A name among `names`, or the path of a description file or folder."""
+    if text in names or (Path(text).exists() and text not in BUILT_IN):
+        return text
+    raise argparse.ArgumentTypeError(
+        f"{text!r} is none of {', '.join(names)}, and no description file or folder of that name is here"
+    )
+
+
+def _source(text: str) -> str:
+    return _domain(text, SOURCES)
+
+
+def _target(text: str) -> str:
+    return _domain(text, TARGETS)
+
+
+def _any_domain(text: str) -> str:
+    return _domain(text, tuple(BUILT_IN))
+
+
+def _weightings(text: str) -> dict[str, tuple[float, float]]:
+    """`1:0.5,1:0` -> what was written -> weights of the auxiliary and the primary classifier."""
+    weightings = {}
+    for title in text.split(","):
+        try:
+            primary, auxiliary = (_not_negative_float(weight) for weight in title.split(":"))
+        except (ValueError, argparse.ArgumentTypeError):
+            raise argparse.ArgumentTypeError(
+                f"{title!r} is no pair of weights; write primary:auxiliary such as {PUBLISHED_WEIGHTS}"
+            ) from None
+        if primary == auxiliary == 0:
+            raise argparse.ArgumentTypeError(f"{title!r} uses neither classifier")
+        if title in weightings:
+            raise argparse.ArgumentTypeError(f"{title!r} stands twice")
+        weightings[title] = (auxiliary, primary)
+    return weightings
+
+
+def _one_weighting(text: str) -> tuple[float, float]:
+    weightings = _weightings(text)
+    if len(weightings) > 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: pseudo labels are made with one pair of weights")
+    return next(iter(weightings.values()))
 
 
 def _scales(text: str) -> list[float]:

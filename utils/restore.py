@@ -1,18 +1,83 @@
 """A trained network and the images it is to see, for the scripts that predict."""
 
+import logging
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
-from dataset.base import PredictionDataset
+from dataset import Adaptation, PredictionDataset, SegmentationDataset, adapt, build_dataset, find_domain
+from dataset.domains import EVALUATION_SCALES
 from dataset.stream import batches
 from model.deeplab_multi import DeeplabMulti
 from model.weights import load_weights
-from utils.checkpoint import read_network_options
+from utils.checkpoint import network_options, read_options
 from utils.device import choose_device, default_workers
 from utils.errors import UserError
+from utils.recognise import recognise
+
+log = logging.getLogger(__name__)
+
+
+def settle_pair(args: Namespace, scales: str) -> Adaptation:
+    """Which domains the flags and the snapshot mean; fills in the flags that were left to it.
+
+    Args:
+        args: flags of a script that predicts; `data_dir`, `input_size`, `scales`, `threshold` and
+            `num_classes` that are None get the pair's values.
+        scales: "evaluation" or "pseudo labels": whose scales are the default.
+
+    Raises:
+        UserError: the snapshot's options cannot be used or do not fit the flags.
+    """
+    if args.restore_from:
+        snapshot = find_snapshot(args)
+        options = read_options(snapshot)
+        pair = recognise(snapshot, options, args.source, args.target)
+        if args.num_classes is None:
+            args.num_classes = options["num_classes"]
+    else:
+        pair = adapt(find_domain(args.source or "gta5"), find_domain(args.target or "cityscapes"))
+    defaults = dict(
+        data_dir=pair.target.root,
+        input_size=pair.target.target_size,
+        scales=list(pair.evaluation_scales if scales == "evaluation" else EVALUATION_SCALES),
+        threshold=pair.threshold,
+        num_classes=len(pair.colors),
+    )
+    for name, value in defaults.items():
+        if getattr(args, name, None) is None:
+            setattr(args, name, value)
+    if not args.restore_from and args.num_classes != len(pair.colors):
+        raise UserError(f"--num-classes {args.num_classes}: the labels are of {len(pair.colors)} classes")
+    log.info("%s -> %s, %d classes", pair.source.name, pair.target.name, len(pair.colors))
+    return pair
+
+
+def prediction_target(pair: Adaptation, args: Namespace) -> SegmentationDataset:
+    """The target's images as the flags of a script that predicts name them."""
+    return build_dataset(
+        args.target or pair.target.name,
+        args.data_dir,
+        split=args.set,
+        list_file=args.data_list,
+        colors=pair.colors,
+    )
+
+
+def find_snapshot(args: Namespace) -> Path:
+    """The file of `--restore-from`.
+
+    Raises:
+        UserError: there is none.
+    """
+    if "://" in args.restore_from:
+        raise UserError(f"--restore-from {args.restore_from}: download it, and opts.yaml beside it, first")
+    snapshot = Path(args.restore_from)
+    if not snapshot.is_file():
+        raise UserError(f"--restore-from {snapshot}: no such file; name a snapshot such as GTA5_25000.pth")
+    return snapshot
 
 
 def restore_network(args: Namespace) -> tuple[DeeplabMulti, torch.device]:
@@ -21,12 +86,8 @@ def restore_network(args: Namespace) -> tuple[DeeplabMulti, torch.device]:
     Raises:
         UserError: the snapshot or its options cannot be used, or hold another number of classes.
     """
-    if "://" in args.restore_from:
-        raise UserError(f"--restore-from {args.restore_from}: download it, and opts.yaml beside it, first")
-    snapshot = Path(args.restore_from)
-    if not snapshot.is_file():
-        raise UserError(f"--restore-from {snapshot}: no such file; name a snapshot such as GTA5_25000.pth")
-    options = read_network_options(snapshot)
+    snapshot = find_snapshot(args)
+    options = network_options(read_options(snapshot))
     if options["num_classes"] != args.num_classes:
         raise UserError(
             f"--num-classes {args.num_classes}: {snapshot} was trained with {options['num_classes']} classes"

@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from dataset import SNAPSHOT_PREFIX, SegmentationDataset, build_dataset
+from dataset import PSEUDO, Adaptation, SegmentationDataset, adapt, build_dataset, find_domain
 from dataset.labels import palette
 from dataset.stream import TrainingStream, batches
 from model.weights import load_weights
-from utils.checkpoint import OPTIONS_FILE, SHAPING_OPTIONS, read_network_options, write_options
+from utils.checkpoint import OPTIONS_FILE, SHAPING_OPTIONS, read_options, write_options
 from utils.device import choose_device, default_workers
 from utils.engine import train
 from utils.errors import UserError
@@ -22,25 +22,21 @@ LABELLED_SEED, TARGET_SEED = range(STREAMS)  # added to --random-seed's own
 log = logging.getLogger(__name__)
 
 
-def train_stage(trainer_class: type[nn.Module], args: Namespace, labelled: SegmentationDataset) -> None:
+def train_stage(trainer_class: type[nn.Module], args: Namespace, pseudo_labels: bool) -> None:
     """Check everything that can be checked, then train.
 
     Args:
         trainer_class: `AD_Trainer` of the stage.
         args: its flags.
-        labelled: the labelled stream's data set.
+        pseudo_labels: the labelled stream is the pseudo-labelled target instead of the source.
 
     Raises:
         UserError: anything the user can put right.
     """
     log_to_terminal()
-    target = build_target(args)
-    for flag, dataset in (("--data-dir", labelled), ("--data-dir-target", target)):
-        if args.num_classes < len(dataset.colors):
-            raise UserError(
-                f"--num-classes {args.num_classes}: {flag} has labels of {len(dataset.colors)} classes; "
-                f"give --num-classes {len(dataset.colors)}"
-            )
+    pair = adapt(find_domain(args.source), find_domain(args.target))
+    check_classes(pair, args)
+    labelled, target = build_labelled(pair, args, pseudo_labels), build_target(pair, args)
     labelled.check(labels_required=True)
     target_has_labels = target.check(labels_required=False)
     device, gpus = choose_device(args)
@@ -57,28 +53,70 @@ def train_stage(trainer_class: type[nn.Module], args: Namespace, labelled: Segme
     trainer.device_ids = gpus
     say_what_is_there(labelled, target, target_has_labels, args)
     refuse_other_network(args)
-    write_options(args.snapshot_dir, args)
+    write_options(args.snapshot_dir, args, pair.colors)
     streams = []
     for seed, dataset in ((LABELLED_SEED, labelled), (TARGET_SEED, target)):
         samples = args.num_steps_stop * args.iter_size * args.batch_size
         stream = TrainingStream(dataset, samples, (args.random_seed, seed))
         workers = default_workers(STREAMS) if args.num_workers is None else args.num_workers
         streams.append(batches(stream, args.batch_size, workers, pin_memory=device.type == "cuda"))
-    train(trainer, args, *streams, target_has_labels, SNAPSHOT_PREFIX[args.source], palette(labelled.colors))
+    train(trainer, args, *streams, target_has_labels, pair.source.prefix, palette(pair.colors))
+
+
+def check_classes(pair: Adaptation, args: Namespace) -> None:
+    """Refuse too few classes and domains that share none; say which of the target's are passed over.
+
+    Raises:
+        UserError: the network could not learn what the labels hold.
+    """
+    if not pair.colors:
+        raise UserError(f"--source {args.source}: has no classes; describe its labels in dataset.yaml")
+    if args.num_classes < len(pair.colors):
+        raise UserError(
+            f"--num-classes {args.num_classes}: the labels are of {len(pair.colors)} classes; give "
+            f"--num-classes {len(pair.colors)}"
+        )
+    if unknown := pair.unknown_classes:
+        if len(unknown) == len(pair.target.colors):
+            raise UserError(
+                f"--target {args.target}: none of its classes ({', '.join(unknown)}) is one of the source's "
+                f"({', '.join(pair.classes)}); classes belong together by name"
+            )
+        log.warning("Classes of the target that the source lacks count nowhere: %s.", ", ".join(unknown))
 
 
 def refuse_other_network(args: Namespace) -> None:
     """Keep the `opts.yaml` without which the snapshots of an earlier run could not be loaded."""
     folder = Path(args.snapshot_dir)
     if any(folder.glob("*.pth")) and (folder / OPTIONS_FILE).is_file():
-        earlier = read_network_options(folder / OPTIONS_FILE)
+        earlier = read_options(folder / OPTIONS_FILE)
         if any(earlier[name] != getattr(args, name) for name in SHAPING_OPTIONS):
             raise UserError(
                 f"--snapshot-dir {folder}: holds snapshots of another network; choose another folder"
             )
 
 
-def build_target(args: Namespace) -> SegmentationDataset:
+def build_labelled(pair: Adaptation, args: Namespace, pseudo_labels: bool) -> SegmentationDataset:
+    """The labelled stream's data set: the source, or the target with its pseudo labels."""
+    made_by = {}
+    if pseudo_labels:
+        made_by = dict(source=args.source, threshold=args.threshold, pseudo_dir=args.pseudo_dir)
+    return build_dataset(
+        f"{args.target}{PSEUDO}" if pseudo_labels else args.source,
+        args.data_dir,
+        split=args.set,
+        list_file=args.data_list,
+        labelled_stream=True,
+        input_size=args.input_size,
+        crop_size=args.crop_size,
+        autoaugment=args.autoaug,
+        ignore_label=args.ignore_label,
+        colors=pair.colors,
+        **made_by,
+    )
+
+
+def build_target(pair: Adaptation, args: Namespace) -> SegmentationDataset:
     """The target stream's data set."""
     return build_dataset(
         args.target,
@@ -92,6 +130,7 @@ def build_target(args: Namespace) -> SegmentationDataset:
         random_mirror=args.random_mirror,
         autoaugment=args.autoaug_target,
         ignore_label=args.ignore_label,
+        colors=pair.colors,
     )
 
 

@@ -1,0 +1,122 @@
+"""Look at every image and label of a data set before training on it, and print what it holds as a table.
+
+    python check_data.py gta5
+    python check_data.py campus.yaml --set val          # your own data, see docs/own-data.md
+    python check_data.py photos --source campus.yaml    # a target, in the classes of its source
+
+Leaves with status 2 where something would stop a training: files that cannot be read, labels of another size
+or missing beside others, ids or colours that no class has.
+"""
+
+import logging
+from collections import Counter
+
+from dataset import Adaptation, SegmentationDataset, adapt, build_dataset, find_domain
+from dataset.survey import Survey, looks
+from utils.device import default_workers
+from utils.errors import UserError, run_script
+from utils.logging import log_to_terminal, progress
+from utils.options import check_data_args, format_size
+
+SHOWN = 5  # sizes, names and ids printed before the rest is a number
+SQUEEZE = 1.1  # a change of the sides' ratio beyond this is worth a word
+log = logging.getLogger(__name__)
+
+
+def main() -> None:
+    """Survey the data set, print the table, fail where a training would."""
+    log_to_terminal()
+    args = check_data_args()
+    domain = find_domain(args.dataset)
+    pair = adapt(find_domain(args.source) if args.source else domain, domain)
+    data = build_dataset(
+        args.dataset, args.data_dir, split=args.set, list_file=args.data_list, colors=pair.colors
+    )
+    survey = Survey()
+    workers = default_workers(streams=1) if args.num_workers is None else args.num_workers
+    for seen in progress(looks(data, workers), len(data)):
+        survey.add(seen)
+    log.info("%s", "\n".join([*overview(data, survey), *class_table(pair, survey), *advice(pair, survey)]))
+    if kinds := faults(data, survey):
+        log.info("%s", "\n".join(kinds))
+        raise UserError(f"{args.dataset}: {len(kinds)} kind(s) of fault, listed above; mend them first")
+    log.info("No fault found.")
+
+
+def overview(data: SegmentationDataset, survey: Survey) -> list[str]:
+    """How many images of which sizes, and how many labels."""
+    sizes = [f"{width}x{height} ({count})" for (width, height), count in survey.sizes.most_common(SHOWN)]
+    labels = f"{survey.labelled}"
+    if not survey.labelled:
+        sought = data.label_path(data.names[0])
+        labels = f"none{f', such as {sought}' if sought else ''}: fine for a target, not for a source"
+    return [
+        f"images  {survey.images} of {data.image_folder}",
+        f"sizes   {shortened(sizes, len(survey.sizes))}",
+        f"labels  {labels}",
+    ]
+
+
+def class_table(pair: Adaptation, survey: Survey) -> list[str]:
+    """A row each class: its train id, its share of all labelled pixels, the images it occurs in."""
+    if not survey.labelled:
+        return []
+    width = max(map(len, (*pair.classes, "without class")))
+    total = max(1, survey.pixels.sum())  # 0 where every id is unknown
+
+    def row(name: str, train_id: object, pixels: int, images: object, remark: str = "") -> str:
+        return f"{name:<{width}}  {train_id:>8}  {100 * pixels / total:>8.3f}  {images:>6}{remark}"
+
+    rows = ["", f"{'class':<{width}}  train id  % pixels  images"]
+    for train_id, name in enumerate(pair.classes):
+        images = survey.images_with[train_id]
+        remark = "" if images else "  never occurs"
+        rows.append(row(name, train_id, survey.pixels[train_id], images, remark))
+    outside = slice(len(pair.classes), None)
+    rows.append(row("without class", "-", survey.pixels[outside].sum(), survey.images_with[outside].max()))
+    return [*rows, ""]
+
+
+def advice(pair: Adaptation, survey: Survey) -> list[str]:
+    """What no training refuses, but its user would want to know."""
+    lines = []
+    if pair.unknown_classes:
+        lines.append(f"note    the source lacks {', '.join(pair.unknown_classes)}: without class here")
+    ratios = Counter()
+    for (width, height), count in survey.sizes.items():
+        ratios[width / height] += count
+    if ratios:
+        usual, given = ratios.most_common(1)[0][0], pair.target.target_size
+        if max(usual * given[0] / given[1], given[1] / given[0] / usual) > SQUEEZE:
+            fitting = given[0], 8 * round(given[0] * usual / 8)
+            lines.append(
+                f"note    as a target the images are squeezed to {format_size(given)}; "
+                f"{format_size(fitting)} keeps the shape of most (size in the description, or "
+                "--input-size-target to train, --input-size to predict)"
+            )
+    return lines
+
+
+def faults(data: SegmentationDataset, survey: Survey) -> list[str]:
+    """A line each kind of fault that stops a training."""
+    lines = [f"FAULT   {fault}" for fault in survey.faults[:SHOWN]]
+    if len(survey.faults) > SHOWN:
+        lines.append(f"FAULT   and {len(survey.faults) - SHOWN} more such files")
+    if survey.labelled and survey.missing:
+        names = shortened(survey.missing[:SHOWN], len(survey.missing))
+        lines.append(f"FAULT   {len(survey.missing)} images have no label: {names}")
+    for number, (pixels, images, first) in sorted(survey.unknown.items())[: 4 * SHOWN]:
+        lines.append(
+            f"FAULT   id {number} is of no class and not ignored: {pixels} pixels of {images} images, first "
+            f"{data.label_path(first)}"
+        )
+    return lines
+
+
+def shortened(shown: list[str], count: int) -> str:
+    """The first ones, and how many more there are."""
+    return ", ".join(shown) + (f" and {count - len(shown)} more" if count > len(shown) else "")
+
+
+if __name__ == "__main__":
+    run_script(main)

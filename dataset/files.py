@@ -1,0 +1,228 @@
+"""Files of a data set: lists of names, scans, headers, decoded images and label ids.
+
+A label reader is an object with `read(path) -> ids (H, W)` and `check(path, mode)`, which refuses by the
+header alone what `read` could not use.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+from torchvision.io import ImageReadMode, read_file
+from torchvision.io import decode_image as decode_bytes
+
+from dataset.labels import Color, counted
+from utils.errors import UserError
+
+ID_MODES = ("L", "P", "I", "I;16")  # one number a pixel
+HIGH_DEPTH_MODES = ("I", "I;16", "F")  # more than 8 bits: no photograph that could be shown as RGB
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_END = b"IEND\xaeB`\x82"
+ORIENTATION = 0x0112  # EXIF: how a camera was held; only these formats carry it in their header
+ORIENTED_FORMATS = ("JPEG", "MPO", "WEBP", "TIFF")
+# What Pillow, torchvision and the system raise for a file that is no image, damaged, huge or misnamed.
+UNREADABLE = (OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError)
+
+
+class DataError(UserError):
+    """An image, label or list that cannot be used; the message names the file."""
+
+
+@dataclass(frozen=True)
+class IdReader:
+    """One id a pixel: grey PNGs of 8 or 16 bits, and palette PNGs, whose indices are the ids."""
+
+    def check(self, path: Path, mode: str) -> None:
+        if mode not in ID_MODES:
+            raise DataError(f"{path}: a label must hold one id a pixel, this image is of mode {mode}")
+
+    def read(self, path: Path) -> np.ndarray:
+        """(H, W) uint8, uint16 or int32."""
+        try:
+            with Image.open(path) as image:
+                self.check(path, image.mode)
+                return np.asarray(image)
+        except UNREADABLE as error:
+            raise _unreadable(path, error) from error
+
+
+@dataclass(frozen=True)
+class FirstChannelReader:
+    """The id in the first channel of a PNG with several, of 8 or 16 bits each, as SYNTHIA's.
+
+    Pillow reduces such files to 8 bits, which leaves 0 of every id; torchvision reads them as they are.
+    """
+
+    def check(self, path: Path, mode: str) -> None:
+        pass  # every image has a first channel
+
+    def read(self, path: Path) -> np.ndarray:
+        """(H, W) uint8 or uint16."""
+        try:
+            with Image.open(path) as image:
+                if image.mode in ID_MODES:
+                    return np.asarray(image)
+            return decode_bytes(read_file(str(path)), ImageReadMode.UNCHANGED)[0].numpy()
+        except UNREADABLE as error:
+            raise _unreadable(path, error) from error
+
+
+@dataclass(frozen=True)
+class ColorReader:
+    """Colours in place of ids: a pixel's id is the place of its colour among `colors`."""
+
+    colors: tuple[Color, ...]
+
+    @cached_property
+    def _place(self) -> np.ndarray:
+        """1 + the place of every packed colour, 0 for the others; the system maps only what is touched."""
+        place = np.zeros(1 << 24, np.uint16)
+        place[_packed(np.array(self.colors, np.uint8))] = 1 + np.arange(len(self.colors))
+        return place
+
+    def check(self, path: Path, mode: str) -> None:
+        pass  # every image has colours
+
+    def read(self, path: Path) -> np.ndarray:
+        """(H, W) uint16."""
+        try:
+            with Image.open(path) as image:
+                pixels = np.asarray(image.convert("RGB"))
+        except UNREADABLE as error:
+            raise _unreadable(path, error) from error
+        place = self._place[_packed(pixels)]
+        unknown = place == 0
+        if unknown.any():
+            raise DataError(
+                f"{path}: no class has the colour {counted(pixels[unknown])}; add it to a class or to the "
+                "ignored ones in the description"
+            )
+        return place - np.uint16(1)
+
+    def __getstate__(self) -> dict:
+        return {"colors": self.colors}  # a worker builds its table itself
+
+
+def _packed(pixels: np.ndarray) -> np.ndarray:
+    red, green, blue = (pixels[..., channel].astype(np.int32) for channel in range(3))
+    return red << 16 | green << 8 | blue
+
+
+LabelReader = IdReader | FirstChannelReader | ColorReader
+
+
+def read_list(path: Path) -> list[str]:
+    """The names in a list file, one a line; blank lines do not count."""
+    try:
+        names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot read this list of names ({error})") from error
+    if not names:
+        raise DataError(f"{path}: the list is empty; write one image name a line")
+    for name in names:
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise DataError(f"{path}: the name {name} leaves the data folder; names are relative to it")
+    return names
+
+
+# Registered with Pillow, but no pictures that it decodes by itself.
+NO_PICTURES = ("PDF", "MPEG", "HDF5", "GRIB", "BUFR", "EPS", "WMF")
+
+
+@lru_cache
+def picture_suffixes() -> tuple[str, ...]:
+    """Endings of the files that Pillow reads as pictures, in lower case."""
+    kinds = Image.registered_extensions()  # loads Pillow's plugins, so it comes before OPEN
+    return tuple(sorted(s for s, kind in kinds.items() if kind in Image.OPEN and kind not in NO_PICTURES))
+
+
+def scan(
+    folder: Path,
+    suffixes: Sequence[str],
+    excluded: str | None = None,
+    excluded_folders: Sequence[Path] = (),
+) -> list[str]:
+    """Names of the files under `folder` that end in one of `suffixes`, relative and sorted.
+
+    The case of an ending does not matter; hidden files, those that end in `excluded` and those below
+    `excluded_folders` are passed over.
+    """
+    endings = tuple(suffix.lower() for suffix in suffixes)
+
+    def walk(relative: str) -> Iterator[str]:
+        for entry in (folder / relative).iterdir():
+            name = f"{relative}/{entry.name}" if relative else entry.name
+            if entry.name.startswith(".") or (excluded and entry.name.endswith(excluded)):
+                continue
+            if entry.name.lower().endswith(endings):
+                yield name
+            elif entry.is_dir() and entry not in excluded_folders:
+                yield from walk(name)
+
+    names = sorted(walk(""))
+    if not names:
+        what = endings[0] if len(endings) == 1 else ".png, .jpg or another ending of pictures"
+        raise DataError(f"{folder}: no file here ends in {what}; put the images there or give a list")
+    return names
+
+
+def read_header(path: Path) -> tuple[tuple[int, int], str]:
+    """(width, height) and mode of an image file, without decoding it."""
+    try:
+        with Image.open(path) as image:
+            size, mode = image.size, image.mode
+            if _is_turned(image):
+                size = size[::-1]
+        with open(path, "rb") as file:
+            is_png = file.read(len(PNG_SIGNATURE)) == PNG_SIGNATURE
+            file.seek(-len(PNG_END), 2)
+            complete = not is_png or file.read() == PNG_END
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file; complete the data set or take it off the list") from error
+    except UNREADABLE as error:
+        raise _unreadable(path, error) from error
+    if not complete:
+        raise DataError(f"{path}: the file is cut short; copy it again")
+    return size, mode
+
+
+def check_picture_mode(path: Path, mode: str) -> None:
+    """Refuse what Pillow would clip to white: images of more than 8 bits a channel in one channel."""
+    if mode in HIGH_DEPTH_MODES:
+        raise DataError(f"{path}: an image of mode {mode}, more than 8 bits; convert it to 8-bit RGB")
+
+
+def decode_image(path: Path) -> Image.Image:
+    """An image file as RGB, upright where a camera noted how it was held."""
+    try:
+        with Image.open(path) as image:
+            check_picture_mode(path, image.mode)
+            if _orientation(image) != 1:
+                image = ImageOps.exif_transpose(image)
+            return image.convert("RGB")
+    except UNREADABLE as error:
+        raise _unreadable(path, error) from error
+
+
+def _orientation(image: Image.Image) -> int:
+    return image.getexif().get(ORIENTATION, 1) if image.format in ORIENTED_FORMATS else 1
+
+
+def _is_turned(image: Image.Image) -> bool:
+    return _orientation(image) in (5, 6, 7, 8)  # by a quarter, mirrored or not
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    return DataError(f"{path}: not a readable image ({error}); copy it again or take it off the list")
+
+
+def check_sizes(path: Path, label_size: tuple[int, int], image_size: tuple[int, int]) -> None:
+    """Refuse a label whose (width, height) is not its image's."""
+    if tuple(label_size) != tuple(image_size):
+        raise DataError(
+            f"{path}: the label is {label_size[0]}x{label_size[1]} pixels, its image "
+            f"{image_size[0]}x{image_size[1]}; they must be of one size"
+        )
