@@ -90,7 +90,7 @@ def advice(pair: Adaptation, survey: Survey) -> list[str]:
         if max(usual * given[0] / given[1], given[1] / given[0] / usual) > SQUEEZE:
             fitting = given[0], 8 * round(given[0] * usual / 8)
             lines.append(
-                f"note    as a target the images are squeezed to {format_size(given)}; "
+                f"note    a target's images are brought to {format_size(given)}, another shape; "
                 f"{format_size(fitting)} keeps the shape of most (size in the description, or "
                 "--input-size-target to train, --input-size to predict)"
             )

@@ -27,40 +27,25 @@ from dataset.embedded import make_embedded_data
 from dataset.labels import palette
 from utils.errors import UserError, run_script
 from utils.pictures import save_overview
+from utils.recipes import (
+    BALANCED,
+    COMMON,
+    FULL,
+    NO_TARGET,
+    QUICK,
+    RATE1,
+    SIZES,
+    STAGE1,
+    STAGE2,
+    START,
+    THRESHOLD,
+    Plan,
+)
 from utils.report import Example, Run, write_report
 
 HERE = Path(__file__).resolve().parent
-SOURCE_SIZE, TARGET_SIZE, CROP = "256,144", "256,128", "192,96"
 EXAMPLES = 4  # target images in the report
 DOMAIN_EXAMPLES = 3  # pairs of source and target images in the report
-
-NETWORK = "--arch mini --norm-style gn --use-se"
-NO_TARGET = "--lambda-adv-target1 0 --lambda-adv-target2 0"
-BALANCED = "--class-balance --often-balance --max-value 3"
-SOURCE = f"--input-size {SOURCE_SIZE} --input-size-target {TARGET_SIZE} --crop-size {CROP} {BALANCED}"
-START = f"{NO_TARGET} --batch-size 4 --learning-rate 1e-2 --warm-up 50"
-STAGE1 = "--lambda-adv-target1 0.0002 --lambda-adv-target2 0.001 --lambda-kl-target 1 --reg-start 0"
-RATE1 = "--batch-size 2 --learning-rate 1e-3"
-# The small network's pseudo labels are much worse than a ResNet-101's: only confident pixels, a low rate.
-THRESHOLD = 0.9
-STAGE2 = f"--input-size {TARGET_SIZE} --input-size-target {TARGET_SIZE} --crop-size {TARGET_SIZE} {NO_TARGET}"
-STAGE2 += " --batch-size 2 --learning-rate 2e-5 --train_bn"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How much is drawn and trained: images, and iterations of each training."""
-
-    train_images: int
-    val_images: int
-    start: int
-    stage1: int
-    stage2: int
-    log_every: int
-
-
-FULL = Plan(train_images=240, val_images=60, start=650, stage1=280, stage2=200, log_every=10)
-QUICK = Plan(train_images=16, val_images=4, start=24, stage1=6, stage2=6, log_every=2)
 
 
 @dataclass(frozen=True)
@@ -112,9 +97,9 @@ def parse_args() -> argparse.Namespace:
 
 def train_and_evaluate(out: Path, plan: Plan, seed: int) -> list[Method]:
     """Run the scripts in the order of the README; what does not wait for each other, side by side."""
-    common = f"{NETWORK} --lambda-seg 0.5 --random-seed {seed} --log-every {plan.log_every}"
-    source = f"{common} {SOURCE}"
-    target = f"{common} {STAGE2} --threshold {THRESHOLD}"
+    common = f"{COMMON} --random-seed {seed} --log-every {plan.log_every}"
+    source = f"{common} {SIZES.stage1} {BALANCED}"
+    target = f"{common} {SIZES.stage2} {STAGE2} --threshold {THRESHOLD}"
     start = Method("Common start", "start", plan.start)
     source_only = Method("Source only", "source_only", plan.stage1)
     stage1 = Method("Stage I (MRNet)", "stage1", plan.stage1)
@@ -126,7 +111,7 @@ def train_and_evaluate(out: Path, plan: Plan, seed: int) -> list[Method]:
         return f"{script} --snapshot-dir snapshots/{method.folder} --restore-from {before} {flags} {steps}"
 
     def predict(script: str, method: Method) -> str:
-        return f"{script} --restore-from {method.snapshot} --input-size {TARGET_SIZE}"
+        return f"{script} --restore-from {method.snapshot} --input-size {SIZES.target}"
 
     scripts_in(out, train("train_ms.py", start, "none", f"{source} {START}"))
     scripts_in(

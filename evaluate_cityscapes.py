@@ -151,7 +151,7 @@ def report(pair: Adaptation, matrices: dict[str, Tensor], result: dict) -> str:
     if several:
         lines.append("columns: weights of the primary and the auxiliary classifier")
     if result["uncertainty_gap"] is not None:
-        lines.append(f"uncertainty gap {result['uncertainty_gap']:.3f}")
+        lines.append(f"uncertainty gap {result['uncertainty_gap']:.4f}")
     return "\n".join(lines)
 
 

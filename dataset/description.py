@@ -14,7 +14,7 @@ import yaml
 
 from dataset.domains import Domain
 from dataset.files import ColorReader, DataError, FirstChannelReader, IdReader
-from dataset.folder import SPLIT, FolderDataset, Layout
+from dataset.folder import SPLIT, FolderDataset, Layout, has_parts
 from dataset.labels import IDS, IGNORE, Color, Colors
 from dataset.transforms import Size
 
@@ -100,7 +100,9 @@ def _described(path: Path, name: str) -> Domain:
 def _domain(name, prefix, root, layout, colors, class_of_id, known, reader, size: Size | None) -> Domain:
     sizes = dict(source_size=size, target_size=size, pseudo_size=size) if size else {}
     dataset = partial(FolderDataset, layout=layout)
-    bare = Path(layout.images) == Path(".")
+    # Without folders of parts, `{split}` stands for the root too: see FolderDataset.
+    divided = SPLIT in layout.images and has_parts(root)
+    bare = not Path(layout.images.partition(SPLIT)[0]).parts and not divided
     return Domain(name, prefix, root, colors, class_of_id, known, dataset, reader, **sizes, bare=bare)
 
 

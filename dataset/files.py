@@ -65,6 +65,7 @@ class FirstChannelReader:
             with Image.open(path) as image:
                 if image.mode in ID_MODES:
                     return np.asarray(image)
+                image.verify()  # a PNG's checksums; torchvision crashes on pixels that are damaged
             return decode_bytes(read_file(str(path)), ImageReadMode.UNCHANGED)[0].numpy()
         except UNREADABLE as error:
             raise _unreadable(path, error) from error

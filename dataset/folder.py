@@ -71,7 +71,7 @@ class FolderDataset(SegmentationDataset):
         """The split's folder; the one without parts where the set has none."""
         folder = self.root / pattern.replace(SPLIT, self.split)
         whole = self.root / pattern.partition(SPLIT)[0]
-        if SPLIT in pattern and not folder.is_dir() and whole.is_dir() and not _has_parts(whole):
+        if SPLIT in pattern and not folder.is_dir() and whole.is_dir() and not has_parts(whole):
             folder = whole
         return folder
 
@@ -88,6 +88,6 @@ class FolderDataset(SegmentationDataset):
             seen[stem] = name
 
 
-def _has_parts(folder: Path) -> bool:
+def has_parts(folder: Path) -> bool:
     """Whether a folder of images or labels is divided into the usual parts."""
     return any((folder / part).is_dir() for part in ("train", "val", "test"))

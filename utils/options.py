@@ -347,7 +347,11 @@ def _add_prediction_flags(parser: OneLineParser, batchsize: int, split: str) -> 
     add("--data-list", type=Path, help="names in it, one a line; without it the folder is scanned")
     add("--set", default=split, help="split of the data to predict")
     add("--num-classes", type=_positive, help="number of classes (default: the snapshot's)")
-    add("--input-size", type=_size, help="width,height of scale 1 (default: 1024,512; RobotCar: 1280,960)")
+    add(
+        "--input-size",
+        type=_size,
+        help="width,height of scale 1 (default: the training's --input-size-target)",
+    )
     add(
         "--scales",
         type=_scales,

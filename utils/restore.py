@@ -24,24 +24,27 @@ def settle_pair(args: Namespace, scales: str) -> Adaptation:
     """Which domains the flags and the snapshot mean; fills in the flags that were left to it.
 
     Args:
-        args: flags of a script that predicts; `data_dir`, `input_size`, `scales`, `threshold` and
-            `num_classes` that are None get the pair's values.
+        args: flags of a script that predicts; `data_dir`, `scales`, `threshold` and `num_classes` that are
+            None get the pair's values, `input_size` the size that the target was trained at.
         scales: "evaluation" or "pseudo labels": whose scales are the default.
 
     Raises:
         UserError: the snapshot's options cannot be used or do not fit the flags.
     """
+    trained_size = None
     if args.restore_from:
         snapshot = find_snapshot(args)
         options = read_options(snapshot)
         pair = recognise(snapshot, options, args.source, args.target)
         if args.num_classes is None:
             args.num_classes = options["num_classes"]
+        if pair.target.name == options.get("target"):
+            trained_size = parsed_size(options.get("input_size_target"))
     else:
         pair = adapt(find_domain(args.source or "gta5"), find_domain(args.target or "cityscapes"))
     defaults = dict(
         data_dir=pair.target.root,
-        input_size=pair.target.target_size,
+        input_size=trained_size or pair.target.target_size,
         scales=list(pair.evaluation_scales if scales == "evaluation" else EVALUATION_SCALES),
         threshold=pair.threshold,
         num_classes=len(pair.colors),
@@ -53,6 +56,14 @@ def settle_pair(args: Namespace, scales: str) -> Adaptation:
         raise UserError(f"--num-classes {args.num_classes}: the labels are of {len(pair.colors)} classes")
     log.info("%s -> %s, %d classes", pair.source.name, pair.target.name, len(pair.colors))
     return pair
+
+
+def parsed_size(written: object) -> tuple[int, int] | None:
+    """The (height, width) that `opts.yaml` spells width,height; None where it is nothing of the kind."""
+    sides = str(written).split(",")
+    if len(sides) != 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
+        return None
+    return int(sides[1]), int(sides[0])
 
 
 def prediction_target(pair: Adaptation, args: Namespace) -> SegmentationDataset:
