@@ -4,6 +4,7 @@ from pathlib import Path
 
 from dataset.base import PredictionDataset, SegmentationDataset
 from dataset.domains import (
+    BUILT_IN,
     NO_THRESHOLD,
     SOURCES,
     TARGETS,
@@ -17,7 +18,7 @@ from dataset.files import DataError, IdReader
 from dataset.labels import IGNORE, ROBOTCAR_COLORS, Colors, train_id_table
 from dataset.transforms import Size, TrainingView
 
-PSEUDO = "_pseudo"  # behind a target's name: with pseudo labels in place of its own
+PSEUDO = "_pseudo"  # behind a built-in name: with pseudo labels in place of its own
 
 
 def pseudo_folder(
@@ -49,12 +50,12 @@ def build_dataset(
     ignore_label: int = IGNORE,
     source: str = "gta5",
     colors: Colors | None = None,
+    pseudo: bool | None = None,
 ) -> SegmentationDataset:
     """A data set whose items are the training samples of the labelled or the target stream.
 
     Args:
-        name: gta5, synthia, cityscapes, robotcar, or a description file or folder; with `_pseudo` behind
-            it, its images with pseudo labels.
+        name: gta5, synthia, cityscapes, robotcar, or a description file or folder.
         root: its folder, such as ./data/GTA5; None: the usual one.
         split: part of it (train, val), where it has parts.
         list_file: names, one a line; None scans the folder in sorted order.
@@ -70,12 +71,14 @@ def build_dataset(
         source: domain whose network made the pseudo labels; names their folder.
         colors: the network's classes, name -> colour; labels read as their train ids, by name. Default:
             the data set's own, for pseudo labels the pair's.
+        pseudo: show pseudo labels; None: where a built-in name has `_pseudo` behind it.
 
     Raises:
         DataError: the data set, its folder or the list cannot be used.
     """
-    pseudo = name.endswith(PSEUDO)
-    domain = find_domain(name.removesuffix(PSEUDO))
+    if pseudo is None and name.removesuffix(PSEUDO) in BUILT_IN:
+        pseudo, name = name.endswith(PSEUDO), name.removesuffix(PSEUDO)
+    domain = find_domain(name)
     root = domain.root if root is None else Path(root)
     pair = adapt(find_domain(source), domain) if pseudo else None
     if colors is None:
@@ -113,7 +116,6 @@ def build_dataset(
 
 __all__ = [
     "NO_THRESHOLD",
-    "PSEUDO",
     "SOURCES",
     "TARGETS",
     "Adaptation",

@@ -128,7 +128,10 @@ class SegmentationDataset(Dataset):
             raise self._unknown_ids(name, error) from error
 
     def _unknown_ids(self, name: str, error: UnknownIds) -> DataError:
-        return DataError(f"{self.label_path(name)}: {error}: no label of this data set; replace the file")
+        return DataError(
+            f"{self.label_path(name)}: {error}: no label of this data set; replace the file, or in a "
+            "description of your own give the id to a class or to the ignored ones"
+        )
 
     def check(self, labels_required: bool) -> bool:
         """Open every file's header before hours of work depend on it; whether any image has a label.

@@ -192,6 +192,6 @@ def min_label_values(domain: Domain, colors: Colors) -> int:
 
     For your own classes half of them, at most 10.
     """
-    if domain.name == "robotcar":
+    if colors == ROBOTCAR_COLORS:
         return ROBOTCAR_MIN_LABEL_VALUES
     return MIN_LABEL_VALUES if domain.built_in else min(MIN_LABEL_VALUES, len(colors) // 2)

@@ -11,20 +11,19 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
-from torchvision.io import ImageReadMode, read_file
-from torchvision.io import decode_image as decode_bytes
 
 from dataset.labels import Color, counted
 from utils.errors import UserError
 
-ID_MODES = ("L", "P", "I", "I;16")  # one number a pixel
+ID_MODES = ("1", "L", "P", "I", "I;16")  # one number a pixel
+SPREAD_GREY = {"L;2": 85, "L;4": 17}  # what Pillow multiplies grey of so few bits by
 HIGH_DEPTH_MODES = ("I", "I;16", "F")  # more than 8 bits: no photograph that could be shown as RGB
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_END = b"IEND\xaeB`\x82"
 ORIENTATION = 0x0112  # EXIF: how a camera was held; only these formats carry it in their header
 ORIENTED_FORMATS = ("JPEG", "MPO", "WEBP", "TIFF")
-# What Pillow, torchvision and the system raise for a file that is no image, damaged, huge or misnamed.
-UNREADABLE = (OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError)
+# What Pillow and the system raise for a file that is no image, damaged, absurdly large or misnamed.
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
 class DataError(UserError):
@@ -44,7 +43,7 @@ class IdReader:
         try:
             with Image.open(path) as image:
                 self.check(path, image.mode)
-                return np.asarray(image)
+                return _ids(image)
         except UNREADABLE as error:
             raise _unreadable(path, error) from error
 
@@ -53,7 +52,9 @@ class IdReader:
 class FirstChannelReader:
     """The id in the first channel of a PNG with several, of 8 or 16 bits each, as SYNTHIA's.
 
-    Pillow reduces such files to 8 bits, which leaves 0 of every id; torchvision reads them as they are.
+    Pillow keeps the high byte of such files, which is 0 for every id. Its decoder can be told to keep the
+    low byte instead, so the file is decoded for either. (torchvision reads both at once, but crashes on
+    damaged files, and is about to give its decoders up.)
     """
 
     def check(self, path: Path, mode: str) -> None:
@@ -63,12 +64,38 @@ class FirstChannelReader:
         """(H, W) uint8 or uint16."""
         try:
             with Image.open(path) as image:
+                raw_mode = _raw_mode(image)
                 if image.mode in ID_MODES:
-                    return np.asarray(image)
-                image.verify()  # a PNG's checksums; torchvision crashes on pixels that are damaged
-            return decode_bytes(read_file(str(path)), ImageReadMode.UNCHANGED)[0].numpy()
+                    return _ids(image)
+                if raw_mode == "LA;16B":
+                    raise DataError(f"{path}: 16-bit grey with alpha; leave the alpha channel out")
+                high = np.asarray(image.getchannel(0))
+            with Image.open(path) as image:
+                image.verify()  # its checksums, which decoding passes over
+            if raw_mode not in LOW_BYTES:
+                return high
+            with Image.open(path) as image:
+                image.tile = [(*tile[:3], LOW_BYTES[raw_mode]) for tile in image.tile]
+                low = np.asarray(image.getchannel(0))
         except UNREADABLE as error:
             raise _unreadable(path, error) from error
+        return high.astype(np.uint16) << 8 | low
+
+
+# How Pillow names the bytes of a 16-bit PNG when it keeps the high ones, and when it is to keep the low ones.
+LOW_BYTES = {"RGB;16B": "RGB;16L", "RGBA;16B": "RGBA;16L"}
+
+
+def _ids(image: Image.Image) -> np.ndarray:
+    """The numbers that an image of one channel holds."""
+    spread = SPREAD_GREY.get(_raw_mode(image), 1)  # before decoding, which forgets it
+    ids = np.asarray(image)
+    return ids // spread if spread > 1 else ids
+
+
+def _raw_mode(image: Image.Image) -> str | None:
+    """How the bytes in a PNG file are laid out; None for other files."""
+    return image.tile[0][3] if image.format == "PNG" and image.tile else None
 
 
 @dataclass(frozen=True)

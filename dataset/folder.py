@@ -6,6 +6,7 @@ from pathlib import Path
 from dataset.base import SegmentationDataset
 from dataset.files import DataError, picture_suffixes
 
+USUAL_PARTS = ("train", "training", "trainval", "val", "valid", "validation", "test", "testing")
 SPLIT = "{split}"  # stands for the part of the data set in a folder's name
 
 
@@ -90,4 +91,4 @@ class FolderDataset(SegmentationDataset):
 
 def has_parts(folder: Path) -> bool:
     """Whether a folder of images or labels is divided into the usual parts."""
-    return any((folder / part).is_dir() for part in ("train", "val", "test"))
+    return any((folder / part).is_dir() for part in USUAL_PARTS)

@@ -1,6 +1,8 @@
 """Tiny data sets in the published layouts, and the scripts run on them."""
 
+import contextlib
 import importlib
+import io
 import logging
 import os
 import subprocess
@@ -161,3 +163,52 @@ def one_line_error(result: subprocess.CompletedProcess, *named: str) -> str:
 def files_of(folder: Path) -> dict[Path, bytes]:
     """Every file under a folder with what it holds."""
     return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def run_in(folder: Path, name: str, *flags: str) -> subprocess.CompletedProcess:
+    """`run_main` in `folder`, for fixtures that live longer than a test."""
+    argv, here, threads = sys.argv, Path.cwd(), torch.get_num_threads()
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    output, errors, status = io.StringIO(), io.StringIO(), 0
+    sys.argv = [f"{name}.py", *map(str, flags)]
+    os.chdir(folder)
+    torch.set_num_threads(1)
+    try:
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+            run_guarded(importlib.import_module(name).main)
+    except SystemExit as leaving:
+        status = leaving.code
+    finally:
+        sys.argv = argv
+        os.chdir(here)
+        torch.set_num_threads(threads)
+        root.handlers[:], root.level = handlers, level
+    return subprocess.CompletedProcess([name, *flags], status, output.getvalue(), errors.getvalue())
+
+
+def run_chain(folder: Path, steps: dict[str, Sequence[str]]) -> dict[str, subprocess.CompletedProcess]:
+    """Run scripts one after another, none of which may fail; what each of them said, by title."""
+    said = {}
+    for title, (name, *flags) in steps.items():
+        said[title] = run_in(folder, name, *flags)
+        assert said[title].returncode == 0 and said[title].stderr == "", said[title].stderr
+    return said
+
+
+def make_unsure(snapshot: Path, gain: float = 1.0) -> None:
+    """Give an untrained snapshot classifiers that are sure in some places and unsure in others."""
+    state = torch.load(snapshot, weights_only=True)
+    for layer in ("layer5", "layer6"):
+        state[f"{layer}.head.1.weight"].normal_(std=gain, generator=torch.Generator().manual_seed(0))
+        state[f"{layer}.bottleneck.2.bias"] += 1.5
+    torch.save(state, snapshot)
+
+
+def iou_of_files(labels: Iterable[np.ndarray], predictions: Iterable[np.ndarray], classes: int):
+    """Confusion matrix and IoU of train ids, 255 without a label, counted here and not by the project."""
+    matrix = np.zeros((classes, classes), np.int64)
+    for label, prediction in zip(labels, predictions, strict=True):
+        np.add.at(matrix, (label[label < 255], prediction[label < 255]), 1)
+    with np.errstate(invalid="ignore"):
+        return matrix, np.diag(matrix) / (matrix.sum(0) + matrix.sum(1) - np.diag(matrix))

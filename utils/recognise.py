@@ -36,7 +36,9 @@ def recognise(snapshot: Path, options: dict, source: str | None, target: str | N
     pair = adapt(source_domain, target_domain)
     if own and source is None:
         pair = replace(pair, colors=own)
-    if len(pair.colors) > options["num_classes"]:
+    # Only a network whose own training wrote its classes down may have more outputs than classes.
+    few, outputs = len(pair.colors), options["num_classes"]
+    if few > outputs or (own is None and few != outputs):
         raise UserError(
             f"--source {source_domain.name} --target {target_domain.name}: have {len(pair.colors)} classes, "
             f"{snapshot} has {options['num_classes']}; name the domains it was trained with"

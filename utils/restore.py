@@ -54,6 +54,11 @@ def settle_pair(args: Namespace, scales: str) -> Adaptation:
             setattr(args, name, value)
     if not args.restore_from and args.num_classes != len(pair.colors):
         raise UserError(f"--num-classes {args.num_classes}: the labels are of {len(pair.colors)} classes")
+    if scales == "evaluation" and pair.target.colors and len(pair.unknown_classes) == len(pair.target.colors):
+        raise UserError(
+            f"--target {pair.target.name}: none of its classes ({', '.join(pair.unknown_classes)}) is one of "
+            f"the network's ({', '.join(pair.classes)}); classes belong together by name"
+        )
     log.info("%s -> %s, %d classes", pair.source.name, pair.target.name, len(pair.colors))
     return pair
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from dataset import PSEUDO, Adaptation, SegmentationDataset, adapt, build_dataset, find_domain
+from dataset import Adaptation, SegmentationDataset, adapt, build_dataset, find_domain
 from dataset.labels import palette
 from dataset.stream import TrainingStream, batches
 from model.weights import load_weights
@@ -102,7 +102,7 @@ def build_labelled(pair: Adaptation, args: Namespace, pseudo_labels: bool) -> Se
     if pseudo_labels:
         made_by = dict(source=args.source, threshold=args.threshold, pseudo_dir=args.pseudo_dir)
     return build_dataset(
-        f"{args.target}{PSEUDO}" if pseudo_labels else args.source,
+        args.target if pseudo_labels else args.source,
         args.data_dir,
         split=args.set,
         list_file=args.data_list,
@@ -112,6 +112,7 @@ def build_labelled(pair: Adaptation, args: Namespace, pseudo_labels: bool) -> Se
         autoaugment=args.autoaug,
         ignore_label=args.ignore_label,
         colors=pair.colors,
+        pseudo=pseudo_labels,
         **made_by,
     )
 

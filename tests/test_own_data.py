@@ -1,0 +1,1066 @@
+"""Your own data: descriptions, folders of pictures, check_data.py, and whole runs on them."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import png
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from dataset import adapt, build_dataset, find_domain, pseudo_folder
+from dataset.base import PredictionDataset
+from tests.conftest import (
+    LABEL_IDS,
+    PREDICTION,
+    TRAINING,
+    files_of,
+    iou_of_files,
+    label_blocks,
+    make_unsure,
+    one_line_error,
+    picture,
+    run_chain,
+    run_script,
+    save_png,
+    write_cityscapes,
+    write_gta5,
+)
+
+ORIENTATION = 0x0112  # EXIF
+NETWORK = ("--use-se", "--norm-style", "gn")
+STAGE2 = ("--lambda-adv-target1", "0", "--lambda-adv-target2", "0", "--learning-rate", "1e-5")
+CAMPUS = {"road": {"ids": 3}, "grass": {"ids": [10, 11]}, "house": {"ids": 200, "color": [9, 8, 7]}}
+SIZE = (24, 32)
+
+
+def pixels_of(path):
+    return np.asarray(Image.open(path))
+
+
+def describe(path, **description):
+    """Write a description; its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(description, sort_keys=False))
+    return path
+
+
+def save_picture(path, pixels, **options):
+    """Write a picture in the format that its ending says."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, **options)
+    return path
+
+
+def save_16_bit_rgb(path, ids):
+    """A 16-bit RGB PNG with ids in red, other numbers in green."""
+    height, width = ids.shape
+    pixels = np.stack([ids, np.full_like(ids, 1000), np.zeros_like(ids)], 2)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "wb") as file:
+        png.Writer(width, height, greyscale=False, bitdepth=16).write(
+            file, pixels.reshape(height, -1).tolist()
+        )
+
+
+def own_label(root, description, save, values):
+    """Train ids of one own image whose label file `save` writes from `values`."""
+    save_png(root / "images" / "a.png", picture(np.random.default_rng(0), values.shape[:2]))
+    save(root / "labels" / "a.png", values)
+    data = build_dataset(str(describe(root / "own.yaml", **description)))
+    assert data.names == ["a.png"] and data.check(labels_required=True)
+    return data.train_ids("a.png").tolist()
+
+
+# Labels
+
+
+@pytest.mark.parametrize(
+    ("form", "save", "large"),
+    [
+        ("ids", lambda path, ids: save_png(path, ids.astype(np.uint8)), 200),
+        ("ids", lambda path, ids: save_png(path, ids.astype(np.uint8), palette=[5] * 768), 200),
+        ("ids", lambda path, ids: save_png(path, ids.astype(np.uint16)), 1000),
+        (
+            "first-channel",
+            lambda path, ids: save_png(path, np.stack([ids, ids * 0 + 7, ids], 2).astype(np.uint8)),
+            200,
+        ),
+        (
+            "first-channel",
+            lambda path, ids: save_png(path, np.stack([ids] + [ids * 0] * 3, 2).astype(np.uint8)),
+            200,
+        ),
+        ("first-channel", lambda path, ids: save_png(path, ids.astype(np.uint8)), 200),
+        ("first-channel", save_16_bit_rgb, 65535),
+    ],
+    ids=["grey", "palette", "16-bit grey", "RGB", "RGBA", "grey as first channel", "16-bit RGB"],
+)
+def test_ids_read_as_the_place_of_their_class(form, save, large, tmp_path):
+    classes = {"road": {"ids": 3}, "grass": {"ids": [10, 11]}, "house": {"ids": large}}
+    ids = np.array([[3, 10, 11], [large, 0, 99]])
+    description = {"label-format": form, "classes": classes, "ignore": {"ids": [0, 99]}}
+    assert own_label(tmp_path, description, save, ids) == [[0, 1, 1], [2, 255, 255]]
+
+
+def test_the_order_of_the_classes_is_that_of_the_train_ids_and_255_is_no_label(tmp_path):
+    classes = {"z": {"ids": 1}, "a": {"ids": 0}, "m": {"ids": 2}}
+    ids = np.array([[0, 1, 2, 255]])
+    save = lambda path, ids: save_png(path, ids.astype(np.uint8))  # noqa: E731
+    assert own_label(tmp_path, {"classes": classes}, save, ids) == [[1, 0, 2, 255]]
+
+
+@pytest.mark.parametrize("ignore", ["others", {"others": True}, {"ids": [7], "others": True}])
+def test_every_other_id_can_be_ignored(ignore, tmp_path):
+    ids = np.array([[3, 4, 7, 254, 65535, 259]])
+    save = lambda path, ids: save_png(path, ids.astype(np.uint16))  # noqa: E731
+    description = {"classes": {"road": {"ids": 3}}, "ignore": ignore}
+    assert own_label(tmp_path, description, save, ids) == [[0, 255, 255, 255, 255, 255]]
+
+
+@pytest.mark.parametrize("mode", ["RGB", "P", "RGBA"])
+def test_colours_read_as_their_class_several_of_them_as_one(mode, tmp_path):
+    # As in CamVid, where poles and lanes have several colours.
+    classes = {
+        "pole": {"colors": [[192, 192, 128], "#0000c0"]},
+        "road": {"color": "#804080", "colors": [[128, 0, 192], [192, 0, 64]]},
+        "dark": {"color": [0, 0, 1]},
+    }
+    pixels = np.array(
+        [
+            [(192, 192, 128), (0, 0, 192), (128, 64, 128), (128, 0, 192)],
+            [(192, 0, 64), (0, 0, 1), (0, 0, 0), (1, 2, 3)],
+        ],
+        np.uint8,
+    )
+
+    def save(path, pixels):
+        path.parent.mkdir(parents=True)
+        image = Image.fromarray(pixels)
+        image = image.quantize(16) if mode == "P" else image.convert(mode)
+        assert image.mode == mode and np.array_equal(np.asarray(image.convert("RGB")), pixels)
+        image.save(path)
+
+    description = {
+        "label-format": "colors",
+        "classes": classes,
+        "ignore": {"colors": [[0, 0, 0], "#010203"]},
+    }
+    assert own_label(tmp_path, description, save, pixels) == [[0, 0, 1, 1], [1, 2, 255, 255]]
+
+
+def test_colours_show_predictions_the_first_of_several_and_a_drawn_one_for_none(tmp_path):
+    classes = {
+        "given": {"ids": 1, "color": "#0a0b0c"},
+        "several": {"ids": 2, "colors": [[1, 2, 3], [4, 5, 6]]},
+        **{f"none {n}": {"ids": 10 + n} for n in range(40)},
+    }
+    colors = find_domain(str(describe(tmp_path / "own.yaml", classes=classes))).colors
+    assert colors["given"] == (10, 11, 12) and colors["several"] == (1, 2, 3)
+    assert list(colors) == list(classes) and len(set(colors.values())) == 42
+
+
+def test_scaled_and_cropped_samples_of_colours_show_their_class(tmp_path):
+    rng = np.random.default_rng(0)
+    shown = np.array([(10, 20, 30), (200, 100, 0), (0, 255, 9), (77, 77, 77)], np.uint8)
+    ids = label_blocks(rng, (80, 120), range(4), block=20)
+    save_png(tmp_path / "images" / "a.png", shown[ids])
+    save_png(tmp_path / "labels" / "a.png", shown[ids])
+    classes = {str(color): {"color": color} for color in shown.tolist()}
+    describe(tmp_path / "own.yaml", **{"label-format": "colors", "classes": classes})
+    data = build_dataset(
+        str(tmp_path / "own.yaml"), labelled_stream=True, input_size=(90, 130), crop_size=(48, 64)
+    )
+    for _ in range(10):
+        sample = data[0]
+        expected = shown[sample["label"].clip(max=3)]
+        same = np.abs(sample["image"].numpy().astype(int) - expected).max(2) < 30
+        assert same[sample["label"] != 255].mean() > 0.85
+
+
+# Where images and labels lie
+
+
+def write_mixed(root, size=SIZE):
+    """Pictures of every usual format and differing sizes, nested, with endings in capitals, hidden ones."""
+    rng = np.random.default_rng(4)
+    names = ["a.jpg", "b/c.webp", "b/d/e.bmp", "b/f.TIF", "g.PNG", "h.JPEG"]
+    for index, name in enumerate(names):
+        save_picture(root / name, picture(rng, (size[0] + 2 * index, size[1] + 3 * index)))
+    for hidden in (".hidden.png", "b/._c.png", ".thumbs/x.jpg"):
+        save_picture(root / hidden, picture(rng, size))
+    (root / "notes.txt").write_text("no picture")
+    return sorted(names)
+
+
+def test_pictures_of_any_format_are_found_in_nested_folders_and_decoded(tmp_path):
+    names = write_mixed(tmp_path / "photos")
+    data = build_dataset(str(tmp_path / "photos"))
+    assert data.names == names and data.check(labels_required=False) is False
+    seen = PredictionDataset(data, [(16, 24), (20, 30)], labels=False)
+    assert {item["size"][0] for item in map(seen.__getitem__, range(6))} == {24, 26, 28, 30, 32, 34}
+    assert all([tuple(i.shape) for i in seen[k]["images"]] == [(16, 24, 3), (20, 30, 3)] for k in range(6))
+    red = np.zeros((10, 20, 3), np.uint8)
+    red[..., 0] = 250
+    for name in ("x.png", "x.bmp", "x.tif", "x.jpg", "x.webp"):
+        shutil.rmtree(tmp_path / "red", ignore_errors=True)
+        save_picture(tmp_path / "red" / name, red)
+        image, _ = build_dataset(str(tmp_path / "red")).decode(name)
+        assert np.abs(np.asarray(image).astype(int) - red).max() <= 6 and image.mode == "RGB"
+
+
+def write_own(root, images, labels, names, size=SIZE, ids=(3, 10, 11, 200), /, **description):
+    """An own data set; `images` and `labels` make paths of names."""
+    rng = np.random.default_rng(8)
+    for name in names:
+        save_picture(root / images(name), picture(rng, size))
+        save_png(root / labels(name), label_blocks(rng, size, ids, block=4))
+    return describe(root / "own.yaml", **{"classes": CAMPUS} | description)
+
+
+LAYOUTS = {
+    "the stated one": (
+        lambda n: f"images/train/{n}.jpg",
+        lambda n: f"labels/train/{n}.png",
+        {},
+        "{}.jpg",
+    ),
+    "without parts": (lambda n: f"images/{n}.jpg", lambda n: f"labels/{n}.png", {}, "{}.jpg"),
+    "only images in parts": (
+        lambda n: f"images/train/{n}.jpg",
+        lambda n: f"labels/{n}.png",
+        {},
+        "{}.jpg",
+    ),
+    "labels beside the images": (
+        lambda n: f"{n}.png",
+        lambda n: f"{n}_L.png",
+        {"images": ".", "labels": ".", "label-suffix": "_L.png"},
+        "{}.png",
+    ),
+    "in folders of their own names": (
+        lambda n: f"rgb/train/{n}_rgb.png",
+        lambda n: f"gt/train/{n}_gt.png",
+        {
+            "images": "rgb/{split}",
+            "labels": "gt/{split}",
+            "image-suffix": "_rgb.png",
+            "label-suffix": "_gt.png",
+        },
+        "{}_rgb.png",
+    ),
+    "the part first": (
+        lambda n: f"train/rgb/{n}.webp",
+        lambda n: f"train/gt/{n}.png",
+        {"images": "{split}/rgb", "labels": "{split}/gt"},
+        "{}.webp",
+    ),
+    "CamVid": (
+        lambda n: f"train/{n}.png",
+        lambda n: f"trainannot/{n}.png",
+        {"images": "{split}", "labels": "{split}annot"},
+        "{}.png",
+    ),
+    "labels in a folder below the images": (lambda n: f"{n}.png", lambda n: f"labels/{n}.png", {}, "{}.png"),
+    "labels of parts below the images": (
+        lambda n: f"{n}.png",
+        lambda n: f"labels/train/{n}.png",
+        {"images": "."},
+        "{}.png",
+    ),
+    "outside of the description's folder": (
+        lambda n: f"../elsewhere/images/{n}.png",
+        lambda n: f"../elsewhere/labels/{n}.png",
+        {"images": "../elsewhere/images", "labels": "../elsewhere/labels"},
+        "{}.png",
+    ),
+    "below a root": (
+        lambda n: f"there/images/{n}.png",
+        lambda n: f"there/labels/{n}.png",
+        {"root": "there"},
+        "{}.png",
+    ),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_images_and_labels_are_found_where_the_description_says(layout, tmp_path):
+    images, labels, description, name = LAYOUTS[layout]
+    stems = ["a", "b.c", "deep/d"]
+    own = write_own(tmp_path / "own", images, labels, stems, **description)
+    data = build_dataset(str(own))
+    assert data.names == [name.format(stem) for stem in stems]
+    assert data.check(labels_required=True)
+    for stem, found in zip(stems, data.names, strict=True):
+        assert data.image_path(found).samefile(tmp_path / "own" / images(stem))
+        assert data.label_path(found).samefile(tmp_path / "own" / labels(stem))
+
+
+def test_the_split_chooses_the_folder_and_a_set_without_parts_serves_every_split(tmp_path):
+    for split, names in (("train", ["a", "b"]), ("val", ["c"])):
+        images, labels = (lambda n, k=k, s=split: f"{k}/{s}/{n}.png" for k in ("images", "labels"))
+        own = write_own(tmp_path / "parts", images, labels, names)
+    assert build_dataset(str(own)).names == ["a.png", "b.png"]
+    assert build_dataset(str(own), split="val").names == ["c.png"]
+    whole = write_own(tmp_path / "whole", lambda n: f"images/{n}.png", lambda n: f"labels/{n}.png", ["a"])
+    assert [build_dataset(str(whole), split=s).names for s in ("train", "val", "x")] == [["a.png"]] * 3
+
+
+def test_a_folder_with_a_description_is_named_by_the_folder(tmp_path, monkeypatch):
+    folder = tmp_path / "campus"
+    own = write_own(folder, lambda n: f"images/{n}.png", lambda n: f"labels/{n}.png", ["a"])
+    own.rename(folder / "dataset.yaml")
+    monkeypatch.chdir(folder)
+    for text in (str(folder), str(folder / "dataset.yaml"), "."):
+        domain = find_domain(text)
+        assert domain.prefix == "campus" and list(domain.colors) == ["road", "grass", "house"]
+        assert build_dataset(text).names == ["a.png"]
+
+
+def test_a_list_chooses_and_orders_own_images(tmp_path):
+    own = write_own(tmp_path, lambda n: f"images/{n}.jpg", lambda n: f"labels/{n}.png", ["a", "b", "d/c"])
+    (tmp_path / "list.txt").write_text("d/c.jpg\na.jpg\na.jpg\n")
+    data = build_dataset(str(own), list_file=tmp_path / "list.txt")
+    assert data.names == ["d/c.jpg", "a.jpg", "a.jpg"] and data.check(labels_required=True)
+
+
+def test_a_photo_taken_sideways_is_shown_upright_and_has_its_upright_size(tmp_path):
+    upright = np.zeros((40, 24, 3), np.uint8)
+    upright[:20, :, 0] = 250  # red above, blue below
+    upright[20:, :, 2] = 250
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6  # to be turned by 90 degrees clockwise
+    lying = np.rot90(upright)
+    save_picture(tmp_path / "images" / "a.jpg", np.ascontiguousarray(lying), exif=exif, quality=95)
+    save_png(tmp_path / "labels" / "a.png", (upright[..., 0] > 0).astype(np.uint8))
+    own = describe(tmp_path / "own.yaml", classes={"blue": {"ids": 0}, "red": {"ids": 1}})
+    data = build_dataset(str(own), input_size=(40, 24), crop_size=(40, 24), labelled_stream=False)
+    assert data.check(labels_required=True)  # a label of the lying size would not fit
+    sample = data[0]
+    image, label = sample["image"].numpy(), sample["label"].numpy()
+    assert np.array_equal(image[..., 0] > 125, label == 1) and np.array_equal(image[..., 2] > 125, label == 0)
+    assert PredictionDataset(data, [(8, 8)], labels=True)[0]["size"] == (40, 24)
+
+
+def test_the_size_of_the_description_is_the_default_of_all_streams(tmp_path):
+    for size in ("1280,720", [1280, 720]):
+        domain = find_domain(str(describe(tmp_path / "own.yaml", classes=CAMPUS, size=size)))
+        assert domain.source_size == domain.target_size == domain.pseudo_size == (720, 1280)
+
+
+@pytest.mark.parametrize(
+    ("names", "images", "among"),
+    [
+        (["a.jpg", "b/c.jpg"], None, False),
+        (["train/a.jpg", "val/b.jpg"], None, False),  # a folder of pictures whatever its folders are called
+        (["a.jpg"], ".", False),
+        (["train/a.jpg"], ".", False),
+        (["a.jpg"], "{split}", False),
+        (["train/a.jpg", "val/b.jpg"], "{split}", True),
+        (["images/a.jpg"], None, True),
+        (["images/train/a.jpg"], "images/{split}", True),
+    ],
+)
+def test_pseudo_labels_never_lie_where_pictures_are_sought(names, images, among, tmp_path):
+    root = tmp_path / "photos"
+    for name in names:
+        save_picture(root / name, picture(np.random.default_rng(0), SIZE))
+    if images:
+        describe(root / "dataset.yaml", classes=CAMPUS, images=images)
+    before = build_dataset(str(root)).names
+    folder = pseudo_folder(root, "train", source="gta5", target=str(root))
+    assert folder == (root if among else tmp_path / "photos_pseudo") / "pseudo_FULL" / "train"
+    for name in before:
+        save_png((folder / name).with_suffix(".png"), np.zeros(SIZE, np.uint8))
+    assert build_dataset(str(root)).names == before
+    assert build_dataset(str(root), pseudo=True).check(labels_required=True)
+
+
+# Pairs of domains
+
+
+def test_classes_of_two_own_sets_belong_together_by_name(tmp_path):
+    source = describe(tmp_path / "source.yaml", classes=CAMPUS)
+    names = ["house", "water", "road"]
+    classes = {name: {"ids": 50 + n} for n, name in enumerate(names)}
+    describe(tmp_path / "target" / "dataset.yaml", classes=classes, ignore={"ids": [9]})
+    save_png(tmp_path / "target" / "images" / "a.png", picture(np.random.default_rng(0), (2, 2)))
+    save_png(tmp_path / "target" / "labels" / "a.png", np.array([[50, 51], [52, 9]], np.uint8))
+    pair = adapt(find_domain(str(source)), find_domain(str(tmp_path / "target")))
+    assert pair.classes == ("road", "grass", "house") and pair.unknown_classes == ["water"]
+    data = build_dataset(str(tmp_path / "target"), colors=pair.colors)
+    assert data.train_ids("a.png").tolist() == [[2, 255], [0, 255]]
+
+
+@pytest.fixture
+def two_own(tmp_path, monkeypatch):
+    """Own labelled source and target in ./data; the target has other ids and one class more."""
+    own = ("house", "water", "road", "grass")
+    for name, ids, classes in (
+        ("source", (3, 10, 11, 200), CAMPUS),
+        ("target", (50, 51, 52, 53), {c: {"ids": 50 + n} for n, c in enumerate(own)}),
+    ):
+        images, labels = (lambda n, k=k: f"{k}/{n}.png" for k in ("images", "labels"))
+        root = tmp_path / "data" / name
+        write_own(root, images, labels, ["a", "b"], (48, 80), ids, classes=classes)
+        (root / "own.yaml").rename(tmp_path / f"{name}.yaml")
+        described = yaml.safe_load((tmp_path / f"{name}.yaml").read_text())
+        describe(tmp_path / f"{name}.yaml", root=f"data/{name}", **described)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+QUICK = (*TRAINING, "--num-steps", "1")
+
+
+def test_classes_of_the_target_that_the_source_lacks_are_named_when_training(two_own, run_main):
+    result = run_main("train_ms", "--source", "source.yaml", "--target", "target.yaml", *QUICK)
+    assert result.returncode == 0 and result.stderr == ""
+    assert "Classes of the target that the source lacks count nowhere: water." in result.stdout
+    assert (two_own / "snapshots" / "source_1.pth").is_file()
+    assert json.loads((two_own / "snapshots" / "log.jsonl").read_text().splitlines()[0])["val"] > 0
+
+
+def test_a_target_without_any_class_of_the_source_is_refused(two_own, run_main):
+    describe(two_own / "target.yaml", root="data/target", classes={"Road": {"ids": 50}, "sea": {"ids": 51}})
+    result = run_main("train_ms", "--source", "source.yaml", "--target", "target.yaml", *QUICK)
+    one_line_error(result, "--target target.yaml", "Road, sea", "road, grass, house", "by name")
+
+
+def test_an_own_source_adapts_to_cityscapes_by_the_names_of_its_classes(two_own, run_main):
+    write_cityscapes(two_own / "data" / "Cityscapes" / "data")
+    classes = {"car": {"ids": 3}, "road": {"ids": [10, 11]}, "UFO": {"ids": 200}}
+    describe(two_own / "source.yaml", root="data/source", name="mine", classes=classes)
+    result = run_main("train_ms", "--source", "source.yaml", *QUICK)
+    assert result.returncode == 0 and "count nowhere: sidewalk, building" in result.stdout
+    result = run_main("evaluate_cityscapes", "--restore-from", "snapshots/mine_1.pth", *PREDICTION)
+    assert result.returncode == 0 and "source.yaml -> cityscapes, 3 classes" in result.stdout
+    metrics = json.loads((two_own / "result" / "cityscapessnapshots" / "metrics.json").read_text())
+    root = two_own / "data/Cityscapes/data/gtFine/val"
+    counts = np.zeros(256, int)
+    for path in root.rglob("*.png"):
+        counts += np.bincount(pixels_of(path).ravel(), minlength=256)
+    assert np.sum(metrics["confusion"], 1).tolist() == [counts[26], counts[7], 0]
+    assert list(metrics["iou"]) == ["car", "road", "UFO"]
+
+
+@pytest.mark.parametrize("count", [8, 9])
+@pytest.mark.parametrize("target", ["cityscapes", "robotcar"])
+def test_an_own_snapshot_is_for_the_target_it_was_trained_with(count, target, two_own, run_main):
+    classes = {"road": {"ids": [3, 10, 11, 200]}, **{f"c{n}": {"ids": n + 20} for n in range(count - 1)}}
+    describe(two_own / "source.yaml", root="data/source", classes=classes)
+    root = two_own / "data"
+    write_cityscapes(root / "Cityscapes" / "data", splits=["train"], count=1)
+    save_png(root / "Oxford_Robot_ICCV19" / "train" / "a.png", picture(np.random.default_rng(0), (48, 64)))
+    result = run_main("train_ms", "--source", "source.yaml", "--target", target, *QUICK)
+    assert result.returncode == 0, result.stderr
+    result = run_main("evaluate_cityscapes", "--restore-from", "snapshots/source_1.pth", *PREDICTION)
+    assert f"source.yaml -> {target}, {count} classes" in result.stdout
+
+
+def test_gta5_adapts_to_a_bare_folder_and_a_described_one(two_own, run_main):
+    write_gta5(two_own / "data" / "GTA5")
+    for target in ("data/source/images", "target.yaml"):
+        result = run_main("train_ms", "--target", target, *QUICK, "--snapshot-dir", "./snap")
+        assert result.returncode == 0 and result.stderr == "", result.stderr
+        options = yaml.safe_load((two_own / "snap" / "opts.yaml").read_text())
+        assert options["target"] == target and options["num_classes"] == len(LABEL_IDS)
+        flags = ("--restore-from", "snap/GTA5_1.pth", *PREDICTION)
+        assert run_main("generate_plabel_cityscapes", *flags).returncode == 0
+    assert len(list((two_own / "data/source/images_pseudo/pseudo_FULL/train").glob("?.png"))) == 2
+    assert len(list((two_own / "data/target/pseudo_FULL/train").glob("?.png"))) == 2
+
+
+# From the first script to the last
+
+
+@pytest.fixture(scope="module")
+def campus(tmp_path_factory):
+    """The working folder after all scripts: own source -> bare folder of photos; what each said."""
+    world = tmp_path_factory.mktemp("own")
+    images, labels = (lambda n, k=k: f"there/{k}/{n}.png" for k in ("images", "labels"))
+    own = write_own(world, images, labels, list("abcd"), (48, 80), root="there", name="Campus-1")
+    own.rename(world / "campus.yaml")
+    write_mixed(world / "photos", (40, 72))
+    classes = {"grass": {"ids": 0}, "road": {"ids": 1}, "house": {"ids": 2}, "water": {"ids": 3}}
+    images, labels = (lambda n, k=k: f"{k}/val/{n}.png" for k in ("images", "labels"))
+    write_own(world / "city", images, labels, list("xy"), (44, 76), range(4), classes=classes)
+    (world / "city" / "own.yaml").rename(world / "city" / "dataset.yaml")
+    pair = ("--source", "campus.yaml", "--target", "photos")
+    said = run_chain(
+        world, {"stage 1": ("train_ms", *pair, "--snapshot-dir", "./snapshots/one", *TRAINING, *NETWORK)}
+    )
+    snapshot = "./snapshots/one/Campus-1_4.pth"
+    make_unsure(world / snapshot)
+    stage2 = ("--restore-from", snapshot, "--snapshot-dir", "./snapshots/two")
+    evaluate = ("evaluate_cityscapes", "--restore-from", "./snapshots/two/Campus-1_4.pth")
+    said |= run_chain(
+        world,
+        {
+            "generate": ("generate_plabel_cityscapes", "--restore-from", snapshot, *PREDICTION),
+            "stage 2": ("train_ft", *pair, *stage2, *TRAINING, *NETWORK, *STAGE2),
+            "evaluate": (*evaluate, *PREDICTION, "--target", "city"),
+        },
+    )
+    return world, said
+
+
+def test_own_snapshots_carry_the_name_and_the_classes_of_the_description(campus):
+    for stage in ("one", "two"):
+        folder = campus[0] / "snapshots" / stage
+        assert (folder / "Campus-1_4.pth").is_file() and (folder / "Campus-1_2_D1.pth").is_file()
+        assert {path.name.split("_")[0] for path in folder.glob("*.pth")} == {"Campus-1"}
+        options = yaml.safe_load((folder / "opts.yaml").read_text())
+        assert list(options["classes"]) == ["road", "grass", "house"] and options["num_classes"] == 3
+        assert options["classes"]["house"] == [9, 8, 7] and options["source"] == "campus.yaml"
+
+
+def test_pseudo_labels_of_a_bare_folder_lie_beside_it_and_not_among_its_pictures(campus):
+    world, said = campus
+    names = ["a", "b/c", "b/d/e", "b/f", "g", "h"]
+    folder = world / "photos_pseudo" / "pseudo_Campus-1" / "train"
+    written = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    assert written == sorted(f"{n}{kind}.png" for n in names for kind in ("", "_color", "_heatmap"))
+    files = {str(p.relative_to(world / "photos")) for p in files_of(world / "photos")}
+    assert files == {
+        *("a.jpg", "b/c.webp", "b/d/e.bmp", "b/f.TIF", "g.PNG", "h.JPEG"),
+        *(".hidden.png", "b/._c.png", ".thumbs/x.jpg", "notes.txt"),
+    }
+    for step in ("stage 1", "stage 2"):
+        assert re.search(r"^Target: +6 images of photos \(no labels\)$", said[step].stdout, re.M)
+    assert re.search(r"^Labelled: 6 images of photos$", said["stage 2"].stdout, re.M)
+    for index, name in enumerate(names):
+        label = pixels_of(folder / f"{name}.png")
+        assert label.dtype == np.uint8 and set(np.unique(label)) <= {0, 1, 2}
+        assert label.shape == (40 + 2 * index, 72 + 3 * index)
+    assert "Labelled 100.0 % of the pixels of 6 images" in said["generate"].stdout
+
+
+def score_by_hand(world, folder):
+    labels = [pixels_of(world / "city/labels/val" / f"{n}.png") for n in "xy"]
+    train_ids = np.array([1, 0, 2, 255])  # grass, road, house, water
+    return iou_of_files(
+        [train_ids[label] for label in labels], [pixels_of(folder / f"{n}.png") for n in "xy"], 3
+    )
+
+
+def test_an_own_labelled_target_is_scored_in_the_classes_of_the_source(campus):
+    world, said = campus
+    folder = world / "result" / "cityscapestwo"
+    matrix, values = score_by_hand(world, folder)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["confusion"] == matrix.tolist() and list(metrics["iou"]) == ["road", "grass", "house"]
+    assert metrics["means"] == {"mIoU": pytest.approx(np.nanmean(values), abs=1e-12)}
+    assert re.search(rf"^mIoU +{100 * np.nanmean(values):.2f}$", said["evaluate"].stdout, re.M)
+    for name in "xy":
+        label, color = (pixels_of(folder / f"{name}{kind}.png") for kind in ("", "_color"))
+        assert (color[label == 2] == (9, 8, 7)).all() and (label == 2).any()
+
+
+def test_evaluation_needs_the_description_no_more(campus, tmp_path, monkeypatch, run_main):
+    shutil.copytree(campus[0], tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    shutil.rmtree(tmp_path / "there")
+    (tmp_path / "campus.yaml").unlink()
+    before = (tmp_path / "result" / "cityscapestwo" / "metrics.json").read_text()
+    shutil.rmtree(tmp_path / "result")
+    flags = ("--restore-from", "./snapshots/two/Campus-1_4.pth", *PREDICTION)
+    result = run_main("evaluate_cityscapes", *flags, "--target", "city")
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "result" / "cityscapestwo" / "metrics.json").read_text() == before
+    shutil.rmtree(tmp_path / "photos")
+    one_line_error(run_main("evaluate_cityscapes", *flags), "--target", "photos")
+
+
+def test_evaluating_a_target_of_pictures_alone_says_that_it_has_no_labels(campus, monkeypatch, run_main):
+    monkeypatch.chdir(campus[0])
+    flags = ("--restore-from", "./snapshots/two/Campus-1_4.pth", *PREDICTION)
+    one_line_error(run_main("evaluate_cityscapes", *flags), "photos", "without labels", "dataset.yaml")
+
+
+def test_a_description_that_changed_since_does_not_change_the_classes(
+    campus, tmp_path, monkeypatch, run_main
+):
+    shutil.copytree(campus[0], tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    described = yaml.safe_load((tmp_path / "campus.yaml").read_text())
+    described["classes"] = {"house": {"ids": 200}, "road": {"ids": 3}, "grass": {"ids": [10, 11]}}
+    describe(tmp_path / "campus.yaml", **described)
+    flags = ("--restore-from", "./snapshots/two/Campus-1_4.pth", *PREDICTION, "--save", "./again")
+    assert run_main("evaluate_cityscapes", *flags, "--target", "city").returncode == 0
+    written = [tmp_path / folder / "metrics.json" for folder in ("again", "result/cityscapestwo")]
+    assert written[0].read_text() == written[1].read_text()
+
+
+# Mistakes in a description
+
+ROAD = "classes:\n  road: {ids: 7}\n"
+COLORED = "label-format: colors\nclasses:\n  road: {color: [1, 2, 3]}\n"
+MISTAKES = {
+    "a key that is unknown": ("clases: {}\n" + ROAD, ["clases", "unknown", "classes"]),
+    "a key of a class that is unknown": ("classes:\n  road: {id: 7}\n", ["class road", "'id'", "ids"]),
+    "a key of ignore that is unknown": (ROAD + "ignore: {id: [1]}\n", ["ignore", "'id'", "others"]),
+    "an id in two classes": (
+        "classes:\n  road: {ids: 7}\n  sky: {ids: [6, 7]}\n",
+        ["class sky", "id 7", "road"],
+    ),
+    "an id twice in a class": ("classes:\n  road: {ids: [7, 7]}\n", ["class road", "id 7", "twice"]),
+    "an id of a class that is ignored": (ROAD + "ignore: {ids: [7]}\n", ["ignore", "id 7", "road"]),
+    "a class without ids": ("classes:\n  road: {ids: 7}\n  sky: {}\n", ["class sky", "no ids"]),
+    "a class with an empty list": ("classes:\n  sky: {ids: []}\n", ["class sky", "no ids"]),
+    "a class that is a number": ("classes:\n  sky: 7\n", ["class sky", "7", "keys"]),
+    "a class that is nothing": ("classes:\n  sky:\n", ["class sky"]),
+    "an id that is too large": ("classes:\n  sky: {ids: 65536}\n", ["class sky", "65536", "65535"]),
+    "a negative id": ("classes:\n  sky: {ids: -1}\n", ["class sky", "-1"]),
+    "an id that is true": ("classes:\n  sky: {ids: true}\n", ["class sky", "True"]),
+    "an id in quotes": ("classes:\n  sky: {ids: '7'}\n", ["class sky", "'7'"]),
+    "an id with a fraction": ("classes:\n  sky: {ids: [7.0]}\n", ["class sky", "7.0"]),
+    "an ignored id that is none": (ROAD + "ignore: {ids: [many]}\n", ["ignore", "many"]),
+    "ignore that is a number": (ROAD + "ignore: 7\n", ["ignore", "7"]),
+    "others that is a word": (ROAD + "ignore: {others: all}\n", ["ignore", "others", "all"]),
+    "two classes of one colour": (
+        "classes:\n  road: {ids: 7, color: [1, 2, 3]}\n  sky: {ids: 8, color: '#010203'}\n",
+        ["class sky", "(1, 2, 3)", "road"],
+    ),
+    "two classes of one label colour": (
+        COLORED + "  sky: {colors: [[9, 9, 9], '#010203']}\n",
+        ["class sky", "(1, 2, 3)", "road"],
+    ),
+    "a colour of a class that is ignored": (
+        COLORED + "ignore: {colors: [[1, 2, 3]]}\n",
+        ["ignore", "(1, 2, 3)", "road"],
+    ),
+    "colour labels and a class without colours": (COLORED + "  sky: {}\n", ["class sky", "no colors"]),
+    "colour labels and ids": (
+        COLORED + "  sky: {ids: 7, color: [4, 4, 4]}\n",
+        ["class sky", "ids", "colors"],
+    ),
+    "colour labels and others": (COLORED + "ignore: others\n", ["ignore", "others", "colors"]),
+    "a colour of two numbers": ("classes:\n  sky: {ids: 7, color: [1, 2]}\n", ["class sky", "[1, 2]"]),
+    "a colour beyond 255": ("classes:\n  sky: {ids: 7, color: [1, 2, 256]}\n", ["class sky", "256"]),
+    "a colour with a sign": ("classes:\n  sky: {ids: 7, color: [1, -2, 3]}\n", ["class sky", "-2"]),
+    "a colour of truth": ("classes:\n  sky: {ids: 7, color: [true, 2, 3]}\n", ["class sky", "True"]),
+    "a colour by name": ("classes:\n  sky: {ids: 7, color: blue}\n", ["class sky", "blue", "#rrggbb"]),
+    "a colour of five digits": ("classes:\n  sky: {ids: 7, color: '#12345'}\n", ["class sky", "#12345"]),
+    "a colour that YAML takes for a remark": (
+        "classes:\n  sky:\n    ids: 7\n    color: #112233\n",
+        ["class sky", "color", "quotes"],
+    ),
+    "colors that are one colour": (
+        "classes:\n  sky: {ids: 7, colors: [1, 2, 3]}\n",
+        ["class sky", "1 is no"],
+    ),
+    "a colour twice": ("classes:\n  sky: {ids: 7, colors: [[1, 2, 3], '#010203']}\n", ["class sky", "twice"]),
+    "a size of one number": (ROAD + "size: 1280\n", ["size", "1280", "width,height"]),
+    "a size of nothing": (ROAD + "size: 0,720\n", ["size", "0,720"]),
+    "a size of words": (ROAD + "size: [wide, 3]\n", ["size", "wide"]),
+    "a name with a slash": (ROAD + "name: a/b\n", ["name", "a/b", "letters"]),
+    "a name that climbs": (ROAD + "name: ..\n", ["name", "'..'"]),
+    "a name that is a number": (ROAD + "name: 7\n", ["name", "7", "quotes"]),
+    "a name with a line's end": (ROAD + 'name: "a\\n"\n', ["name"]),
+    "a root that is a number": (ROAD + "root: 7\n", ["root", "7"]),
+    "images that are a list": (ROAD + "images: [a, b]\n", ["images", "['a', 'b']"]),
+    "a label format that is none": (ROAD + "label-format: colours\n", ["label-format", "colours", "colors"]),
+    "no classes": ("name: a\n", ["classes", "no class"]),
+    "empty classes": ("classes: {}\n", ["classes", "no class"]),
+    "classes that are a list": ("classes: [road, sky]\n", ["classes", "road"]),
+    "too many classes": (
+        "classes:\n" + "".join(f"  c{n}: {{ids: {n}}}\n" for n in range(256)),
+        ["256 classes", "255"],
+    ),
+    "no mapping": ("just a word\n", ["just a word", "keys"]),
+    "an empty file": ("", ["keys"]),
+    "a list": ("- road\n- sky\n", ["road", "keys"]),
+    "a key that stands twice": (ROAD + ROAD, ["classes", "twice", "line 3"]),
+    "a class that stands twice": ("classes:\n  a: {ids: 1}\n  a: {ids: 2}\n", ["'a'", "twice", "line 3"]),
+    "a key that is a list": (ROAD + "? [a, b]\n: 1\n", ["no YAML"]),
+    "a bracket that stays open": ("classes: {road: {ids: 7}\n", ["no YAML", "line 2"]),
+    "a tabulator": ("classes:\n\troad: {ids: 7}\n", ["no YAML", "line 2"]),
+    "two documents": (ROAD + "---\n" + ROAD, ["no YAML"]),
+    "a tag whose value does not fit": ("name: !!timestamp a\n" + ROAD, ["no YAML"]),
+}
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty working folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_in_a_description_is_named(mistake, here, run_main):
+    text, named = MISTAKES[mistake]
+    (here / "own.yaml").write_text(text)
+    line = one_line_error(run_main("check_data", "own.yaml"), "own.yaml", *named)
+    assert line.startswith("check_data.py: error: own.yaml: ")
+
+
+@pytest.mark.parametrize(
+    ("script", "flags"),
+    [
+        ("train_ms", ("--source", "own.yaml")),
+        ("train_ms", ("--target", "own.yaml")),
+        ("train_ft", ("--source", "own.yaml")),
+        ("evaluate_cityscapes", ("--predictions", ".", "--target", "own.yaml")),
+        ("check_data", ("gta5", "--source", "own.yaml")),
+    ],
+)
+def test_every_script_names_a_mistake_in_a_description(script, flags, here, run_main):
+    (here / "own.yaml").write_text("clases: {}\n")
+    one_line_error(run_main(script, *flags), "own.yaml", "clases")
+    assert [path.name for path in here.iterdir()] == ["own.yaml"]
+
+
+@pytest.mark.parametrize(
+    "tag",
+    [
+        "!!python/object/apply:os.system ['touch executed']",
+        "!!python/object/new:subprocess.Popen [[touch, executed]]",
+        "!!python/name:os.system",
+        "!!python/tuple [1, 2]",
+    ],
+)
+def test_a_description_executes_nothing(tag, here, run_main):
+    (here / "own.yaml").write_text(f"name: {tag}\n{ROAD}")
+    one_line_error(run_main("check_data", "own.yaml"), "own.yaml", "no YAML", "python/")
+    assert [path.name for path in here.iterdir()] == ["own.yaml"]
+
+
+@pytest.mark.parametrize("content", [bytes(range(256)) * 4, b"\x89PNG\r\n\x1a\n" + bytes(50), b"\0\0\0"])
+def test_a_binary_file_is_no_description(content, here, run_main):
+    (here / "own.yaml").write_bytes(content)
+    one_line_error(run_main("check_data", "own.yaml"), "own.yaml")
+
+
+def test_one_real_process_says_one_line_for_a_mistake(here):
+    (here / "own.yaml").write_text("clases: {}\n")
+    result = run_script("check_data", "own.yaml", cwd=here)
+    assert one_line_error(result, "clases").startswith("check_data.py: error: own.yaml: ")
+
+
+# Data that cannot be used
+
+
+def no_data(here):
+    pass
+
+
+def with_images(*names):
+    def prepare(here):
+        for name in names:
+            save_picture(here / name, picture(np.random.default_rng(0), SIZE))
+
+    return prepare
+
+
+def sixteen_bits(here):
+    save_png(here / "images" / "a.png", np.zeros(SIZE, np.uint16))
+
+
+def climbing_list(here):
+    with_images("images/a.png")(here)
+    (here / "list.txt").write_text("../own.yaml\n")
+
+
+def empty_folder(here):
+    (here / "images").mkdir()
+
+
+UNUSABLE = {
+    "no images": (no_data, ROAD, ["own.yaml"], []),
+    "no root": (no_data, ROAD + "root: there\n", ["own.yaml"], ["there", "no such folder"]),
+    "no folder of images": (
+        no_data,
+        ROAD + "images: pictures\n",
+        ["own.yaml"],
+        ["pictures", "no such folder"],
+    ),
+    "an empty folder": (empty_folder, ROAD, ["own.yaml"], ["images", ".jpg"]),
+    "another ending": (
+        *(with_images("images/a.png"), ROAD + "image-suffix: _rgb.png\n"),
+        *(["own.yaml"], ["images", "_rgb.png"]),
+    ),
+    "two endings of one name": (
+        *(with_images("images/b/a.png", "images/b/a.JPG"), ROAD, ["own.yaml"]),
+        ["images", "b/a.JPG", "b/a.png", "ending"],
+    ),
+    "a list that climbs out": (
+        *(climbing_list, ROAD, ["own.yaml", "--data-list", "list.txt"]),
+        ["list.txt", "../own.yaml", "leaves"],
+    ),
+    "no such domain": (no_data, ROAD, ["nowhere.yaml"], ["nowhere.yaml", "gta5", "robotcar"]),
+}
+
+
+@pytest.mark.parametrize("case", UNUSABLE)
+def test_a_folder_that_cannot_be_used_is_named(case, here, run_main):
+    prepare, text, flags, named = UNUSABLE[case]
+    prepare(here)
+    (here / "own.yaml").write_text(text)
+    one_line_error(run_main("check_data", *flags), *named)
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--source", "robotcar"], ["--source", "robotcar", "gta5, synthia, cityscapes"]),
+        (["--target", "gta5"], ["--target", "gta5", "cityscapes, robotcar"]),
+        (["--source", "photos"], ["--source photos", "no classes", "dataset.yaml"]),
+        (["--source", "nowhere"], ["--source", "nowhere", "no description file or folder"]),
+    ],
+)
+@pytest.mark.parametrize("script", ["train_ms", "train_ft"])
+def test_a_domain_that_does_not_serve_is_named(script, flags, named, here, run_main):
+    with_images("photos/a.png")(here)
+    one_line_error(run_main(script, *TRAINING, *flags), *named)
+
+
+@pytest.mark.parametrize(
+    ("weights", "named"),
+    [
+        ("1", ["'1'", "primary:auxiliary"]),
+        ("1:2:3", ["1:2:3", "primary:auxiliary"]),
+        ("a:b", ["a:b"]),
+        ("1:-1", ["1:-1"]),
+        ("1:nan", ["1:nan"]),
+        ("0:0", ["0:0", "neither"]),
+        ("1:0,", ["''"]),
+        ("1:0,1:0", ["1:0", "twice"]),
+    ],
+)
+def test_weights_of_the_classifiers_that_are_none_are_named(weights, named, here, run_main):
+    flags = ("--restore-from", "a.pth", "--weights", weights)
+    one_line_error(run_main("evaluate_cityscapes", *flags), "--weights", *named)
+    one_line_error(run_main("generate_plabel_cityscapes", *flags), "--weights")
+
+
+@pytest.mark.parametrize("stream", ["source", "target"])
+def test_photographs_of_16_bits_in_one_channel_are_refused(stream, two_own, run_main):
+    save_png(two_own / "data" / stream / "images" / "b.png", np.full((48, 80), 4000, np.uint16))
+    result = run_main("train_ms", "--source", "source.yaml", "--target", "target.yaml", *QUICK)
+    one_line_error(result, f"data/{stream}/images/b.png", "more than 8 bits", "8-bit RGB")
+
+
+def colour_labels(root, pixels):
+    """The own source with labels in two colours, one of its labels holding `pixels` more."""
+    for name in "ab":
+        label = np.full((48, 80, 3), 9, np.uint8)
+        label[:, ::2] = 0
+        save_png(root / "data/source/labels" / f"{name}.png", label)
+    for place, color in pixels.items():
+        label[place] = color
+    save_png(root / "data/source/labels/b.png", label)
+    classes = {"road": {"color": [0, 0, 0]}, "grass": {"color": [9, 9, 9]}}
+    describe(root / "source.yaml", **{"root": "data/source", "label-format": "colors", "classes": classes})
+
+
+def test_a_label_colour_that_no_class_has_is_named_with_its_pixels(two_own, run_main):
+    colour_labels(two_own, {(0, 0): (1, 2, 3), (0, 1): (1, 2, 3), (5, 5): (7, 7, 8)})
+    flags = ("--source", "source.yaml", "--target", "target.yaml", *TRAINING, "--num-steps", "8")
+    named = ["data/source/labels/b.png", "(1, 2, 3) in 2 pixels", "(7, 7, 8) in 1 pixels", "description"]
+    one_line_error(run_main("train_ms", *flags), *named)
+
+
+def test_an_id_that_no_class_has_is_named_with_its_pixels(two_own, run_main):
+    label = np.full((48, 80), 3, np.uint8)
+    label[10:14, 20:25] = 44
+    label[0, 0] = 45
+    save_png(two_own / "data/source/labels/a.png", label)
+    flags = ("--predictions", ".", "--source", "source.yaml", "--target", "source.yaml")
+    for name in "ab":
+        save_png(two_own / f"{name}.png", np.zeros((48, 80), np.uint8))
+    result = run_main("evaluate_cityscapes", *flags)
+    one_line_error(result, "data/source/labels/a.png", "id 44 in 20 pixels", "45 in 1 pixels")
+    save_png(two_own / "data/source/labels/a.png", np.full((48, 80), 44, np.uint8))
+    flags = ("--source", "source.yaml", "--target", "target.yaml", *TRAINING, "--num-steps", "8")
+    one_line_error(run_main("train_ms", *flags), "data/source/labels/a.png", "id 44")
+
+
+def test_own_source_labels_must_be_complete_and_of_the_image_size(two_own, run_main):
+    label = two_own / "data/source/labels/b.png"
+    flags = ("--source", "source.yaml", "--target", "target.yaml", *QUICK)
+    save_png(label, np.full((47, 80), 3, np.uint8))
+    one_line_error(run_main("train_ms", *flags), "data/source/labels/b.png", "80x47", "80x48")
+    save_png(label, np.zeros((48, 80, 3), np.uint8))
+    one_line_error(run_main("train_ms", *flags), "data/source/labels/b.png", "one id a pixel", "RGB")
+    label.unlink()
+    one_line_error(run_main("train_ms", *flags), "data/source/labels/b.png", "no such label file")
+
+
+def test_an_own_target_without_its_labels_trains(two_own, run_main):
+    shutil.rmtree(two_own / "data" / "target" / "labels")
+    result = run_main("train_ms", "--source", "source.yaml", "--target", "target.yaml", *QUICK)
+    assert result.returncode == 0 and "(no labels)" in result.stdout
+
+
+# check_data.py
+
+
+def row(result, name):
+    """Train id, percentage and images of a class in the printed table, and the remark."""
+    found = re.search(rf"^{name} +(\d+|-) +([\d.]+) +(\d+)(?:  (.*))?$", result.stdout, re.M)
+    assert found, result.stdout
+    return found[1], float(found[2]), int(found[3]), found[4]
+
+
+@pytest.fixture
+def yard(here):
+    """Three own images whose labels are known pixel by pixel: 10x20, 200 pixels each."""
+    rng = np.random.default_rng(0)
+    labels = np.zeros((3, 10, 20), np.uint8)
+    labels[0] = 3
+    labels[0, :2] = 10
+    labels[1] = 11
+    labels[1, 0, :7] = 255
+    labels[2] = 3
+    labels[2, 5:, :3] = 0
+    for name, label in zip("abc", labels, strict=True):
+        save_png(here / "yard/images/train" / f"{name}.png", picture(rng, (10, 20)))
+        save_png(here / "yard/labels/train" / f"{name}.png", label)
+    describe(here / "yard/dataset.yaml", classes=CAMPUS, ignore={"ids": [0]})
+    return here
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_check_data_counts_pixels_and_images_of_every_class(workers, yard, run_main):
+    result = run_main("check_data", "yard", "--num-workers", workers)
+    assert result.returncode == 0 and result.stderr == ""
+    assert row(result, "road") == ("0", round(100 * (160 + 185) / 600, 3), 2, None)
+    assert row(result, "grass") == ("1", round(100 * (40 + 193) / 600, 3), 2, None)
+    assert row(result, "house") == ("2", 0, 0, "never occurs")
+    assert row(result, "without class") == ("-", round(100 * (7 + 15) / 600, 3), 2, None)
+    assert re.search(r"^images +3 of yard/images/train$", result.stdout, re.M)
+    assert re.search(r"^sizes +20x10 \(3\)$", result.stdout, re.M)
+    assert re.search(r"^labels +3$", result.stdout, re.M) and "No fault found." in result.stdout
+
+
+def test_check_data_counts_the_published_sets_too(here, run_main):
+    write_gta5(here / "data" / "GTA5", count=2)
+    result = run_main("check_data", "gta5", "--num-workers", "0")
+    counts = sum(
+        np.bincount(pixels_of(path).ravel(), minlength=256) for path in (here / "data/GTA5/labels").iterdir()
+    )
+    assert result.returncode == 0
+    assert row(result, "road")[1] == pytest.approx(100 * counts[7] / counts.sum(), abs=6e-4)
+    assert row(result, "bicycle")[1] == pytest.approx(100 * counts[33] / counts.sum(), abs=6e-4)
+    assert row(result, "without class")[1] == pytest.approx(
+        100 * (counts[0] + counts[34]) / counts.sum(), abs=6e-4
+    )
+
+
+def test_check_data_finds_missing_labels(yard, run_main):
+    (yard / "yard/labels/train/b.png").unlink()
+    result = run_main("check_data", "yard", "--num-workers", "0")
+    one_line_error(result, "yard", "1 kind(s) of fault")
+    assert re.search(r"^FAULT +1 images have no label: b.png$", result.stdout, re.M)
+    assert re.search(r"^labels +2$", result.stdout, re.M)
+
+
+def test_check_data_finds_labels_of_another_size_and_files_that_cannot_be_read(yard, run_main):
+    save_png(yard / "yard/labels/train/a.png", np.full((11, 20), 3, np.uint8))
+    (yard / "yard/images/train/b.png").write_bytes(b"no picture")
+    whole = (yard / "yard/labels/train/c.png").read_bytes()
+    (yard / "yard/labels/train/c.png").write_bytes(whole[:-20])
+    result = run_main("check_data", "yard", "--num-workers", "0")
+    one_line_error(result, "yard", "3 kind(s) of fault")
+    faults = re.findall(r"^FAULT +(.*)$", result.stdout, re.M)
+    assert len(faults) == 3 and "labels/train/a.png" in faults[0] and "20x11" in faults[0]
+    assert (
+        "images/train/b.png" in faults[1] and "labels/train/c.png" in faults[2] and "cut short" in faults[2]
+    )
+
+
+def test_check_data_counts_unknown_ids_in_pixels_and_images(yard, run_main):
+    for name, count in (("a", 3), ("c", 12)):
+        label = pixels_of(yard / f"yard/labels/train/{name}.png").copy()
+        label[9, :count] = 77
+        save_png(yard / f"yard/labels/train/{name}.png", label)
+    save_png(yard / "yard/labels/train/b.png", np.full((10, 20), 40000, np.uint16))
+    result = run_main("check_data", "yard", "--num-workers", "0")
+    one_line_error(result, "yard", "2 kind(s) of fault")
+    faults = re.findall(r"^FAULT +(.*)$", result.stdout, re.M)
+    assert faults[0].startswith("id 77 ") and "15 pixels of 2 images" in faults[0] and "a.png" in faults[0]
+    assert (
+        faults[1].startswith("id 40000 ") and "200 pixels of 1 images" in faults[1] and "b.png" in faults[1]
+    )
+
+
+def test_check_data_finds_a_set_all_of_whose_ids_are_unknown(yard, run_main):
+    for name in "abc":
+        save_png(yard / f"yard/labels/train/{name}.png", np.full((10, 20), 99, np.uint8))
+    result = run_main("check_data", "yard", "--num-workers", "0")
+    one_line_error(result, "yard")
+    assert (
+        "id 99" in result.stdout and "600 pixels of 3 images" in result.stdout and "nan" not in result.stdout
+    )
+
+
+def test_check_data_finds_unknown_colours(two_own, run_main):
+    colour_labels(two_own, {(0, 0): (1, 2, 3), (0, 1): (1, 2, 3)})
+    result = run_main("check_data", "source.yaml", "--num-workers", "0")
+    one_line_error(result, "source.yaml")
+    assert re.search(r"^FAULT +.*labels/b.png: .*\(1, 2, 3\) in 2 pixels", result.stdout, re.M)
+    assert row(result, "road")[:3] == ("0", 50, 1)
+
+
+def test_check_data_of_pictures_alone_finds_no_fault(here, run_main):
+    write_mixed(here / "photos")
+    result = run_main("check_data", "photos", "--num-workers", "0")
+    assert result.returncode == 0 and result.stderr == ""
+    assert re.search(r"^images +6 of photos$", result.stdout, re.M)
+    assert re.search(r"^labels +none.*not for a source$", result.stdout, re.M)
+    assert "and 1 more" in result.stdout and "FAULT" not in result.stdout
+
+
+def test_check_data_counts_a_target_in_the_classes_of_its_source(two_own, run_main):
+    result = run_main("check_data", "target.yaml", "--source", "source.yaml", "--num-workers", "0")
+    labels = [pixels_of(path) for path in (two_own / "data/target/labels").iterdir()]
+    counts = sum(np.bincount(label.ravel(), minlength=256) for label in labels)
+    assert result.returncode == 0, result.stdout
+    for name, number in (("road", 52), ("grass", 53), ("house", 50), ("without class", 51)):
+        assert row(result, name)[1] == pytest.approx(100 * counts[number] / counts.sum(), abs=6e-4)
+    assert re.search(r"^note +.*lacks water", result.stdout, re.M) and "\nwater " not in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "note"),
+    [
+        ((480, 640), None, "680,512"),
+        ((640, 480), None, "384,512"),
+        ((512, 1024), None, None),
+        ((500, 1040), None, None),
+        ((480, 640), "640,480", None),
+        ((480, 640), "640,640", "856,640"),
+    ],
+)
+def test_check_data_proposes_a_size_that_keeps_the_shape(shape, size, note, here, run_main):
+    save_png(here / "own/images/a.png", np.zeros((*shape, 3), np.uint8))
+    describe(here / "own/dataset.yaml", classes=CAMPUS, **({"size": size} if size else {}))
+    result = run_main("check_data", "own", "--num-workers", "0")
+    assert result.returncode == 0
+    notes = re.findall(r"^note +.*brought to (\d+,\d+).*; (\d+,\d+) keeps the shape", result.stdout, re.M)
+    assert notes == ([(size or "1024,512", note)] if note else [])
+    if note:
+        width, height = map(int, note.split(","))
+        assert width / height == pytest.approx(shape[1] / shape[0], rel=0.02) and width % 8 == 0
+
+
+def test_check_data_looks_at_the_named_split_and_list(yard, run_main):
+    save_png(yard / "yard/images/val/z.png", picture(np.random.default_rng(0), (10, 20)))
+    result = run_main("check_data", "yard", "--set", "val", "--num-workers", "0")
+    assert re.search(r"^images +1 of yard/images/val$", result.stdout, re.M)
+    (yard / "list.txt").write_text("b.png\n")
+    result = run_main("check_data", "yard", "--data-list", "list.txt", "--num-workers", "0")
+    assert re.search(r"^images +1 of", result.stdout, re.M) and row(result, "grass")[1] == 96.5
+    shutil.copytree(yard / "yard/images", yard / "elsewhere/images")
+    result = run_main("check_data", "yard", "--data-dir", "elsewhere", "--num-workers", "0")
+    assert re.search(r"^images +3 of elsewhere/images/train$", result.stdout, re.M)
+
+
+def test_the_weights_of_an_own_network_are_as_wide_as_its_classes(campus):
+    state = torch.load(campus[0] / "snapshots/one/Campus-1_2.pth", weights_only=True)
+    assert [len(state[f"layer{n}.head.1.weight"]) for n in (5, 6)] == [3, 3]
