@@ -24,6 +24,8 @@ from dataset import Adaptation, DataError, PredictionDataset, SegmentationDatase
 from dataset.base import prediction_name
 from dataset.files import IdReader
 from dataset.labels import palette
+from utils.device import choose_device
+from utils.distributed import Processes, join, leave
 from utils.errors import run_script
 from utils.files import write_whole
 from utils.inference import predict_all, scaled_sizes
@@ -40,24 +42,45 @@ log = logging.getLogger(__name__)
 
 def main() -> None:
     """Score a network's predictions, or files of predictions, with one confusion matrix over the set."""
-    log_to_terminal()
     args = evaluate_args()
+    processes = join(args.cpu)
+    log_to_terminal(processes.main)
     pair = settle_pair(args, scales="evaluation")
     data = prediction_target(pair, args)
-    data.check(labels_required=True)
+    if processes.main:
+        data.check(labels_required=True)
     gap = UncertaintyGap(len(pair.colors))
+    # Files alone are scored on the CPU; several processes meet on their devices all the same.
+    alone_with_files = args.predictions and not processes.several
+    device = torch.device("cpu") if alone_with_files else choose_device(args, processes)[0]
     if args.predictions:
         titles, save = [FILES], args.save or args.predictions
-        scored = predictions_of_files(data, args.predictions)
+        scored = predictions_of_files(data, args.predictions, processes, device)
     else:
         titles = list(args.weights)
         save = args.save or Path(f"./result/cityscapes{Path(args.restore_from).resolve().parent.name}")
-        scored = predictions_of_network(data, args, save, gap)
-    matrices = [0] * len(titles)
-    for label, predictions in progress(scored, len(data)):
+        scored = predictions_of_network(data, args, save, gap, processes, device)
+    classes = len(pair.colors)
+    counts = torch.zeros(len(titles), classes, classes + 1, dtype=torch.int64, device=device)
+    for label, predictions in progress(scored, len(data), processes):
         for index, prediction in enumerate(predictions):
-            matrices[index] += confusion_matrix(label, prediction, len(pair.colors), void=True)
-    matrices = {title: matrix.cpu() for title, matrix in zip(titles, matrices, strict=True)}
+            counts[index] += confusion_matrix(label, prediction, classes, void=True)
+    matrices = dict(zip(titles, processes.sum(counts).cpu(), strict=True))
+    gap.gather(processes, device)
+    if processes.main:
+        write_result(args, pair, data, matrices, gap, save)
+    leave()
+
+
+def write_result(
+    args: Namespace,
+    pair: Adaptation,
+    data: SegmentationDataset,
+    matrices: dict[str, Tensor],
+    gap: UncertaintyGap,
+    save: Path,
+) -> None:
+    """Print the table, write metrics.json."""
     result = summary(pair, matrices, None if args.predictions else gap.value())
     log.info("%s", report(pair, matrices, result))
     log.info("%d images: %s", len(data), save)
@@ -71,17 +94,22 @@ def main() -> None:
 
 
 def predictions_of_network(
-    data: SegmentationDataset, args: Namespace, save: Path, gap: UncertaintyGap
+    data: SegmentationDataset,
+    args: Namespace,
+    save: Path,
+    gap: UncertaintyGap,
+    processes: Processes,
+    device: torch.device,
 ) -> Iterator[tuple[Tensor, list[Tensor]]]:
     """Label and predictions of every image, on the device, one for each of `--weights`.
 
     Meanwhile the first one's files are written to `save`, and its uncertainty is counted in `gap`.
     """
-    network, device = restore_network(args)
+    network = restore_network(args, device)
     images = PredictionDataset(data, scaled_sizes(args.input_size, args.scales), labels=True)
     predictions = predict_all(
         network,
-        prediction_batches(images, args, device),
+        prediction_batches(images, args, device, processes),
         device,
         weightings=list(args.weights.values()),
         mirrored_uncertainty=True,
@@ -98,17 +126,22 @@ def predictions_of_network(
             yield label, [prediction.label for prediction in weighted]
 
 
-def predictions_of_files(data: SegmentationDataset, folder: Path) -> Iterator[tuple[Tensor, list[Tensor]]]:
+def predictions_of_files(
+    data: SegmentationDataset, folder: Path, processes: Processes, device: torch.device
+) -> Iterator[tuple[Tensor, list[Tensor]]]:
     """Label and the prediction in `folder` of every image; train ids, the label's size."""
     paths = {name: folder / prediction_name(name) for name in data.names}
     missing = [path for path in paths.values() if not path.is_file()]
     if missing:
         raise DataError(f"{missing[0]}: no such prediction ({len(missing)} are missing)")
-    for name, path in paths.items():
+    for index in processes.shard(len(data)):
+        name = data.names[index]
+        path = paths[name]
         label, prediction = data.train_ids(name), IdReader().read(path)
         if label.shape != prediction.shape:
             raise DataError(f"{path}: is {prediction.shape}, its label {label.shape} (height, width)")
-        yield torch.from_numpy(label), [torch.from_numpy(prediction.astype(np.int64))]
+        prediction = torch.from_numpy(prediction.astype(np.int64)).to(device)
+        yield torch.from_numpy(label).to(device), [prediction]
 
 
 def summary(pair: Adaptation, matrices: dict[str, Tensor], gap: float | None) -> dict:

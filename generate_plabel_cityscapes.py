@@ -7,8 +7,12 @@ For each image: <name>.png (train ids), <name>_color.png and <name>_heatmap.png 
 
 import logging
 
+import torch
+
 from dataset import NO_THRESHOLD, PredictionDataset
 from dataset.labels import IGNORE, palette
+from utils.device import choose_device
+from utils.distributed import join, leave
 from utils.errors import run_script
 from utils.inference import predict_all, scaled_sizes
 from utils.logging import log_to_terminal, progress
@@ -21,26 +25,32 @@ log = logging.getLogger(__name__)
 
 def main() -> None:
     """Predict the training images; below the threshold a pixel gets no label."""
-    log_to_terminal()
     args = generate_args()
+    processes = join(args.cpu)
+    log_to_terminal(processes.main)
     pair = settle_pair(args, scales="pseudo labels")
     target = prediction_target(pair, args)
-    target.check(labels_required=False)
-    network, device = restore_network(args)
+    if processes.main:
+        target.check(labels_required=False)
+    device, _ = choose_device(args, processes)
+    network = restore_network(args, device)
     images = PredictionDataset(target, scaled_sizes(args.input_size, args.scales), labels=False)
-    batches = prediction_batches(images, args, device)
+    batches = prediction_batches(images, args, device, processes)
     folder = args.save or pair.pseudo_folder(args.data_dir, args.set, args.threshold)
     predictions = predict_all(network, batches, device, weights=args.weights)
-    labelled = total = 0
+    labelled = torch.zeros((), dtype=torch.int64, device=device)
+    total = 0
     with PredictionWriter(folder, palette(target.colors), scores=False) as writer:
-        for name, _, prediction in progress(predictions, len(images)):
+        for name, _, prediction in progress(predictions, len(images), processes):
             if args.threshold < NO_THRESHOLD:
                 unsure = prediction.score < args.threshold
                 prediction = prediction._replace(label=prediction.label.masked_fill(unsure, IGNORE))
             labelled += (prediction.label != IGNORE).sum()
             total += prediction.label.numel()
             writer.write(name, prediction)
+    labelled, total = processes.sum(torch.stack([labelled, torch.tensor(total, device=device)])).tolist()
     log.info("Labelled %.1f %% of the pixels of %d images: %s", 100 * labelled / total, len(images), folder)
+    leave()
 
 
 if __name__ == "__main__":

@@ -11,9 +11,12 @@ from argparse import Namespace
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from model.deeplab_multi import DeeplabMulti, fuse
 from model.ms_discriminator import MsImageDis
+from model.sync_bn import synchronise
+from utils.distributed import ALONE, Processes
 from utils.losses import (
     class_pixel_counts,
     confidence_weighted_entropy,
@@ -52,6 +55,8 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
         self.register_buffer("often_weight", torch.ones(args.num_classes))
         self.class_weight = torch.ones(args.num_classes)  # of the latest step, for the log
         self.device_ids: list[int] = []  # more than one: the batch is split over these GPUs
+        self.processes = ALONE
+        self._parallel: list[DistributedDataParallel] = []  # a list: G's parameters are registered once
 
         trunk, classifiers = self.G.trunk_parameters(), self.G.classifier_parameters()
         trunk = {key: p for key, p in trunk.items() if p.requires_grad}
@@ -70,6 +75,25 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
         )
         self.scaler = torch.amp.GradScaler("cuda", enabled=args.fp16)
         self.train()
+
+    def join(self, processes: Processes) -> None:
+        """Train as one of several processes from now on; weights and device are in place and the same in all.
+
+        Each process is given its part of `args.batch_size` images; losses, class weights, hard pixels and
+        gradients are those of the whole batch.
+        """
+        self.processes = processes
+        if not processes.several:
+            return
+        device = self.often_weight.device
+        if self.args.sync_bn:
+            synchronise(self.G, device.type == "cuda")
+        devices = [device.index] if device.type == "cuda" else None
+        self._parallel = [
+            DistributedDataParallel(
+                self.G, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
+            )
+        ]
 
     @property
     def adversarial(self) -> bool:
@@ -108,13 +132,15 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
             update: False only adds to the gradients (`--iter-size`); the next call with True uses them.
 
         Returns:
-            losses: 0-dimensional seg1 seg2 adv1 adv2 me kl val; a term that is switched off is 0.
+            losses: 0-dimensional seg1 seg2 adv1 adv2 me kl val; a term that is switched off is 0. Among
+                several processes they are those of the whole batch.
             predictions: (z1, z2, z1_t, z2_t), detached logits (N, C, H, W) of the crop size.
         """
         args = self.args
-        z1, z2 = self._segment(images)
-        with torch.set_grad_enabled(self._learns_from_target(i_iter)):
-            z1_t, z2_t = self._segment(images_t)
+        with self._gradients_travel(update):
+            z1, z2 = self._segment(images)
+            with torch.set_grad_enabled(self._learns_from_target(i_iter)):
+                z1_t, z2_t = self._segment(images_t)
 
         self.class_weight = self._class_weight(labels)
         losses = self._segmentation_losses(z1, z2, labels)
@@ -127,7 +153,8 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
             + args.lambda_me_target * losses["me"]
             + args.lambda_kl_target * losses["kl"]
         )
-        self.scaler.scale(total / args.iter_size).backward()
+        # DistributedDataParallel divides by the number of processes; the shares of the loss add up.
+        self.scaler.scale(total * (self.processes.count / args.iter_size)).backward()
         if update:
             self.scaler.step(self.gen_opt)
             self.scaler.update()
@@ -135,7 +162,7 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
 
         losses["val"] = self._validation_loss(z2_t, labels_t)
         predictions = (z1.detach(), z2.detach(), z1_t.detach(), z2_t.detach())
-        return {name: loss.detach() for name, loss in losses.items()}, predictions
+        return self._of_whole_batch(losses), predictions
 
     def dis_update(self, z1: Tensor, z2: Tensor, z1_t: Tensor, z2_t: Tensor, update: bool = True) -> Losses:
         """One step of both discriminators on a step's predictions; zeros where they are not trained.
@@ -153,12 +180,14 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
         ):
             with _trainable(D):
                 loss, _ = D.dis_loss(fake.softmax(1), real)
+                loss = loss * self._share(z1)
                 (loss / self.args.iter_size).backward()
             if update:
+                self.processes.sum_gradients(D.parameters())
                 optimizer.step()
                 optimizer.zero_grad()
-            losses[name] = loss.detach()
-        return losses
+            losses[name] = loss
+        return self._of_whole_batch(losses)
 
     def train(self, mode: bool = True) -> "AD_Trainer":
         """As nn.Module's, but with `--is-training False` the trunk's BN statistics stay as they are."""
@@ -169,13 +198,27 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
                     module.eval()
         return self
 
+    def _gradients_travel(self, update: bool):
+        """Where gradients are only added to, they stay in this process until the last part of a step."""
+        waits = self._parallel and not update
+        return self._parallel[0].no_sync() if waits else contextlib.nullcontext()
+
+    def _share(self, batch: Tensor) -> float:
+        """This process's share of the whole batch's images, 1 where it is alone."""
+        return len(batch) / self.args.batch_size if self.processes.several else 1.0
+
+    def _of_whole_batch(self, losses: Losses) -> Losses:
+        """The sum of all processes' shares, detached."""
+        totals = self.processes.sum(torch.stack([loss.detach() for loss in losses.values()]))
+        return dict(zip(losses, totals, strict=True))
+
     def _segment(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of both classifiers at the images' size: two of (N, C, H, W)."""
         with torch.autocast(images.device.type, torch.float16, enabled=self.args.fp16):
             if len(self.device_ids) > 1:
                 logits = nn.parallel.data_parallel(self.G, images, self.device_ids)
             else:
-                logits = self.G(images)
+                logits = (self._parallel or [self.G])[0](images)
         return tuple(
             F.interpolate(
                 z.to(torch.get_default_dtype()), images.shape[2:], mode="bilinear", align_corners=True
@@ -195,9 +238,10 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
         weight = torch.ones_like(self.often_weight)
         if not (args.class_balance or args.often_balance):
             return weight
-        counts = class_pixel_counts(labels, args.num_classes)
+        counts = self.processes.sum(class_pixel_counts(labels, args.num_classes))
         if args.class_balance:
-            weight = rare_class_weight(counts, len(labels), args.max_value).to(weight.dtype)
+            images = round(len(labels) / self._share(labels))
+            weight = rare_class_weight(counts, images, args.max_value).to(weight.dtype)
         if args.often_balance:
             self.often_weight.copy_(update_often_weight(self.often_weight, counts, args.max_value))
             weight = weight * self.often_weight
@@ -206,29 +250,32 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
     def _segmentation_losses(self, z1: Tensor, z2: Tensor, labels: Tensor) -> Losses:
         """seg1 and seg2: the part of the step that Stage II replaces."""
         options = (labels, self.class_weight, self.args.ignore_label, self.args.only_hard_label)
+        options += (self.processes,)
         return {"seg1": segmentation_loss(z1, *options), "seg2": segmentation_loss(z2, *options)}
 
     def _target_losses(self, z1_t: Tensor, z2_t: Tensor, i_iter: int) -> Losses:
         """adv1, adv2 and, from `args.reg_start` on, me and kl; 0 where the weight is 0."""
         args = self.args
         losses = {name: z1_t.new_zeros(()) for name in ("adv1", "adv2", "me", "kl")}
+        share = self._share(z1_t)  # they are means over the batch
         if args.lambda_adv_target1 > 0:
-            losses["adv1"] = self.D1.gen_loss(z1_t.softmax(1))
+            losses["adv1"] = share * self.D1.gen_loss(z1_t.softmax(1))
         if args.lambda_adv_target2 > 0:
-            losses["adv2"] = self.D2.gen_loss(z2_t.softmax(1))
+            losses["adv2"] = share * self.D2.gen_loss(z2_t.softmax(1))
         if i_iter >= args.reg_start:
             joint = fuse(z1_t, z2_t)
             if args.lambda_me_target > 0:
-                losses["me"] = confidence_weighted_entropy(joint)
+                losses["me"] = share * confidence_weighted_entropy(joint)
             if args.lambda_kl_target > 0:
-                losses["kl"] = memory_regularization(z1_t, z2_t, joint)
+                losses["kl"] = share * memory_regularization(z1_t, z2_t, joint)
         return losses
 
     @torch.no_grad()
     def _validation_loss(self, z2_t: Tensor, labels_t: Tensor | None) -> Tensor:
         if labels_t is None:
             return z2_t.new_zeros(())
-        return segmentation_loss(z2_t, labels_t, self.class_weight, self.args.ignore_label)
+        options = dict(ignore_index=self.args.ignore_label, across=self.processes)
+        return segmentation_loss(z2_t, labels_t, self.class_weight, **options)
 
 
 @contextlib.contextmanager

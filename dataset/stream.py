@@ -4,12 +4,12 @@ Sample k of a stream depends on the seed and on k alone: not on the number of wo
 was started.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from dataset.base import SegmentationDataset
 from dataset.files import DataError
@@ -41,15 +41,41 @@ def _epoch_order(length: int, seed: tuple[int, ...], epoch: int) -> np.ndarray:
     return np.random.default_rng((*seed, ORDER, epoch)).permutation(length)
 
 
-def batches(dataset: Dataset, batch_size: int, workers: int, pin_memory: bool) -> Iterator[dict]:
+class ShardedBatches(Sampler):
+    """Positions 0 ... length-1 in batches; of each batch the part that is one process's.
+
+    Args:
+        length: number of items.
+        batch_size: of all processes together.
+        shard: what part of so many items is this process's.
+    """
+
+    def __init__(self, length: int, batch_size: int, shard: Callable[[int], range]):
+        self.length, self.batch_size, self.shard = length, batch_size, shard
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for start in range(0, self.length, self.batch_size):
+            part = self.shard(min(self.batch_size, self.length - start))
+            if part:  # of the last, smaller batch a process may get nothing
+                yield [start + place for place in part]
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+def batches(
+    dataset: Dataset, batch_size: int, workers: int, pin_memory: bool, shard: Callable[[int], range] = range
+) -> Iterator[dict]:
     """The data set's items in order, in batches of `batch_size`, decoded by `workers` processes.
+
+    `shard` says which of so many items are this process's where there are several.
 
     Raises:
         DataError: an item cannot be read.
     """
     loader = DataLoader(
         dataset,
-        batch_size,
+        batch_sampler=ShardedBatches(len(dataset), batch_size, shard),
         num_workers=workers,
         collate_fn=_collate,
         pin_memory=pin_memory,

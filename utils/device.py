@@ -6,14 +6,21 @@ from argparse import Namespace
 
 import torch
 
+from utils.distributed import ALONE, Processes
+
 MAX_WORKERS = 8  # a stream; more only compete for memory bandwidth
 log = logging.getLogger(__name__)
 
 
-def choose_device(args: Namespace) -> tuple[torch.device, list[int]]:
-    """The device of `--gpu-ids`, or the CPU, and those of the named GPUs that exist; says what is missing."""
+def choose_device(args: Namespace, processes: Processes = ALONE) -> tuple[torch.device, list[int]]:
+    """The device of `--gpu-ids`, or the CPU, and those of the named GPUs that exist; says what is missing.
+
+    Among several processes each has the GPU of its number on its machine, whatever `--gpu-ids` says.
+    """
     if args.cpu:
         return torch.device("cpu"), []
+    if processes.several and torch.cuda.is_available():
+        return torch.device("cuda", processes.local_rank), [processes.local_rank]
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if count == 0:
         log.warning("No CUDA GPU here: computing on the CPU, which is slow.")
@@ -27,6 +34,6 @@ def choose_device(args: Namespace) -> tuple[torch.device, list[int]]:
 
 
 def default_workers(streams: int) -> int:
-    """Decoding processes a stream: the cores this process may use, shared among the streams."""
+    """Decoding processes a stream: the cores of this machine, shared among all its `streams`."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(MAX_WORKERS, cores // streams))

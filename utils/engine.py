@@ -36,7 +36,8 @@ def train(
     """
     folder = args.snapshot_dir
     board = args.log_dir / folder.resolve().name if args.tensorboard else None
-    history = TrainingLog(folder, board, args.log_every, args.num_steps_stop)
+    main = trainer.processes.main  # of several processes one writes
+    history = TrainingLog(folder, board, args.log_every, args.num_steps_stop) if main else None
     device = trainer.often_weight.device
     for i_iter in range(args.num_steps_stop):
         trainer.adjust_learning_rates(i_iter)
@@ -46,6 +47,8 @@ def train(
             batch = (images, images_t, labels, labels_t if target_has_labels else None)
             losses, predictions = trainer.gen_update(*batch, i_iter, update=part == args.iter_size)
             losses |= trainer.dis_update(*predictions, update=part == args.iter_size)
+        if not main:
+            continue
         history.step(i_iter, losses, trainer.rates())
         if name := _snapshot_iteration(i_iter, args):
             save_snapshot(trainer, folder, prefix, name)
@@ -53,7 +56,8 @@ def train(
                 rows = _pictures(batch, predictions, palette, args.save_num_images)
                 save_training_pictures(folder / "pictures" / f"{name}.png", rows)
             log.info("Saved %s", folder / f"{prefix}_{name}.pth")
-    history.close()
+    if main:
+        history.close()
 
 
 def _to_device(batch: dict, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ from tensorboardX import SummaryWriter
 from torch import Tensor
 from tqdm import tqdm
 
+from utils.distributed import ALONE, Processes
 from utils.errors import UserError
 
 LOG_FILE = "log.jsonl"
@@ -20,9 +21,10 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
-def log_to_terminal() -> None:
-    """Messages of all modules on standard output, as they are."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
+def log_to_terminal(main: bool = True) -> None:
+    """Messages of all modules on standard output, as they are; of several processes the main one speaks."""
+    level = logging.INFO if main else logging.ERROR
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stdout, force=True)
 
 
 class TrainingLog:
@@ -84,6 +86,7 @@ class TrainingLog:
             self.board.close()
 
 
-def progress(items: Iterable[T], total: int) -> Iterator[T]:
-    """The items with a progress bar where the terminal can show one."""
-    return tqdm(items, total=total, unit="image", disable=None)
+def progress(items: Iterable[T], total: int, processes: Processes = ALONE) -> Iterator[T]:
+    """The items with a progress bar where the terminal can show one; of several processes the main one's."""
+    mine = len(processes.shard(total))
+    return tqdm(items, total=mine, unit="image", disable=None if processes.main else True)

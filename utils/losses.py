@@ -4,11 +4,14 @@ Shapes: logits (N, C, H, W), labels (N, H, W) int64, class weights (C,); every l
 MRNet is arXiv 1912.11164, Rectifying is arXiv 2003.03773.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from utils.distributed import ALONE, Processes
 
 MIN_CLASS_PIXELS = 64 * 64  # a class with fewer pixels than this an image is raised to the highest weight
 OFTEN_DECAY = 0.9  # of the running weight of classes that are often absent
@@ -33,20 +36,52 @@ def update_often_weight(often: Tensor, counts: Tensor, max_value: float) -> Tens
     return OFTEN_DECAY * often + (1 - OFTEN_DECAY) * absent
 
 
-def percentile(values: Tensor, q: float) -> Tensor:
-    """The q-th percentile of all values with linear interpolation, as NumPy's; 0-dimensional.
+def percentile(values: Tensor, q: float, across: Processes = ALONE) -> Tensor:
+    """The q-th percentile of all processes' values with linear interpolation, as NumPy's; 0-dimensional.
 
-    Written with `kthvalue` because `torch.quantile` refuses more than 2^24 values, which a batch of 16
-    crops of 1280x720 nearly reaches.
+    `torch.quantile` refuses more than 2^24 values, which a batch of 16 crops of 1280x720 nearly reaches.
+    `kthvalue` has a single block of a GPU do the work; there, and among processes, the values are found bit
+    by bit, by counting those not above a candidate: exact, in a fixed number of passes that no host waits
+    for, and only counts travel.
     """
     values = values.flatten()
-    position = q / 100 * (values.numel() - 1)
-    below = int(position)
-    lower = values.kthvalue(below + 1).values
-    if below == position:
-        return lower
-    upper = values.kthvalue(below + 2).values
-    return torch.lerp(lower, upper, position - below)
+    if values.device.type == "cpu" and not across.several:
+        position = q / 100 * (values.numel() - 1)
+        lower, upper = (values.kthvalue(rank(position) + 1).values for rank in (math.floor, math.ceil))
+        return torch.lerp(lower, upper, position - math.floor(position))
+    keys = _ordered_keys(values)
+    number = across.sum(torch.tensor(keys.numel(), device=keys.device))
+    # Double where there is one: single precision cannot tell the places of more than 2^24 values apart.
+    position = q / 100 * (number - 1).to(torch.float32 if values.device.type == "mps" else torch.float64)
+    lower, upper = (
+        _value_of_key(_smallest_key(keys, place.long() + 1, across), values.dtype)
+        for place in (position.floor(), position.ceil())
+    )
+    return torch.lerp(lower, upper, (position - position.floor()).to(values.dtype))
+
+
+_BITS = {torch.float32: torch.int32, torch.float64: torch.int64}
+
+
+def _ordered_keys(values: Tensor) -> Tensor:
+    """Whole numbers in the order of the floats: their bits, with those below the sign flipped if negative."""
+    bits = values.contiguous().view(_BITS[values.dtype])
+    return torch.where(bits < 0, bits ^ torch.iinfo(bits.dtype).max, bits)
+
+
+def _value_of_key(key: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.where(key < 0, key ^ torch.iinfo(key.dtype).max, key).view(dtype)
+
+
+def _smallest_key(keys: Tensor, count: Tensor, across: Processes) -> Tensor:
+    """The smallest whole number that at least `count` keys do not exceed, by bisection."""
+    limits = torch.iinfo(keys.dtype)
+    low, high = (keys.new_full((), limit) for limit in (limits.min, limits.max))
+    for _ in range(limits.bits):
+        middle = (low & high) + ((low ^ high) >> 1)  # their mean, rounded down, without overflow
+        enough = across.sum((keys <= middle).sum()) >= count
+        low, high = torch.where(enough, low, middle + 1), torch.where(enough, middle, high)
+    return high
 
 
 def pixel_cross_entropy(logits: Tensor, labels: Tensor, weight: Tensor, ignore_index: int) -> Tensor:
@@ -55,21 +90,28 @@ def pixel_cross_entropy(logits: Tensor, labels: Tensor, weight: Tensor, ignore_i
 
 
 def segmentation_loss(
-    logits: Tensor, labels: Tensor, weight: Tensor, ignore_index: int = 255, hard_percentile: float = 0.0
+    logits: Tensor,
+    labels: Tensor,
+    weight: Tensor,
+    ignore_index: int = 255,
+    hard_percentile: float = 0.0,
+    across: Processes = ALONE,
 ) -> Tensor:
     """Weighted mean of the cross entropy over the hard pixels (MRNet, eq. 1).
 
     With `hard_percentile` q > 0 a pixel whose weighted loss lies below the q-th percentile over all
     pixels, ignored ones included with loss 0, is ignored as well. 0 where nothing is left to learn from.
+    Among several processes mean and percentile are over all their pixels, and the result is this one's
+    share: the shares add up to the loss.
     """
     losses = pixel_cross_entropy(logits, labels, weight, ignore_index)
     ignored = labels == ignore_index
     pixel_weight = torch.where(ignored, 0.0, weight[labels.masked_fill(ignored, 0)])
     if hard_percentile > 0:
         detached = losses.detach()
-        hard = detached >= percentile(detached, hard_percentile)
+        hard = detached >= percentile(detached, hard_percentile, across)
         losses, pixel_weight = losses * hard, pixel_weight * hard
-    return losses.sum() / pixel_weight.sum().clamp_min(torch.finfo(losses.dtype).tiny)
+    return losses.sum() / across.sum(pixel_weight.sum()).clamp_min(torch.finfo(losses.dtype).tiny)
 
 
 def memory_regularization(z1: Tensor, z2: Tensor, memory_logits: Tensor) -> Tensor:

@@ -5,14 +5,13 @@ Only what the flags alone show is checked; data, files and GPUs are the scripts'
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 from dataset import SOURCES, TARGETS, Adaptation, adapt, find_domain
 from dataset.domains import BUILT_IN
 from dataset.transforms import SCALES
 from model.deeplab_multi import ARCHS, GROUPS, NORM_STYLES, STRIDE
-from utils.errors import BAD_INPUT
+from utils.errors import refuse
 from utils.losses import DIVERGENCES
 from utils.uncertainty import DROPOUT_PASSES, UNCERTAINTIES
 
@@ -40,8 +39,7 @@ class OneLineParser(argparse.ArgumentParser):
 
     def error(self, message: str):
         """Print the line and leave with exit status 2."""
-        print(f"{self.prog}: error: {message} (--help lists the flags)", file=sys.stderr)
-        sys.exit(BAD_INPUT)
+        refuse(f"{self.prog}: error: {message} (--help lists the flags)")
 
 
 def stage1_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -221,7 +219,7 @@ def _add_network_flags(group, num_classes: int) -> None:
     )
     _add_switch(group, "--train_bn", "train the affine parameters of the trunk's batch normalisation")
     _add_switch(group, "--is-training", "update the trunk's BN statistics while training", default=True)
-    _add_switch(group, "--sync_bn", "batch normalisation over all GPUs (needs a single device so far)")
+    _add_switch(group, "--sync_bn", "batch normalisation over all processes that torchrun started")
     add(
         "--restore-from",
         default="imagenet",
@@ -310,7 +308,7 @@ def _add_loss_flags(group) -> None:
 
 def _add_optimiser_flags(group) -> None:
     add = group.add_argument
-    add("--batch-size", type=_positive, default=16, help="images of each stream a step")
+    add("--batch-size", type=_positive, default=16, help="images of each stream a step, over all GPUs")
     add("--iter-size", type=_positive, default=1, help="batches whose gradients are added up for an update")
     add("--learning-rate", type=_positive_float, default=2.5e-4, help="of the trunk; classifiers 10 times")
     add("--learning-rate-D", type=_positive_float, default=1e-4, help="of the discriminators")
@@ -335,7 +333,12 @@ def _add_run_flags(group) -> None:
     add("--log-every", type=_positive, default=20, help="iterations between two lines of the log")
     _add_switch(group, "--tensorboard", "write losses and rates for TensorBoard", default=True)
     add("--random-seed", type=_seed, default=1234, help="of weights, order and augmentation")
-    add("--gpu-ids", type=_gpu_ids, default="0", help="GPUs to spread a batch over")
+    add(
+        "--gpu-ids",
+        type=_gpu_ids,
+        default="0",
+        help="GPUs to spread a batch over in one process; torchrun gives each process one",
+    )
     _add_switch(group, "--cpu", "compute on the CPU")
 
 

@@ -13,7 +13,8 @@ from dataset.stream import batches
 from model.deeplab_multi import DeeplabMulti
 from model.weights import load_weights
 from utils.checkpoint import network_options, read_options
-from utils.device import choose_device, default_workers
+from utils.device import default_workers
+from utils.distributed import Processes
 from utils.errors import UserError
 from utils.recognise import recognise
 
@@ -96,8 +97,8 @@ def find_snapshot(args: Namespace) -> Path:
     return snapshot
 
 
-def restore_network(args: Namespace) -> tuple[DeeplabMulti, torch.device]:
-    """The network of `--restore-from` as the `opts.yaml` beside it says, ready to predict on its device.
+def restore_network(args: Namespace, device: torch.device) -> DeeplabMulti:
+    """The network of `--restore-from` as the `opts.yaml` beside it says, ready to predict on the device.
 
     Raises:
         UserError: the snapshot or its options cannot be used, or hold another number of classes.
@@ -110,11 +111,15 @@ def restore_network(args: Namespace) -> tuple[DeeplabMulti, torch.device]:
         )
     network = DeeplabMulti(**options)
     load_weights(network, str(snapshot))
-    device, _ = choose_device(args)
-    return network.to(device, memory_format=torch.channels_last).eval(), device
+    return network.to(device, memory_format=torch.channels_last).eval()
 
 
-def prediction_batches(images: PredictionDataset, args: Namespace, device: torch.device) -> Iterator[dict]:
-    """Batches of whole images as the flags say."""
-    workers = default_workers(streams=1) if args.num_workers is None else args.num_workers
-    return batches(images, args.batchsize, workers, pin_memory=device.type == "cuda")
+def prediction_batches(
+    images: PredictionDataset, args: Namespace, device: torch.device, processes: Processes
+) -> Iterator[dict]:
+    """Batches of whole images as the flags say, of several processes each its part."""
+    workers = default_workers(processes.local_count) if args.num_workers is None else args.num_workers
+    # --batchsize is of a device, since nothing depends on it but memory.
+    batch_size = args.batchsize * processes.count
+    options = dict(pin_memory=device.type == "cuda", shard=processes.shard)
+    return batches(images, batch_size, workers, **options)

@@ -13,6 +13,7 @@ from dataset.stream import TrainingStream, batches
 from model.weights import load_weights
 from utils.checkpoint import OPTIONS_FILE, SHAPING_OPTIONS, read_options, write_options
 from utils.device import choose_device, default_workers
+from utils.distributed import join, leave
 from utils.engine import train
 from utils.errors import UserError
 from utils.logging import log_to_terminal
@@ -33,15 +34,25 @@ def train_stage(trainer_class: type[nn.Module], args: Namespace, pseudo_labels: 
     Raises:
         UserError: anything the user can put right.
     """
-    log_to_terminal()
+    processes = join(args.cpu)
+    log_to_terminal(processes.main)
+    if args.batch_size < processes.count:
+        raise UserError(
+            f"--batch-size {args.batch_size}: {processes.count} processes need an image each; raise it to "
+            f"{processes.count} or start fewer"
+        )
     pair = adapt(find_domain(args.source), find_domain(args.target))
     check_classes(pair, args)
     labelled, target = build_labelled(pair, args, pseudo_labels), build_target(pair, args)
-    labelled.check(labels_required=True)
-    target_has_labels = target.check(labels_required=False)
-    device, gpus = choose_device(args)
+    target_has_labels = False
+    if processes.main:  # the others wait here, and end if it fails
+        refuse_other_network(args)
+        labelled.check(labels_required=True)
+        target_has_labels = target.check(labels_required=False)
+    target_has_labels = processes.from_main(target_has_labels)
+    device, gpus = choose_device(args, processes)
     if args.sync_bn and len(gpus) > 1:
-        raise UserError("--sync_bn: GPUs of one process keep statistics of their own; name one GPU")
+        raise UserError("--sync_bn: GPUs of one process keep statistics of their own; start it with torchrun")
     if args.fp16 and device.type != "cuda":
         log.warning("--fp16 needs a CUDA GPU: computing in full precision.")
         args.fp16 = False
@@ -51,16 +62,22 @@ def train_stage(trainer_class: type[nn.Module], args: Namespace, pseudo_labels: 
     load_weights(trainer.G, args.restore_from, restore_classifiers=not args.not_restore_last)
     trainer.to(device, memory_format=torch.channels_last)  # the layout images arrive in
     trainer.device_ids = gpus
+    trainer.join(processes)
+    if not processes.main:
+        torch.manual_seed(args.random_seed + processes.rank)  # other channels dropped than in the main one
     say_what_is_there(labelled, target, target_has_labels, args)
-    refuse_other_network(args)
-    write_options(args.snapshot_dir, args, pair.colors)
+    if processes.main:
+        write_options(args.snapshot_dir, args, pair.colors)
     streams = []
     for seed, dataset in ((LABELLED_SEED, labelled), (TARGET_SEED, target)):
         samples = args.num_steps_stop * args.iter_size * args.batch_size
         stream = TrainingStream(dataset, samples, (args.random_seed, seed))
-        workers = default_workers(STREAMS) if args.num_workers is None else args.num_workers
-        streams.append(batches(stream, args.batch_size, workers, pin_memory=device.type == "cuda"))
+        readers = STREAMS * processes.local_count
+        workers = default_workers(readers) if args.num_workers is None else args.num_workers
+        options = dict(pin_memory=device.type == "cuda", shard=processes.shard)
+        streams.append(batches(stream, args.batch_size, workers, **options))
     train(trainer, args, *streams, target_has_labels, pair.source.prefix, palette(pair.colors))
+    leave()
 
 
 def check_classes(pair: Adaptation, args: Namespace) -> None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from utils.distributed import Processes
 from utils.losses import kl_divergence
 
 UNCERTAINTIES = ("kl", "mc-dropout")
@@ -121,6 +122,14 @@ class UncertaintyGap:
         for index, pixels in enumerate((known & right, known & ~right)):
             self._certainty[index] = self._certainty[index] + torch.where(pixels, certainty, 0.0).sum()
             self._pixels[index] = self._pixels[index] + pixels.sum()
+
+    def gather(self, processes: Processes, device: torch.device) -> None:
+        """Count in what all processes counted; `device` is where they communicate."""
+        if not processes.several:
+            return
+        for sums, dtype in ((self._certainty, torch.float64), (self._pixels, torch.int64)):
+            mine = torch.stack([torch.as_tensor(s, dtype=dtype, device=device) for s in sums])
+            sums[:] = processes.sum(mine).unbind()
 
     def means(self) -> tuple[float, float]:
         """Mean exp(-D) over right and over wrong pixels, nan where there is none."""

@@ -1,0 +1,217 @@
+"""Several processes against one with the same samples, in float64, over gloo on the CPU."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.multiprocessing as mp
+
+from tests.conftest import PREDICTION, ROOT, TRAINING, files_of, run_script, write_world
+from trainer_ms import AD_Trainer as Stage1Trainer
+from trainer_ms_variance import AD_Trainer as Stage2Trainer
+from utils import distributed
+from utils.distributed import ALONE, Processes
+from utils.losses import percentile
+from utils.options import stage1_args, stage2_args
+
+CLASSES, HEIGHT, WIDTH = 7, 40, 56
+STEPS = 3
+NETWORK = f"--arch mini --norm-style gn --use-se --droprate 0 --num-classes {CLASSES} --crop-size 56,40"
+ALL_LOSSES = "--lambda-seg 0.5 --lambda-kl-target 0.1 --lambda-me-target 0.05 --reg-start 0"
+BALANCE = "--class-balance --often-balance --max-value 7"
+RATES = "--learning-rate 1e-2 --learning-rate-D 1e-3"
+STAGE1 = f"{NETWORK} {ALL_LOSSES} {BALANCE} {RATES} --only-hard-label 80 --sync_bn"
+STAGE2 = f"{NETWORK} {BALANCE} {RATES} --lambda-adv-target1 0 --lambda-adv-target2 0 --train_bn --sync_bn"
+
+
+def samples(step: int, images: int) -> tuple:
+    """The whole batch of a step, the same in every process."""
+    generator = torch.Generator().manual_seed(step)
+    draw = dict(generator=generator, dtype=torch.float64)
+    pictures = [torch.randn(images, 3, HEIGHT, WIDTH, **draw) * 50 for _ in range(2)]
+    labels = [torch.randint(CLASSES + 2, (images, HEIGHT, WIDTH), generator=generator) for _ in range(2)]
+    for label in labels:
+        label[label >= CLASSES] = 255
+        label[:, :20] = label[:, :1]  # classes of few pixels and of many
+    return *pictures, *labels
+
+
+def train(stage: int, flags: str, images: int, processes: Processes) -> dict:
+    """Three steps of a trainer on this process's part of every batch, and all that they leave."""
+    parse, kind = ((stage1_args, Stage1Trainer), (stage2_args, Stage2Trainer))[stage - 1]
+    torch.manual_seed(0)
+    trainer = kind(parse([*flags.split(), "--batch-size", str(images)]))
+    for classifier in (trainer.G.layer5, trainer.G.layer6):
+        torch.nn.init.normal_(classifier.head[1].weight, std=0.3)
+    trainer.join(processes)
+    history = []
+    for step in range(STEPS):
+        trainer.adjust_learning_rates(step)
+        for part in range(trainer.args.iter_size):
+            update = part == trainer.args.iter_size - 1
+            shard = processes.shard(images)
+            batch = [x[shard.start : shard.stop] for x in samples(10 * step + part, images)]
+            losses, predictions = trainer.gen_update(*batch, i_iter=step, update=update)
+            losses |= trainer.dis_update(*predictions, update=update)
+            history.append({name: loss.item() for name, loss in losses.items()})
+    states = {name: getattr(trainer, name).state_dict() for name in ("G", "D1", "D2")}
+    return {"losses": history, "often": trainer.often_weight, **states}
+
+
+def _work(rank: int, count: int, port: int, folder: str, job) -> None:
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    torch.set_default_dtype(torch.float64)
+    torch.set_num_threads(1)
+    processes = distributed.join(cpu=True)
+    assert processes == Processes(rank, count, rank)
+    torch.save(job(processes), Path(folder) / f"{rank}.pth")
+    distributed.leave()
+
+
+def run_processes(count: int, folder: Path, job) -> list:
+    """What `job(processes)` returns in each of `count` processes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(_work, (count, port, str(folder), job), nprocs=count)
+    return [torch.load(folder / f"{rank}.pth", weights_only=False) for rank in range(count)]
+
+
+class Training:
+    """A picklable `train` with its arguments."""
+
+    def __init__(self, stage: int, flags: str, images: int):
+        self.arguments = stage, flags, images
+
+    def __call__(self, processes: Processes) -> dict:
+        return train(*self.arguments, processes)
+
+
+def assert_same(found, expected) -> None:
+    """Equal to 1e-9, entry by entry."""
+    for mine, alone in zip(found["losses"], expected["losses"], strict=True):
+        assert mine == pytest.approx(alone, rel=1e-9, abs=1e-12)
+    torch.testing.assert_close(found["often"], expected["often"], rtol=1e-9, atol=0)
+    for name in ("G", "D1", "D2"):
+        assert found[name].keys() == expected[name].keys()
+        for key, value in expected[name].items():
+            torch.testing.assert_close(found[name][key], value, rtol=1e-8, atol=1e-10, msg=f"{name} {key}")
+
+
+@pytest.mark.parametrize(
+    ("stage", "flags", "images"),
+    [
+        pytest.param(1, STAGE1, 4, id="stage 1"),
+        pytest.param(1, STAGE1, 3, id="stage 1, uneven"),
+        pytest.param(1, f"{STAGE1} --iter-size 2", 2, id="stage 1, gradients added up"),
+        pytest.param(2, STAGE2, 3, id="stage 2, uneven"),
+        pytest.param(2, f"{STAGE2} --conventional --only-hard-label 60", 2, id="conventional"),
+    ],
+)
+def test_two_processes_train_as_one_does(stage, flags, images, tmp_path, float64, one_thread):
+    job = Training(stage, flags, images)
+    expected = job(ALONE)
+    assert any(loss for loss in expected["losses"][0].values())
+    for found in run_processes(2, tmp_path, job):
+        assert_same(found, expected)
+
+
+class Percentiles:
+    """Percentiles of values that are spread over the processes."""
+
+    def __call__(self, processes: Processes) -> list[float]:
+        values = spread_values()
+        shard = processes.shard(len(values))
+        return [percentile(values[shard.start : shard.stop], q, processes).item() for q in (0, 12.5, 80, 99)]
+
+
+def spread_values() -> torch.Tensor:
+    values = torch.randn(1001, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    values[::5] = 0  # ties, as ignored pixels make them
+    return values
+
+
+def test_percentile_over_three_processes_is_numpys(tmp_path):
+    expected = np.percentile(spread_values().numpy(), (0, 12.5, 80, 99)).tolist()
+    for found in run_processes(3, tmp_path, Percentiles()):
+        assert found == pytest.approx(expected, rel=1e-12)
+
+
+# The scripts, as torchrun starts them
+
+
+def torchrun(count: int, name: str, *flags: str, cwd: Path) -> subprocess.CompletedProcess:
+    """A script in `count` processes."""
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}")
+    return subprocess.run(
+        [*launcher, str(ROOT / f"{name}.py"), *map(str, flags)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+
+
+TRAIN = (*TRAINING, "--batch-size", "3", "--drop", "0", "--sync_bn", "--norm-style", "gn", "--use-se")
+
+
+def losses_of(folder: Path) -> list[dict]:
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "iteration"} for line in lines]
+
+
+def test_scripts_under_torchrun_do_what_one_process_does(tmp_path):
+    write_world(tmp_path)
+    for count, name in ((1, "one"), (2, "two")):
+        run = run_script if count == 1 else lambda *a, count=count, **k: torchrun(count, *a, **k)
+        trained = run("train_ms", "--snapshot-dir", f"snapshots/{name}", *TRAIN, cwd=tmp_path)
+        assert trained.returncode == 0, trained.stderr
+        assert trained.stdout.count("Saved snapshots") == 2
+        flags = ("--restore-from", "snapshots/one/GTA5_4.pth", *PREDICTION)
+        made = run("generate_plabel_cityscapes", *flags, "--save", f"pseudo/{name}", cwd=tmp_path)
+        assert made.returncode == 0 and "of 4 images" in made.stdout, made.stderr
+        scored = run("evaluate_cityscapes", *flags, "--save", f"result/{name}", cwd=tmp_path)
+        assert scored.returncode == 0 and scored.stdout.count("mIoU") == 1, scored.stderr
+    for one, two in zip(*(losses_of(tmp_path / "snapshots" / name) for name in ("one", "two")), strict=True):
+        assert two == pytest.approx(one, rel=2e-4)
+    assert png_bytes(tmp_path / "pseudo" / "one") == png_bytes(tmp_path / "pseudo" / "two")
+    one, two = (json.loads((tmp_path / "result" / n / "metrics.json").read_text()) for n in ("one", "two"))
+    assert one.pop("uncertainty_gap") == pytest.approx(two.pop("uncertainty_gap"), rel=1e-9)
+    assert one == two
+
+
+def png_bytes(folder: Path) -> dict:
+    return {path.relative_to(folder): content for path, content in files_of(folder).items()}
+
+
+def test_a_process_that_fails_ends_all_with_its_message(tmp_path):
+    write_world(tmp_path)
+    # Cut in its middle: the header is fine, so it shows when a process decodes it, in the middle of training.
+    for image in (tmp_path / "data" / "GTA5" / "images").iterdir():
+        content = image.read_bytes()
+        image.write_bytes(content[:200] + bytes(len(content) - 400) + content[-200:])
+    failed = torchrun(2, "train_ms", "--snapshot-dir", "snapshots/x", *TRAIN, cwd=tmp_path)
+    assert failed.returncode != 0
+    lines = [line for line in failed.stderr.splitlines() if "train_ms.py: error:" in line]
+    assert lines and all("not a readable image" in line for line in lines)
+    assert not list((tmp_path / "snapshots").rglob("*.pth"))
+
+
+def test_what_all_processes_refuse_is_said_once(tmp_path):
+    write_world(tmp_path)
+    refused = torchrun(2, "train_ms", *TRAIN, "--batch-size", "1", cwd=tmp_path)
+    lines = [line for line in refused.stderr.splitlines() if "train_ms.py: error:" in line]
+    assert refused.returncode != 0 and len(lines) == 1 and "--batch-size 1: 2 processes" in lines[0]

@@ -1,0 +1,110 @@
+"""Several processes that work as one: what `torchrun` starts, and sums over all of them.
+
+A loss is that of the global batch. Each process computes its share of it, and the shares add up, so that two
+processes do what one does with the same samples, to rounding.
+"""
+
+import datetime
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from utils.errors import UserError
+
+# A process that fails is noticed by torchrun at once; this only bounds the wait for a slow one.
+TIMEOUT = datetime.timedelta(hours=2)
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among all: `rank` of `count`, and its number among those of this machine."""
+
+    rank: int = 0
+    count: int = 1
+    local_rank: int = 0
+    local_count: int = 1
+
+    @property
+    def several(self) -> bool:
+        """Whether there are others."""
+        return self.count > 1
+
+    @property
+    def main(self) -> bool:
+        """Whether this is the one that writes and prints."""
+        return self.rank == 0
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The sum of all processes' tensors, without gradient; no host waits for it."""
+        if not self.several:
+            return tensor
+        total = tensor.detach().clone()
+        dist.all_reduce(total)
+        return total
+
+    def from_main(self, value: object) -> object:
+        """What the main process has as `value`, in all of them; they wait for it."""
+        if not self.several:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values)
+        return values[0]
+
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Put the sum over all processes in place of each gradient, in one message."""
+        if not self.several:
+            return
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        total = self.sum(torch.cat([gradient.flatten() for gradient in gradients]))
+        for gradient, part in zip(gradients, total.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+    def shard(self, items: int) -> range:
+        """This process's part of `items` things: all parts together are all of them, in order."""
+        return range(self.rank * items // self.count, (self.rank + 1) * items // self.count)
+
+
+ALONE = Processes()
+
+
+def started_by_torchrun() -> bool:
+    """Whether this process is one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
+
+
+def join(cpu: bool) -> Processes:
+    """Meet the other processes that `torchrun` started; alone where there are none.
+
+    Args:
+        cpu: compute and communicate on the CPU (gloo) even where there are GPUs (NCCL).
+
+    Raises:
+        UserError: this machine has fewer GPUs than processes, or the others cannot be reached.
+    """
+    if not started_by_torchrun():
+        return ALONE
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    gpus = 0 if cpu or not torch.cuda.is_available() else torch.cuda.device_count()
+    if gpus and local_rank >= gpus:
+        raise UserError(
+            f"torchrun: process {local_rank} of this machine has no GPU of its own (there are {gpus}); "
+            "lower --nproc_per_node, or give --cpu"
+        )
+    if gpus:
+        torch.cuda.set_device(local_rank)
+    try:
+        dist.init_process_group("nccl" if gpus else "gloo", timeout=TIMEOUT)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"torchrun: cannot reach the other processes ({error})") from error
+    local_count = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return Processes(dist.get_rank(), dist.get_world_size(), local_rank, local_count)
+
+
+def leave() -> None:
+    """Part from the other processes at the end of a run."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
