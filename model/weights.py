@@ -15,6 +15,7 @@ from model.deeplab_multi import DeeplabMulti, is_classifier
 from utils.errors import UserError
 
 PIXEL_MAX = 255
+HEAD = "layer6.head.1.weight"  # has a row each class
 IMAGENET_STD_RGB = (0.229, 0.224, 0.225)  # what torchvision divides its inputs by
 # The plain training recipe; the V2 weights come from a much longer one with other augmentations.
 IMAGENET_WEIGHTS = ResNet101_Weights.IMAGENET1K_V1
@@ -90,6 +91,16 @@ def _download(load, url: str) -> StateDict:
         ) from error
 
 
+def count_classes(snapshot: Path) -> int | None:
+    """How many classes the network in a file has; None where it is no network of this kind.
+
+    Raises:
+        UserError: the file is no checkpoint.
+    """
+    head = strip_data_parallel(fetch(str(snapshot))).get(HEAD)
+    return None if head is None else len(head)
+
+
 def strip_data_parallel(state: StateDict) -> StateDict:
     """Keys without the `module.` that DataParallel puts before them."""
     return {key.removeprefix("module."): value for key, value in state.items()}
@@ -124,10 +135,9 @@ def check_state(state: StateDict, expected: StateDict, source: str) -> None:
 
     Files of old PyTorch versions lack BN's counter of batches, which nothing here reads.
     """
-    head = "layer6.head.1.weight"
-    if head in state and head in expected and len(state[head]) != len(expected[head]):
+    if HEAD in state and HEAD in expected and len(state[HEAD]) != len(expected[HEAD]):
         raise UserError(
-            f"--restore-from {source}: has {len(state[head])} classes, not {len(expected[head])}; "
+            f"--restore-from {source}: has {len(state[HEAD])} classes, not {len(expected[HEAD])}; "
             "give --num-classes, or --not-restore-last to start the classifiers afresh"
         )
     missing = [k for k in expected if k not in state and not k.endswith("num_batches_tracked")]

@@ -664,8 +664,8 @@ def test_robotcar_is_scored_over_its_nine_classes_in_its_own_colours(robotcar):
 # Folders that the published code wrote
 
 
-def published(folder, name="GTA5_25000.pth", **flags):
-    """opts.yaml as the released code wrote it, and a file where the snapshot is; the snapshot's path."""
+def published(folder, name="GTA5_25000.pth", outputs=None, **flags):
+    """opts.yaml as the released code wrote it, and the last layer of a network; the snapshot's path."""
     options = {
         "model": "DeepLab",
         "target": "cityscapes",
@@ -692,7 +692,8 @@ def published(folder, name="GTA5_25000.pth", **flags):
     }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "opts.yaml").write_text(yaml.dump(options | flags))
-    (folder / name).write_bytes(b"")
+    outputs = outputs or flags.get("num_classes", 19)
+    torch.save({"module.layer6.head.1.weight": torch.zeros(outputs, 512, 1, 1)}, folder / name)
     return folder / name
 
 
@@ -755,6 +756,12 @@ def test_a_published_folder_tells_what_it_was_trained_for(case, tmp_path, monkey
 def test_flags_overrule_what_a_folder_tells(options, flags, expected, tmp_path, monkeypatch, run_main):
     monkeypatch.chdir(tmp_path)
     assert recognised(run_main, published(tmp_path / "stage1", **options), *flags) == expected
+
+
+def test_a_network_of_nine_classes_is_robotcars_whatever_its_flags_say(tmp_path, monkeypatch, run_main):
+    monkeypatch.chdir(tmp_path)
+    snapshot = published(tmp_path / "RB_restore_ft", outputs=9)
+    assert recognised(run_main, snapshot) == "cityscapes -> robotcar, 9 classes"
 
 
 def test_nine_classes_cannot_be_scored_as_19(tmp_path, monkeypatch, run_main):

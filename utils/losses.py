@@ -50,13 +50,11 @@ def percentile(values: Tensor, q: float, across: Processes = ALONE) -> Tensor:
         lower, upper = (values.kthvalue(rank(position) + 1).values for rank in (math.floor, math.ceil))
         return torch.lerp(lower, upper, position - math.floor(position))
     keys = _ordered_keys(values)
-    number = across.sum(torch.tensor(keys.numel(), device=keys.device))
+    number = across.sum(torch.full((), keys.numel(), device=keys.device))
     # Double where there is one: single precision cannot tell the places of more than 2^24 values apart.
     position = q / 100 * (number - 1).to(torch.float32 if values.device.type == "mps" else torch.float64)
-    lower, upper = (
-        _value_of_key(_smallest_key(keys, place.long() + 1, across), values.dtype)
-        for place in (position.floor(), position.ceil())
-    )
+    places = torch.stack([position.floor(), position.ceil()]).long()
+    lower, upper = _value_of_key(_smallest_keys(keys, places + 1, across), values.dtype)
     return torch.lerp(lower, upper, (position - position.floor()).to(values.dtype))
 
 
@@ -73,13 +71,13 @@ def _value_of_key(key: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.where(key < 0, key ^ torch.iinfo(key.dtype).max, key).view(dtype)
 
 
-def _smallest_key(keys: Tensor, count: Tensor, across: Processes) -> Tensor:
-    """The smallest whole number that at least `count` keys do not exceed, by bisection."""
+def _smallest_keys(keys: Tensor, counts: Tensor, across: Processes) -> Tensor:
+    """For each of `counts` (k,) the smallest whole number that so many keys do not exceed, by bisection."""
     limits = torch.iinfo(keys.dtype)
-    low, high = (keys.new_full((), limit) for limit in (limits.min, limits.max))
+    low, high = (keys.new_full(counts.shape, limit) for limit in (limits.min, limits.max))
     for _ in range(limits.bits):
         middle = (low & high) + ((low ^ high) >> 1)  # their mean, rounded down, without overflow
-        enough = across.sum((keys <= middle).sum()) >= count
+        enough = across.sum((keys <= middle[:, None]).sum(1)) >= counts
         low, high = torch.where(enough, low, middle + 1), torch.where(enough, middle, high)
     return high
 

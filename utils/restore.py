@@ -11,7 +11,7 @@ from dataset import Adaptation, PredictionDataset, SegmentationDataset, adapt, b
 from dataset.domains import EVALUATION_SCALES
 from dataset.stream import batches
 from model.deeplab_multi import DeeplabMulti
-from model.weights import load_weights
+from model.weights import count_classes, load_weights
 from utils.checkpoint import network_options, read_options
 from utils.device import default_workers
 from utils.distributed import Processes
@@ -35,7 +35,7 @@ def settle_pair(args: Namespace, scales: str) -> Adaptation:
     trained_size = None
     if args.restore_from:
         snapshot = find_snapshot(args)
-        options = read_options(snapshot)
+        options = snapshot_options(snapshot)
         pair = recognise(snapshot, options, args.source, args.target)
         if args.num_classes is None:
             args.num_classes = options["num_classes"]
@@ -83,6 +83,14 @@ def prediction_target(pair: Adaptation, args: Namespace) -> SegmentationDataset:
     )
 
 
+def snapshot_options(snapshot: Path) -> dict:
+    """`read_options`; the file itself says how many classes a published network has."""
+    options = read_options(snapshot)
+    if "classes" not in options:
+        options["num_classes"] = count_classes(snapshot) or options["num_classes"]
+    return options
+
+
 def find_snapshot(args: Namespace) -> Path:
     """The file of `--restore-from`.
 
@@ -104,7 +112,7 @@ def restore_network(args: Namespace, device: torch.device) -> DeeplabMulti:
         UserError: the snapshot or its options cannot be used, or hold another number of classes.
     """
     snapshot = find_snapshot(args)
-    options = network_options(read_options(snapshot))
+    options = network_options(snapshot_options(snapshot))
     if options["num_classes"] != args.num_classes:
         raise UserError(
             f"--num-classes {args.num_classes}: {snapshot} was trained with {options['num_classes']} classes"
