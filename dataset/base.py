@@ -1,5 +1,7 @@
 """One base class that finds, checks and decodes images and labels; a data set adds where its files are."""
 
+import os
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -8,10 +10,12 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
+from dataset.beside import ChecksBeside
 from dataset.files import (
     DataError,
     IdReader,
     LabelReader,
+    Picture,
     check_picture_mode,
     check_sizes,
     decode_image,
@@ -20,9 +24,11 @@ from dataset.files import (
     scan,
 )
 from dataset.labels import Colors, LabelTable, UnknownIds
+from dataset.names import Names
 from dataset.transforms import TrainingView, resize_box
 
 CHECKING_THREADS = 16  # opening files waits for the disk or the network
+CHECKED_FIRST = 1000  # images; the headers of a larger set are opened beside the training
 
 
 class SegmentationDataset(Dataset):
@@ -63,7 +69,8 @@ class SegmentationDataset(Dataset):
             raise DataError(
                 f"{self.image_folder}: no such folder of images; put the data set there or name its root"
             )
-        self.names = (
+        self.listed = list_file is not None
+        self.names = Names(
             read_list(list_file)
             if list_file
             else scan(self.image_folder, self.image_suffixes, self.excluded_suffix, self.excluded_folders)
@@ -97,28 +104,33 @@ class SegmentationDataset(Dataset):
     def sample(self, index: int, rng: np.random.Generator) -> dict:
         """The training sample of image `index` that `rng` draws."""
         name = self.names[index]
-        image, ids = self.decode(name)
+        picture = Picture(self.image_path(name))
+        ids = self._ids(name, picture)
         try:
-            pixels, label = self.view.apply(image, ids, self.table, rng)
+            pixels, label = self.view.apply(picture, ids, self.table, rng)
         except UnknownIds as error:
             raise self._unknown_ids(name, error) from error
         if label is None:
             label = np.full(self.view.crop_size, self.view.ignore_label, np.uint8)
         return {
-            "image": torch.from_numpy(np.array(pixels, order="C")),
-            "label": torch.from_numpy(np.array(label, order="C")),
+            "image": torch.from_numpy(pixels),
+            "label": torch.from_numpy(label),
             "name": name,
         }
 
     def decode(self, name: str) -> tuple[Image.Image, np.ndarray | None]:
-        """The RGB image and its label ids (H, W), None where there is no label file."""
-        image = decode_image(self.image_path(name))
+        """The whole RGB image and its label ids (H, W), None where there is no label file."""
+        picture = Picture(self.image_path(name))
+        return picture.crop((0, 0, *picture.size)), self._ids(name, picture)
+
+    def _ids(self, name: str, picture: Picture) -> np.ndarray | None:
+        """The label ids (H, W) of a picture, None where there is no label file."""
         path = self.label_path(name)
         if path is None or not path.is_file():
-            return image, None
+            return None
         ids = self.reader.read(path)
-        check_sizes(path, ids.shape[::-1], image.size)
-        return image, ids
+        check_sizes(path, ids.shape[::-1], picture.size)
+        return ids
 
     def train_ids(self, name: str) -> np.ndarray:
         """The whole label of an image as train ids (H, W) uint8."""
@@ -133,27 +145,45 @@ class SegmentationDataset(Dataset):
             "description of your own give the id to a class or to the ignored ones"
         )
 
-    def check(self, labels_required: bool) -> bool:
-        """Open every file's header before hours of work depend on it; whether any image has a label.
+    def check(self, labels_required: bool, beside: ChecksBeside | None = None) -> bool:
+        """Look for every file and open its header; whether any image has a label.
+
+        Args:
+            labels_required: an image without a label is an error.
+            beside: opens the headers of a set of more than `CHECKED_FIRST` images later, so that this takes
+                a fraction of a second; by default all are opened here.
 
         Raises:
             DataError: a file is missing, cut short, no image, or a label of another size or mode.
         """
-        with ThreadPoolExecutor(CHECKING_THREADS) as pool:
-            return any(list(pool.map(lambda name: self._check_pair(name, labels_required), self.names)))
+        if self.listed:  # others have been seen by the scan
+            for path, there in exist(self.image_path(name) for name in self.names):
+                if not there:
+                    read_header(path)  # says what is wrong
+        any_label = False
+        for path, there in exist(self.label_path(name) for name in self.names):
+            any_label |= there
+            if labels_required and not there:
+                raise DataError(self.missing_label(path))
+        if beside is not None and len(self) > CHECKED_FIRST:
+            beside.add(lambda index: self._check_pair(self.names[index], labels_required), len(self))
+        else:
+            with ThreadPoolExecutor(CHECKING_THREADS) as pool:
+                for _ in pool.map(lambda name: self._check_pair(name, labels_required), self.names):
+                    pass  # passes on a thread's error
+        return any_label
 
-    def _check_pair(self, name: str, label_required: bool) -> bool:
+    def _check_pair(self, name: str, label_required: bool) -> None:
         size, image_mode = read_header(self.image_path(name))
         check_picture_mode(self.image_path(name), image_mode)
         path = self.label_path(name)
         if path is None or not path.is_file():
             if label_required:
                 raise DataError(self.missing_label(path))
-            return False
+            return
         label_size, mode = read_header(path)
         self.reader.check(path, mode)
         check_sizes(path, label_size, size)
-        return True
 
     def missing_label(self, path: Path | None) -> str:
         """What to say of a label that must be there and is not."""
@@ -194,6 +224,24 @@ class PredictionDataset(Dataset):
             "size": (image.height, image.width),
             "name": name,
         }
+
+
+def exist(paths: Iterable[Path | None]) -> Iterator[tuple[Path | None, bool]]:
+    """Each path and whether it is a file's, by listing its folder once instead of asking for every file."""
+    listed: dict[str, set[str]] = {}
+    for path in paths:
+        if path is None:
+            yield None, False
+            continue
+        folder, _, name = str(path).rpartition(os.sep)
+        if folder not in listed:
+            try:
+                with os.scandir(folder or os.curdir) as entries:
+                    listed[folder] = {entry.name for entry in entries if entry.is_file()}
+            except OSError:
+                listed[folder] = set()
+        # A folder may know a file by another spelling too, such as in capitals.
+        yield path, name in listed[folder] or (bool(listed[folder]) and path.is_file())
 
 
 def prediction_name(name: str) -> str:

@@ -4,22 +4,23 @@ A label reader is an object with `read(path) -> ids (H, W)` and `check(path, mod
 header alone what `read` could not use.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from dataset import png
 from dataset.labels import Color, counted
 from utils.errors import UserError
 
 ID_MODES = ("1", "L", "P", "I", "I;16")  # one number a pixel
 SPREAD_GREY = {"L;2": 85, "L;4": 17}  # what Pillow multiplies grey of so few bits by
 HIGH_DEPTH_MODES = ("I", "I;16", "F")  # more than 8 bits: no photograph that could be shown as RGB
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-PNG_END = b"IEND\xaeB`\x82"
 ORIENTATION = 0x0112  # EXIF: how a camera was held; only these formats carry it in their header
 ORIENTED_FORMATS = ("JPEG", "MPO", "WEBP", "TIFF")
 # What Pillow and the system raise for a file that is no image, damaged, absurdly large or misnamed.
@@ -41,7 +42,12 @@ class IdReader:
     def read(self, path: Path) -> np.ndarray:
         """(H, W) uint8, uint16 or int32."""
         try:
-            with Image.open(path) as image:
+            data = path.read_bytes()
+            if header := png.read_header(data):
+                self.check(path, header.mode)
+                if (ids := png.decode(data)) is not None:
+                    return ids
+            with Image.open(BytesIO(data)) as image:
                 self.check(path, image.mode)
                 return _ids(image)
         except UNREADABLE as error:
@@ -52,9 +58,9 @@ class IdReader:
 class FirstChannelReader:
     """The id in the first channel of a PNG with several, of 8 or 16 bits each, as SYNTHIA's.
 
-    Pillow keeps the high byte of such files, which is 0 for every id. Its decoder can be told to keep the
-    low byte instead, so the file is decoded for either. (torchvision reads both at once, but crashes on
-    damaged files, and is about to give its decoders up.)
+    Pillow keeps the high byte of such files, which is 0 for every id. Where kornia-rs does not decode them,
+    Pillow's decoder is told to keep the low byte instead, so the file is decoded for either. (torchvision
+    reads both at once, but crashes on damaged files, and is about to give its decoders up.)
     """
 
     def check(self, path: Path, mode: str) -> None:
@@ -63,6 +69,8 @@ class FirstChannelReader:
     def read(self, path: Path) -> np.ndarray:
         """(H, W) uint8 or uint16."""
         try:
+            if (ids := png.decode(path.read_bytes())) is not None:
+                return ids if ids.ndim == 2 else ids[..., 0]
             with Image.open(path) as image:
                 raw_mode = _raw_mode(image)
                 if image.mode in ID_MODES:
@@ -181,14 +189,15 @@ def scan(
     endings = tuple(suffix.lower() for suffix in suffixes)
 
     def walk(relative: str) -> Iterator[str]:
-        for entry in (folder / relative).iterdir():
-            name = f"{relative}/{entry.name}" if relative else entry.name
-            if entry.name.startswith(".") or (excluded and entry.name.endswith(excluded)):
-                continue
-            if entry.name.lower().endswith(endings):
-                yield name
-            elif entry.is_dir() and entry not in excluded_folders:
-                yield from walk(name)
+        with os.scandir(folder / relative) as entries:
+            for entry in entries:
+                name = f"{relative}/{entry.name}" if relative else entry.name
+                if entry.name.startswith(".") or (excluded and entry.name.endswith(excluded)):
+                    continue
+                if entry.name.lower().endswith(endings):
+                    yield name
+                elif entry.is_dir() and Path(entry.path) not in excluded_folders:
+                    yield from walk(name)
 
     names = sorted(walk(""))
     if not names:
@@ -200,14 +209,16 @@ def scan(
 def read_header(path: Path) -> tuple[tuple[int, int], str]:
     """(width, height) and mode of an image file, without decoding it."""
     try:
-        with Image.open(path) as image:
-            size, mode = image.size, image.mode
-            if _is_turned(image):
-                size = size[::-1]
         with open(path, "rb") as file:
-            is_png = file.read(len(PNG_SIGNATURE)) == PNG_SIGNATURE
-            file.seek(-len(PNG_END), 2)
-            complete = not is_png or file.read() == PNG_END
+            start = file.read(png.HEADER.size)
+            is_png = start.startswith(png.SIGNATURE)
+            file.seek(-len(png.END), os.SEEK_END)
+            complete = not is_png or file.read() == png.END
+        if header := png.read_header(start):
+            size, mode = (header.width, header.height), header.mode
+        else:
+            with Image.open(path) as image:
+                size, mode = _upright_size(image), image.mode
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file; complete the data set or take it off the list") from error
     except UNREADABLE as error:
@@ -223,24 +234,63 @@ def check_picture_mode(path: Path, mode: str) -> None:
         raise DataError(f"{path}: an image of mode {mode}, more than 8 bits; convert it to 8-bit RGB")
 
 
+class Picture:
+    """An image file that is read, and decoded as far as it is looked at: `size`, (width, height) upright."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        try:
+            self._data = path.read_bytes()
+            self._header = png.read_header(self._data)
+            if self._header:
+                self.size, mode = (self._header.width, self._header.height), self._header.mode
+            else:
+                with Image.open(BytesIO(self._data)) as image:
+                    self.size, mode = _upright_size(image), image.mode
+        except UNREADABLE as error:
+            raise _unreadable(path, error) from error
+        check_picture_mode(path, mode)
+
+    def crop(self, box: tuple[int, int, int, int]) -> Image.Image:
+        """What lies between left, top, right and bottom, as RGB; of a PNG the rows below stay packed."""
+        left, top, right, bottom = box
+        data = self._data
+        if self._header and bottom < self._header.height and png.intact(data):
+            data = png.first_rows(data, bottom)
+        try:
+            if self._header and (self._header.bits, self._header.color) == (8, png.RGB):
+                pixels = png.decode(data)
+                if pixels is not None:
+                    return _cut_out(pixels, box)
+            with Image.open(BytesIO(data)) as image:
+                if _orientation(image) != 1:
+                    image = ImageOps.exif_transpose(image)
+                return image.crop(box).convert("RGB")
+        except UNREADABLE as error:
+            raise _unreadable(self._path, error) from error
+
+
+def _cut_out(pixels: np.ndarray, box: tuple[int, int, int, int]) -> Image.Image:
+    """A part of contiguous pixels (H, W, 3), copied once."""
+    left, top, right, bottom = box
+    from_corner = pixels[top:bottom].reshape(-1)[3 * left :]
+    row_bytes = 3 * pixels.shape[1]
+    return Image.frombytes("RGB", (right - left, bottom - top), from_corner, "raw", "RGB", row_bytes)
+
+
 def decode_image(path: Path) -> Image.Image:
     """An image file as RGB, upright where a camera noted how it was held."""
-    try:
-        with Image.open(path) as image:
-            check_picture_mode(path, image.mode)
-            if _orientation(image) != 1:
-                image = ImageOps.exif_transpose(image)
-            return image.convert("RGB")
-    except UNREADABLE as error:
-        raise _unreadable(path, error) from error
+    picture = Picture(path)
+    return picture.crop((0, 0, *picture.size))
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    turned = _orientation(image) in (5, 6, 7, 8)  # by a quarter, mirrored or not
+    return image.size[::-1] if turned else image.size
 
 
 def _orientation(image: Image.Image) -> int:
     return image.getexif().get(ORIENTATION, 1) if image.format in ORIENTED_FORMATS else 1
-
-
-def _is_turned(image: Image.Image) -> bool:
-    return _orientation(image) in (5, 6, 7, 8)  # by a quarter, mirrored or not
 
 
 def _unreadable(path: Path, error: Exception) -> DataError:

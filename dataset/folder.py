@@ -1,5 +1,6 @@
 """Your own data: folders of pictures and labels, as a description says or in the stated layout."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,7 +81,7 @@ class FolderDataset(SegmentationDataset):
         """Two images whose predictions would be one file are a mistake that would show too late."""
         seen: dict[str, str] = {}
         for name in self.names:
-            stem = str(Path(name).with_suffix(""))
+            stem = os.path.splitext(name)[0]
             if seen.get(stem, name) != name:
                 raise DataError(
                     f"{self.image_folder}: {seen[stem]} and {name} differ in their ending alone, so their "

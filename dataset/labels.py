@@ -153,14 +153,21 @@ class LabelTable:
         Raises:
             UnknownIds: an id has no place in the table.
         """
-        if ids.dtype not in (np.uint8, np.uint16):
-            if ids.min() < 0 or ids.max() >= IDS:
-                raise UnknownIds(f"ids from {ids.min()} to {ids.max()}")
-            ids = ids.astype(np.uint16)
-        known = self.known[ids]
-        if not known.all():
-            raise UnknownIds("id " + counted(ids[~known]))
-        return self.train_ids[ids]
+        self.present(ids)
+        return self.train_ids.take(ids)
+
+    def present(self, ids: np.ndarray) -> np.ndarray:
+        """The distinct ids among (H, W), in order.
+
+        Raises:
+            UnknownIds: an id has no place in the table.
+        """
+        if ids.dtype not in (np.uint8, np.uint16) and (ids.min() < 0 or ids.max() >= IDS):
+            raise UnknownIds(f"ids from {ids.min()} to {ids.max()}")
+        present = np.flatnonzero(np.bincount(ids.ravel()))
+        if not self.known[present].all():
+            raise UnknownIds("id " + counted(ids[~self.known[ids]]))
+        return present
 
 
 def counted(values: np.ndarray) -> str:

@@ -4,12 +4,14 @@ All sizes are (height, width). Images are PIL RGB until they are uint8 arrays (H
 """
 
 from dataclasses import dataclass
+from math import ceil, floor
 
 import numpy as np
 import torch
 from PIL import Image
 from torchvision.transforms import AutoAugment, AutoAugmentPolicy
 
+from dataset.files import Picture
 from dataset.labels import IGNORE, LabelTable
 
 MEAN_RGB = (122.67891434, 116.66876762, 104.00698793)  # subtracted on the device, see utils.preprocess
@@ -18,6 +20,7 @@ SCALES = (0.8, 1.2)  # of the labelled stream
 MIRROR_PROBABILITY = 0.5
 CROP_REDRAWS = 10  # a crop poor in labels is drawn again so often
 MIN_LABEL_VALUES = 10  # a crop must hold more distinct label values than this
+BICUBIC_REACH = 2  # pixels of the coarser of the two grids
 
 Size = tuple[int, int]
 Box = tuple[int, int, int, int]  # top, left, height, width
@@ -46,55 +49,67 @@ class TrainingView:
     ignore_label: int = IGNORE
 
     def apply(
-        self, image: Image.Image, ids: np.ndarray | None, table: LabelTable, rng: np.random.Generator
+        self, picture: Picture, ids: np.ndarray | None, table: LabelTable, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Draw one sample: image (H, W, 3) uint8 and train ids (H, W) uint8 of the crop size.
 
-        `ids` holds the label ids (H, W) of the image, or None (then so is the sample's label). The crop is
-        chosen on the labels, and only what it keeps of the image is resized.
+        `ids` holds the label ids (H, W) of the picture, or None (then so is the sample's label). The crop is
+        chosen on the labels, and only what it keeps of the picture is decoded and resized.
 
         Raises:
             UnknownIds: the crop holds an id that `table` does not know.
         """
         factor = rng.uniform(*SCALES) if self.random_scale else 1.0
         scaled = tuple(max(1, round(factor * side)) for side in self.input_size)
-        box, label = self._draw_crop(scaled, ids, table, rng)
-        pixels = np.asarray(resize_box(image, scaled, box))
+        box, ids = self._draw_crop(scaled, ids, table, rng)
+        image = resize_box(picture, scaled, box)
         if self.autoaugment:
-            pixels = autoaugment(pixels, rng)
-        pixels = pad(pixels, self.crop_size, PADDING_RGB)
+            image = autoaugment(image, rng)
+        pixels = pad(np.array(image), self.crop_size, PADDING_RGB)
+        label = None if ids is None else pad(table.train_ids.take(ids), self.crop_size, self.ignore_label)
         if self.random_mirror and rng.random() < MIRROR_PROBABILITY:
-            pixels = pixels[:, ::-1]
-            label = None if label is None else label[:, ::-1]
+            pixels, label = mirror(pixels), None if label is None else mirror(label)
         return pixels, label
 
     def _draw_crop(
         self, scaled: Size, ids: np.ndarray | None, table: LabelTable, rng: np.random.Generator
     ) -> tuple[Box, np.ndarray | None]:
-        """A crop within the scaled image and its padded train ids."""
+        """A crop within the scaled image and its label ids."""
         redraws = CROP_REDRAWS if ids is not None and self.min_label_values is not None else 0
         height, width = (min(c, s) for c, s in zip(self.crop_size, scaled, strict=True))
+        padding = () if (height, width) == self.crop_size else (self.ignore_label,)
         for _ in range(1 + redraws):
             top = int(rng.integers(scaled[0] - height + 1))
             left = int(rng.integers(scaled[1] - width + 1))
             box = (top, left, height, width)
             if ids is None:
                 return box, None
-            label = pad(table.read(nearest_box(ids, scaled, box)), self.crop_size, self.ignore_label)
-            if redraws and np.count_nonzero(np.bincount(label.ravel())) > self.min_label_values:
+            kept = nearest_box(ids, scaled, box)
+            values = {*table.train_ids[table.present(kept)].tolist(), *padding}
+            if redraws and len(values) > self.min_label_values:
                 break
-        return box, label
+        return box, kept
 
 
-def resize_box(image: Image.Image, size: Size, box: Box) -> Image.Image:
-    """What the box holds of the image resized to `size`, without the rest.
+def resize_box(picture: Image.Image | Picture, size: Size, box: Box) -> Image.Image:
+    """What the box holds of the picture resized to `size`, without the rest.
 
-    Pillow reaches beyond the box for its filter, so the pixels are those of resizing first, cropping then.
+    Within what is cut out the filter reaches all it would reach in the whole picture, so the pixels are
+    those of resizing first, cropping then.
     """
-    top, left, height, width = box
-    y, x = image.height / size[0], image.width / size[1]
-    source = (left * x, top * y, min((left + width) * x, image.width), min((top + height) * y, image.height))
-    return image.resize((width, height), Image.Resampling.BICUBIC, box=source)
+    (left, right), columns = _reach(box[1], box[3], size[1], picture.size[0])
+    (top, bottom), rows = _reach(box[0], box[2], size[0], picture.size[1])
+    part = picture.crop((left, top, right, bottom))
+    source = (columns[0] - left, rows[0] - top, columns[1] - left, rows[1] - top)
+    return part.resize((box[3], box[2]), Image.Resampling.BICUBIC, box=source)
+
+
+def _reach(start: int, length: int, side: int, whole: int) -> tuple[tuple[int, int], tuple[float, float]]:
+    """Along one side: the pixels that the filter reads, from and to, and what they are resized from."""
+    step = whole / side
+    first, last = start * step, min((start + length) * step, whole)
+    margin = BICUBIC_REACH * max(1, step) + 1
+    return (max(0, floor(first - margin)), min(whole, ceil(last + margin))), (first, last)
 
 
 def nearest_box(label: np.ndarray, size: Size, box: Box) -> np.ndarray:
@@ -102,7 +117,7 @@ def nearest_box(label: np.ndarray, size: Size, box: Box) -> np.ndarray:
     top, left, height, width = box
     rows = ((np.arange(top, top + height) + 0.5) * (label.shape[0] / size[0])).astype(np.intp)
     columns = ((np.arange(left, left + width) + 0.5) * (label.shape[1] / size[1])).astype(np.intp)
-    return label[rows[:, None], columns]
+    return label[rows][:, columns]  # several times as fast as both at once
 
 
 def pad(pixels: np.ndarray, size: Size, value) -> np.ndarray:
@@ -116,8 +131,13 @@ def pad(pixels: np.ndarray, size: Size, value) -> np.ndarray:
     return padded
 
 
-def autoaugment(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def mirror(pixels: np.ndarray) -> np.ndarray:
+    """(H, W) or (H, W, 3) with left and right exchanged, by torch, which copies it 8 times as fast."""
+    return torch.from_numpy(pixels).flip(1).numpy()
+
+
+def autoaugment(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     """torchvision's ImageNet AutoAugment, drawn from `rng` instead of torch's global generator."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(rng.integers(2**63)))
-        return np.asarray(AutoAugment(AutoAugmentPolicy.IMAGENET)(Image.fromarray(pixels)))
+        return AutoAugment(AutoAugmentPolicy.IMAGENET)(image)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dataset.beside import ChecksBeside
 from model.deeplab_multi import fuse
 from utils.checkpoint import save_snapshot
 from utils.logging import TrainingLog
@@ -25,6 +26,7 @@ def train(
     target_has_labels: bool,
     prefix: str,
     palette: np.ndarray,
+    checks: ChecksBeside,
 ) -> None:
     """Train from iteration 0 to `args.num_steps_stop`, with snapshots named `<prefix>_<iteration>`.
 
@@ -33,6 +35,10 @@ def train(
         labelled, target: endless batches of `dataset.stream.batches`.
         target_has_labels: whether the target's labels are watched.
         palette: colours of the train ids, for the pictures.
+        checks: of the data, which run beside; all are done before a snapshot is written.
+
+    Raises:
+        DataError: a sample cannot be read, or a check has failed.
     """
     folder = args.snapshot_dir
     board = args.log_dir / folder.resolve().name if args.tensorboard else None
@@ -47,10 +53,12 @@ def train(
             batch = (images, images_t, labels, labels_t if target_has_labels else None)
             losses, predictions = trainer.gen_update(*batch, i_iter, update=part == args.iter_size)
             losses |= trainer.dis_update(*predictions, update=part == args.iter_size)
+        checks.poll()
         if not main:
             continue
         history.step(i_iter, losses, trainer.rates())
         if name := _snapshot_iteration(i_iter, args):
+            checks.finish()
             save_snapshot(trainer, folder, prefix, name)
             if args.save_num_images:
                 rows = _pictures(batch, predictions, palette, args.save_num_images)

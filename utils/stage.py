@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from dataset import Adaptation, SegmentationDataset, adapt, build_dataset, find_domain
+from dataset.beside import ChecksBeside
 from dataset.labels import palette
 from dataset.stream import TrainingStream, batches
 from model.weights import load_weights
@@ -44,11 +45,11 @@ def train_stage(trainer_class: type[nn.Module], args: Namespace, pseudo_labels: 
     pair = adapt(find_domain(args.source), find_domain(args.target))
     check_classes(pair, args)
     labelled, target = build_labelled(pair, args, pseudo_labels), build_target(pair, args)
-    target_has_labels = False
+    checks, target_has_labels = ChecksBeside(), False
     if processes.main:  # the others wait here, and end if it fails
         refuse_other_network(args)
-        labelled.check(labels_required=True)
-        target_has_labels = target.check(labels_required=False)
+        labelled.check(labels_required=True, beside=checks)
+        target_has_labels = target.check(labels_required=False, beside=checks)
     target_has_labels = processes.from_main(target_has_labels)
     device, gpus = choose_device(args, processes)
     if args.sync_bn and len(gpus) > 1:
@@ -76,7 +77,8 @@ def train_stage(trainer_class: type[nn.Module], args: Namespace, pseudo_labels: 
         workers = default_workers(readers) if args.num_workers is None else args.num_workers
         options = dict(pin_memory=device.type == "cuda", shard=processes.shard)
         streams.append(batches(stream, args.batch_size, workers, **options))
-    train(trainer, args, *streams, target_has_labels, pair.source.prefix, palette(pair.colors))
+    with checks:
+        train(trainer, args, *streams, target_has_labels, pair.source.prefix, palette(pair.colors), checks)
     leave()
 
 
