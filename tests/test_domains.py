@@ -66,7 +66,8 @@ PROCESSED = ("", "_color", "_heatmap")
 
 
 def pixels_of(path):
-    return np.asarray(Image.open(path))
+    image = Image.open(path)
+    return np.asarray(image.convert("RGB") if image.mode == "P" else image)
 
 
 def table(train_ids):

@@ -38,7 +38,8 @@ SIZE = (24, 32)
 
 
 def pixels_of(path):
-    return np.asarray(Image.open(path))
+    image = Image.open(path)
+    return np.asarray(image.convert("RGB") if image.mode == "P" else image)
 
 
 def describe(path, **description):

@@ -43,7 +43,8 @@ LABELLED[list(LABEL_IDS)] = range(19)
 
 
 def png(path):
-    return np.asarray(Image.open(path))
+    image = Image.open(path)
+    return np.asarray(image.convert("RGB") if image.mode == "P" else image)
 
 
 def stems(folder):

@@ -5,12 +5,12 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.deeplab_multi import CLASSIFIER_WEIGHTS, fuse
 from utils.preprocess import to_network_input
 from utils.uncertainty import DROPOUT_PASSES, UNCERTAINTIES, classifier_divergence, dropout_divergence
+from utils.upsampling import maximum_of_sum, upsample
 
 
 class Prediction(NamedTuple):
@@ -82,7 +82,7 @@ def predict_weightings(
     results = []
     for index, size in enumerate(sizes):
         image = slice(index, index + 1)
-        shown = _upsample(divergence[image, None], size)[0, 0]
+        shown = upsample(divergence[image, None], size)[0, 0]
         of_image = [[[z[image] for z in pair] for pair in scale] for scale in logits]
         results.append([Prediction(*_fused_label(of_image, size, weights), shown) for weights in weightings])
     return results
@@ -91,18 +91,16 @@ def predict_weightings(
 def _fused_label(
     scales: Sequence[Sequence[Sequence[Tensor]]], size: tuple[int, int], weights: tuple[float, float]
 ) -> tuple[Tensor, Tensor]:
-    """Label and score of one image: full-size probabilities of one image and weighting exist at a time.
+    """Label and score of one image; full-size probabilities never exist of more than one.
 
     Args:
         scales: of each scale the two classifiers' logits (1, C, h, w) of the pass and of its mirror.
     """
-    total = sum(_upsample(sum(fuse(*z, weights).softmax(1) for z in scale), size) for scale in scales)
-    score, label = total[0].max(0)
-    return label.to(torch.uint8), score / (2 * len(scales))
-
-
-def _upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    return F.interpolate(maps, size, mode="bilinear", align_corners=True)
+    # Upsampling is linear, so a scale and its mirror share one.
+    score, label = maximum_of_sum(
+        [sum(fuse(*z, weights).softmax(1) for z in scale) for scale in scales], size
+    )
+    return label, score / (2 * len(scales))
 
 
 def predict_all(

@@ -23,15 +23,21 @@ def confusion_matrix(labels: Array, predictions: Array, classes: int, void: bool
         return confusion_matrix(*map(_tensor, (labels, predictions)), classes, void).numpy()
     if labels.shape != predictions.shape:
         raise ValueError(f"labels are {tuple(labels.shape)}, predictions {tuple(predictions.shape)}")
-    labels, predictions = labels.flatten().long(), predictions.flatten().long()
-    known = (labels >= 0) & (labels < classes)
-    valid = (predictions >= 0) & (predictions < classes)
     columns = classes + 1
-    # Pixels without a known label go to one extra row, which keeps the shapes, and so the GPU, free of waits.
-    rows = torch.where(known, labels, classes)
-    cells = rows * columns + torch.where(valid, predictions, classes)
-    counts = torch.bincount(cells, minlength=(classes + 1) * columns).view(classes + 1, columns)[:classes]
+    # Whole images are counted in the smallest integers that hold the number of a cell.
+    dtype = torch.int16 if columns**2 <= torch.iinfo(torch.int16).max else torch.int64
+    # Pixels without a known label go to one extra row, which spares picking the others out.
+    rows, places = (_places(values, classes).flatten().to(dtype) for values in (labels, predictions))
+    cells = rows.mul(columns).add_(places)
+    counts = torch.bincount(cells, minlength=columns**2).view(columns, columns)[:classes]
     return counts if void else counts[:, :classes]
+
+
+def _places(values: Tensor, classes: int) -> Tensor:
+    """The integers 0 ... C-1 as they are, C for all others."""
+    if values.dtype == torch.uint8 and classes <= torch.iinfo(torch.uint8).max:
+        return values.clamp(max=classes)
+    return torch.where((values >= 0) & (values < classes), values, classes)
 
 
 def _tensor(array: np.ndarray) -> Tensor:

@@ -4,12 +4,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from utils.files import write_whole
 from utils.inference import Prediction
+from utils.png import compress, png_file
 
-WRITERS = 4  # PNG encoding leaves Python's lock, so threads suffice
+WRITERS = 4  # compressing leaves Python's lock, so threads suffice
 PENDING = 16  # images kept in memory while they wait for a writer
 HEAT_GAIN = 10  # of the logarithm's argument
 # Dark blue over green to yellow: reads in grey too, and to colour-blind eyes.
@@ -27,17 +29,18 @@ def heat_table() -> np.ndarray:
 HEAT_TABLE = heat_table()
 
 
-def heat_map(uncertainty: np.ndarray) -> np.ndarray:
-    """log(1 + 10 * KL) over its maximum, in colours: (H, W) -> (H, W, 3) uint8."""
-    heat = np.log1p(HEAT_GAIN * np.maximum(uncertainty, 0))
-    return HEAT_TABLE[(255 * heat / max(heat.max(), np.finfo(heat.dtype).tiny)).astype(np.uint8)]
+def heat_levels(uncertainty: torch.Tensor) -> torch.Tensor:
+    """log(1 + 10 * KL) over its maximum as places in `HEAT_TABLE`: (H, W) -> (H, W) uint8."""
+    heat = uncertainty.clamp_min(0).mul_(HEAT_GAIN).log1p_()
+    highest = heat.max().clamp_min(torch.finfo(heat.dtype).tiny)
+    return heat.mul_(255).div_(highest).to(torch.uint8)
 
 
 class PredictionWriter:
     """Writes predictions in threads while the network runs; use it in a `with` block.
 
     For each name: `<name>.png` (train ids), `<name>_color.png`, `<name>_heatmap.png` and, with `scores`,
-    `<name>_score.png` (score * 255).
+    `<name>_score.png` (score * 255). Colours and heat map are palette images, one byte a pixel.
     """
 
     def __init__(self, folder: Path, palette: np.ndarray, scores: bool):
@@ -56,20 +59,40 @@ class PredictionWriter:
     def write(self, name: str, prediction: Prediction) -> None:
         """Queue one image; waits while too many are queued, and raises what an earlier one failed with."""
         self._collect(PENDING)
-        arrays = [tensor.cpu().numpy() for tensor in prediction]
-        self.pending.append(self.pool.submit(self._write, Path(name).with_suffix(""), *arrays))
+        maps = [prediction.label, heat_levels(prediction.uncertainty)]
+        if self.scores:
+            maps.append((255 * prediction.score).round_().to(torch.uint8))
+        # The device goes on meanwhile; a writer waits for the copies.
+        copies = [pixels.to("cpu", non_blocking=True).numpy() for pixels in maps]
+        on_gpu = prediction.label.is_cuda
+        copied = torch.cuda.current_stream(prediction.label.device).record_event() if on_gpu else None
+        self.pending.append(self.pool.submit(self._write, Path(name).with_suffix(""), copied, *copies))
 
     def _collect(self, allowed: int) -> None:
         while len(self.pending) > allowed:
             self.pending.pop(0).result()
 
-    def _write(self, stem: Path, label: np.ndarray, score: np.ndarray, uncertainty: np.ndarray) -> None:
-        pictures = {"": label, "_color": self.palette[label], "_heatmap": heat_map(uncertainty)}
-        if self.scores:
-            pictures["_score"] = (255 * score).round().astype(np.uint8)
-        for suffix, pixels in pictures.items():
+    def _write(
+        self,
+        stem: Path,
+        copied: torch.cuda.Event | None,
+        label: np.ndarray,
+        heat: np.ndarray,
+        score: np.ndarray | None = None,
+    ) -> None:
+        if copied is not None:
+            copied.synchronize()
+        labels = compress(label)
+        files = {
+            "": png_file(label.shape, labels),
+            "_color": png_file(label.shape, labels, self.palette),
+            "_heatmap": png_file(heat.shape, compress(heat), HEAT_TABLE),
+        }
+        if score is not None:
+            files["_score"] = png_file(score.shape, compress(score))
+        for suffix, file in files.items():
             path = self.folder / stem.with_name(f"{stem.name}{suffix}.png")
-            write_whole(path, lambda aside, p=pixels: Image.fromarray(p).save(aside, "PNG"))
+            write_whole(path, lambda aside, file=file: aside.write_bytes(file))
 
 
 def save_training_pictures(path: Path, rows: list[list[np.ndarray]]) -> None:

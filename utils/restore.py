@@ -2,10 +2,12 @@
 
 import logging
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from dataset import Adaptation, PredictionDataset, SegmentationDataset, adapt, build_dataset, find_domain
 from dataset.domains import EVALUATION_SCALES
@@ -14,10 +16,13 @@ from model.deeplab_multi import DeeplabMulti
 from model.weights import count_classes, load_weights
 from utils.checkpoint import network_options, read_options
 from utils.device import default_workers
-from utils.distributed import Processes
+from utils.distributed import ALONE, Processes
 from utils.errors import UserError
+from utils.memory import free_memory
 from utils.recognise import recognise
 
+# Memory of a pass by the pixels of the largest scale: 840 bytes measured with ResNet-101 on a CPU, and room.
+BYTES_A_PIXEL = 1200
 log = logging.getLogger(__name__)
 
 
@@ -127,7 +132,43 @@ def prediction_batches(
 ) -> Iterator[dict]:
     """Batches of whole images as the flags say, of several processes each its part."""
     workers = default_workers(processes.local_count) if args.num_workers is None else args.num_workers
+    pinned = device.type == "cuda"
     # --batchsize is of a device, since nothing depends on it but memory.
-    batch_size = args.batchsize * processes.count
-    options = dict(pin_memory=device.type == "cuda", shard=processes.shard)
-    return batches(images, batch_size, workers, **options)
+    batch_size = processes.from_main(fitting_batch(args.batchsize, images, device, processes))
+    # Workers hand images over one by one: however large a batch is, few wait, and no worker has a whole one
+    # to itself while the others have none.
+    single = batches(images, processes.count, workers, pin_memory=False, shard=processes.shard)
+    return together(single, batch_size, pinned)
+
+
+def together(single: Iterable[dict], batch_size: int, pinned: bool) -> Iterator[dict]:
+    """Batches of `dataset.PredictionDataset` in batches of `batch_size`, the last one smaller."""
+    waiting = iter(single)
+    while items := list(islice(waiting, batch_size)):
+        batch = {key: [value for item in items for value in item[key]] for key in ("label", "size", "name")}
+        scales = zip(*(item["images"] for item in items), strict=True)
+        yield batch | {"images": [_joined(scale, pinned) for scale in scales]}
+
+
+def _joined(images: Sequence[Tensor], pinned: bool) -> Tensor:
+    shape = (sum(map(len, images)), *images[0].shape[1:])
+    return torch.cat(images, out=torch.empty(shape, dtype=torch.uint8, pin_memory=pinned))
+
+
+def fitting_batch(
+    wanted: int, images: PredictionDataset, device: torch.device, processes: Processes = ALONE
+) -> int:
+    """`wanted`, the images a pass, or as many as fit into the memory at hand, which it then says."""
+    free = free_memory(device)
+    if free is None:
+        return wanted
+    # Processes on the CPU share its memory.
+    share = free // processes.local_count if device.type == "cpu" else free
+    an_image = BYTES_A_PIXEL * max(height * width for height, width in images.sizes)
+    fitting = max(1, min(wanted, share // an_image))
+    if fitting < wanted:
+        log.info(
+            "--batchsize %d: %.1f GiB of memory are free, so %d images a pass (the results are the same).",
+            *(wanted, share / 2**30, fitting),
+        )
+    return fitting

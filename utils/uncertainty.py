@@ -15,6 +15,7 @@ from utils.losses import kl_divergence
 
 UNCERTAINTIES = ("kl", "mc-dropout")
 DROPOUT_PASSES = 10  # T
+CACHED_PIXELS = 1 << 14  # as few take one thread too: see `utils.upsampling`
 
 
 def classifier_divergence(z1: Tensor, z2: Tensor) -> Tensor:
@@ -115,6 +116,12 @@ class UncertaintyGap:
             prediction: the predicted label, integers.
             uncertainty: D, nats.
         """
+        # A few rows at a time stay in a CPU's cache; a GPU takes all at once.
+        rows = max(1, CACHED_PIXELS // label.shape[1]) if label.device.type == "cpu" else len(label)
+        for part in zip(*(maps.split(rows) for maps in (label, prediction, uncertainty)), strict=True):
+            self._add(*part)
+
+    def _add(self, label: Tensor, prediction: Tensor, uncertainty: Tensor) -> None:
         wide = torch.float32 if uncertainty.device.type == "mps" else torch.float64
         certainty = torch.exp(-uncertainty.to(wide))
         known = (label >= 0) & (label < self.classes)

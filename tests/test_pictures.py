@@ -1,0 +1,64 @@
+"""Files of predictions: what other programs read from them."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from utils.errors import UserError
+from utils.inference import Prediction
+from utils.pictures import HEAT_TABLE, PredictionWriter, heat_levels
+from utils.png import compress, png_file
+
+PALETTE = np.random.default_rng(0).integers(0, 256, (256, 3), np.uint8)
+SIZE = (37, 53)
+
+
+@pytest.mark.parametrize("size", [SIZE, (1, 1), (1, 9), (9, 1)])
+@pytest.mark.parametrize("values", [1, 19, 256])
+def test_png_files_hold_the_pixels_for_pillow_and_opencv(size, values, tmp_path):
+    pixels = np.random.default_rng(1).integers(0, values, size).astype(np.uint8)
+    data, path = compress(pixels), tmp_path / "a.png"
+    path.write_bytes(png_file(size, data))
+    with Image.open(path) as image:
+        image.verify()
+    with Image.open(path) as image:
+        assert image.mode == "L" and np.array_equal(image, pixels)
+    assert np.array_equal(cv2.imread(str(path), cv2.IMREAD_UNCHANGED), pixels)
+    path.write_bytes(png_file(size, data, PALETTE))
+    with Image.open(path) as image:
+        assert image.mode == "P" and np.array_equal(image, pixels)
+        assert np.array_equal(image.convert("RGB"), PALETTE[pixels])
+    assert np.array_equal(cv2.imread(str(path))[..., ::-1], PALETTE[pixels])
+
+
+def drawn(number):
+    generator = torch.Generator().manual_seed(number)
+    label = torch.randint(0, 19, SIZE, generator=generator).to(torch.uint8)
+    return Prediction(label, torch.rand(SIZE, generator=generator), torch.rand(SIZE, generator=generator))
+
+
+@pytest.mark.parametrize("scores", [False, True])
+def test_a_prediction_is_written_as_label_colours_heat_map_and_score(scores, tmp_path):
+    names = [f"town/{number}.jpg" for number in range(40)]  # more than may wait for a writer
+    with PredictionWriter(tmp_path, PALETTE, scores) as writer:
+        for number, name in enumerate(names):
+            writer.write(name, drawn(number))
+    kinds = {"", "_color", "_heatmap"} | ({"_score"} if scores else set())
+    assert len(list(tmp_path.rglob("*"))) == 1 + len(kinds) * len(names)
+    for number in range(40):
+        label, score, uncertainty = (maps.numpy() for maps in drawn(number))
+        shown = {kind: Image.open(tmp_path / "town" / f"{number}{kind}.png") for kind in kinds}
+        assert np.array_equal(shown[""], label)
+        assert np.array_equal(shown["_color"].convert("RGB"), PALETTE[label])
+        heat = HEAT_TABLE[heat_levels(torch.from_numpy(uncertainty)).numpy()]
+        assert np.array_equal(shown["_heatmap"].convert("RGB"), heat)
+        if scores:
+            assert np.array_equal(shown["_score"], (255 * score).round())
+
+
+def test_a_folder_that_cannot_be_written_is_a_user_error(tmp_path):
+    (tmp_path / "town").write_text("in the way")
+    with pytest.raises(UserError, match="cannot write"), PredictionWriter(tmp_path, PALETTE, False) as writer:
+        writer.write("town/a.png", drawn(0))
