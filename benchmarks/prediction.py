@@ -240,7 +240,7 @@ class PlainImages(Dataset):
 
 class PlainWay:
     """A loader each scale, which reads the file again; each of the four passes upsampled alone, fetched as
-    floats and summed in NumPy; argmax and maximum over the whole array; label ids in a loop; heat maps through
+    floats and summed in NumPy; argmax and maximum over the whole array; label ids in a loop; heat maps by
     Matplotlib; files saved one after another, as Pillow does by default.
     """
 

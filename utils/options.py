@@ -150,6 +150,51 @@ def evaluate_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
+def segment_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Flags of `segment.py`; flags and inputs may stand in any order."""
+    parser = OneLineParser("Segment pictures, folders of pictures and videos with a trained network.")
+    parser.usage = "%(prog)s [flags] INPUT [INPUT ...]"
+    add = parser.add_argument
+    add("inputs", type=Path, nargs="+", metavar="INPUT", help="picture, folder (with those below) or video")
+    add("--restore-from", help="snapshot file; opts.yaml must lie beside it")
+    add("--save", type=Path, default="./result/segmented", help="output folder")
+    # No `_add_switch`, which would take the input behind it for its value.
+    add("--fast", action="store_true", help="one pass instead of the evaluation's four")
+    add(
+        "--input-size",
+        type=_size,
+        help="width,height that pictures are resized to (default: the training's --input-size-target, or as "
+        "many pixels in the picture's own proportions where those are far from it)",
+    )
+    add(
+        "--uncertainty-max",
+        type=_positive_float,
+        help="nats where the colours of the uncertainty end, to compare pictures (default: each one's own)",
+    )
+    add("--gpu", "--gpu-ids", dest="gpu_ids", type=_gpu_ids, default="0", help="GPU to use")
+    add("--cpu", action="store_true", help="compute on the CPU")
+    args = parser.parse_intermixed_args(argv)
+    _require(parser, args.restore_from, "--restore-from is missing; name the snapshot to segment with")
+    return args
+
+
+def export_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Flags of `export_onnx.py`."""
+    parser = OneLineParser("Write a trained network as an ONNX file and check it on the CPU.")
+    add = parser.add_argument
+    add("--restore-from", help="snapshot file; opts.yaml must lie beside it")
+    add("--save", type=Path, default="./network.onnx", help="the file to write")
+    add(
+        "--input-size",
+        type=_size,
+        help="width,height of the pictures that it will take (default: the training's --input-size-target)",
+    )
+    _add_switch(parser, "--logits", "the two classifiers' joint logits as one more output")
+    args = parser.parse_args(argv)
+    _require(parser, args.restore_from, "--restore-from is missing; name the snapshot to export")
+    return args
+
+
 def check_data_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Flags of `check_data.py`."""
     parser = OneLineParser("Look at every image and label of a data set and print what it holds.")

@@ -18,11 +18,14 @@ SYNTHIA_FOLDER = re.compile("(?<![A-Za-z])SY(?![A-Za-z])|(?i:synthia)")  # of sn
 DATA_OPTIONS = ("data_dir", "data_list")
 
 
-def recognise(snapshot: Path, options: dict, source: str | None, target: str | None) -> Adaptation:
+def recognise(
+    snapshot: Path, options: dict, source: str | None, target: str | None, images: bool = True
+) -> Adaptation:
     """The adaptation that a snapshot belongs to; `source` and `target` overrule what its folder says.
 
     Args:
         options: all that `opts.yaml` beside the snapshot holds.
+        images: the target's images will be asked for; if not, its description may be gone.
 
     Raises:
         UserError: a description that the training used is gone, or the classes do not fit the network.
@@ -32,7 +35,7 @@ def recognise(snapshot: Path, options: dict, source: str | None, target: str | N
     # Published files hold `target: cityscapes` whatever the target was; those with classes are ours.
     written_target = options.get("target") if own else guessed[1]
     source_domain = _domain(source, options.get("source"), guessed[0], own, "--source")
-    target_domain = _domain(target, written_target, guessed[1], None, "--target")
+    target_domain = _domain(target, written_target, guessed[1], None if images else own, "--target")
     pair = adapt(source_domain, target_domain)
     if own and source is None:
         pair = replace(pair, colors=own)

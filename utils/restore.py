@@ -37,20 +37,19 @@ def settle_pair(args: Namespace, scales: str) -> Adaptation:
     Raises:
         UserError: the snapshot's options cannot be used or do not fit the flags.
     """
-    trained_size = None
+    size = None
     if args.restore_from:
         snapshot = find_snapshot(args)
         options = snapshot_options(snapshot)
         pair = recognise(snapshot, options, args.source, args.target)
         if args.num_classes is None:
             args.num_classes = options["num_classes"]
-        if pair.target.name == options.get("target"):
-            trained_size = parsed_size(options.get("input_size_target"))
+        size = trained_size(pair, options)
     else:
         pair = adapt(find_domain(args.source or "gta5"), find_domain(args.target or "cityscapes"))
     defaults = dict(
         data_dir=pair.target.root,
-        input_size=trained_size or pair.target.target_size,
+        input_size=size or pair.target.target_size,
         scales=list(pair.evaluation_scales if scales == "evaluation" else EVALUATION_SCALES),
         threshold=pair.threshold,
         num_classes=len(pair.colors),
@@ -67,6 +66,13 @@ def settle_pair(args: Namespace, scales: str) -> Adaptation:
         )
     log.info("%s -> %s, %d classes", pair.source.name, pair.target.name, len(pair.colors))
     return pair
+
+
+def trained_size(pair: Adaptation, options: dict) -> tuple[int, int] | None:
+    """(height, width) of the target's images in the training of `options`; None if that had another."""
+    if pair.target.name != options.get("target"):
+        return None
+    return parsed_size(options.get("input_size_target"))
 
 
 def parsed_size(written: object) -> tuple[int, int] | None:

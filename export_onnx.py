@@ -1,0 +1,44 @@
+"""Write a trained network as an ONNX file, and keep the file only if it computes what the network does.
+
+    python export_onnx.py --restore-from ./snapshots/stage2/GTA5_25000.pth --save network.onnx
+
+The file takes `images`, RGB uint8 (N, height, width, 3) of --input-size, N free, and gives `label` uint8,
+`score` (0 ... 1) and `uncertainty` (nats), each (N, height, width); docs/use.md shows how to run it.
+"""
+
+import logging
+from pathlib import Path
+
+from utils.errors import UserError, run_script
+from utils.files import write_whole
+from utils.logging import log_to_terminal
+from utils.one_pass import OnePass
+from utils.onnx_file import compare, format_differences, libraries, write_onnx
+from utils.options import export_args, format_size
+from utils.segmenter import load_segmenter
+
+log = logging.getLogger(__name__)
+
+
+def main() -> None:
+    """Export aside, compare, then put the file in its place."""
+    args = export_args()
+    log_to_terminal()
+    libraries()
+    if args.save.is_dir():
+        raise UserError(f"--save {args.save}: is a folder; name a file such as {args.save / 'network.onnx'}")
+    segmenter = load_segmenter(args.restore_from, "cpu", args.input_size)
+    model, size = OnePass(segmenter.network, args.logits).eval(), segmenter.input_size
+
+    def write(aside: Path) -> None:
+        log.info("Exporting for pictures of %s.", format_size(size))
+        write_onnx(aside, model, size, segmenter.colors)
+        differences = compare(aside, model, size)
+        log.info("Largest difference on onnxruntime's CPU: %s", format_differences(differences))
+
+    write_whole(args.save, write)
+    log.info("%s: %.1f MB", args.save, args.save.stat().st_size / 1e6)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,532 @@
+"""The network beyond the repository: as a function, through torch.hub, on the command line, as ONNX."""
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from dataset.labels import CITYSCAPES_COLORS, ROBOTCAR_COLORS, palette
+from model.deeplab_multi import DeeplabMulti
+from tests.conftest import (
+    ROOT,
+    cityscapes_names,
+    files_of,
+    make_unsure,
+    one_line_error,
+    run_in,
+    save_png,
+    write_cityscapes,
+)
+from utils import annotate, onnx_file, segmenter
+from utils.annotate import overlay_with_legend, uncertainty_picture
+from utils.checkpoint import write_options
+from utils.errors import UserError
+from utils.options import stage1_args
+from utils.pictures import HEAT_TABLE
+from utils.preprocess import to_network_input
+from utils.segmenter import load_segmenter
+
+SIZE = (40, 72)
+INPUT_SIZE = "72,40"
+VIDEO = importlib.util.find_spec("av") is not None
+EXPORT = all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime", "onnxscript"))
+needs_video = pytest.mark.skipif(not VIDEO, reason="PyAV is not installed")
+needs_export = pytest.mark.skipif(not EXPORT, reason="onnx, onnxruntime or onnxscript is not installed")
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def save_snapshot(folder, *flags, classes=CITYSCAPES_COLORS, num_classes=None):
+    """A snapshot that is sure in places, with the flags of its training beside it."""
+    args = stage1_args(
+        ["--arch", "mini", "--use-se", "--input-size-target", INPUT_SIZE, "--crop-size", "32,32"]
+    )
+    args.norm_style, args.num_classes = "gn", num_classes or len(classes)
+    for name, value in flags:
+        setattr(args, name, value)
+    torch.manual_seed(0)
+    network = DeeplabMulti(args.num_classes, args.use_se, args.train_bn, args.norm_style, 0.1, "mini")
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save(network.state_dict(), folder / "GTA5_4.pth")
+    make_unsure(folder / "GTA5_4.pth")
+    write_options(folder, args, classes)
+    return folder / "GTA5_4.pth"
+
+
+@pytest.fixture(scope="module")
+def snapshot(tmp_path_factory):
+    return save_snapshot(tmp_path_factory.mktemp("snapshot"))
+
+
+@pytest.fixture(scope="module")
+def loaded(snapshot):
+    return load_segmenter(snapshot, "cpu")
+
+
+def photograph(size=(48, 96), seed=0):
+    """(H, W, 3) uint8 with patches that a network takes for different things."""
+    rng = np.random.default_rng(seed)
+    patches = Image.fromarray(rng.integers(0, 256, (4, 6, 3), np.uint8))
+    return np.asarray(patches.resize(size[::-1], Image.Resampling.BICUBIC))
+
+
+# As a function
+
+
+def test_segmenter_gives_what_the_evaluation_writes(snapshot, loaded, tmp_path, monkeypatch, run_main):
+    monkeypatch.chdir(tmp_path)
+    data = write_cityscapes(tmp_path / "data", splits=["val"], count=1)
+    for seed, name in enumerate(cityscapes_names(1)):
+        save_png(data / "leftImg8bit" / "val" / name, photograph(seed=seed))
+    result = run_main(
+        "evaluate_cityscapes",
+        *("--restore-from", snapshot, "--data-dir", data, "--save", "result", "--num-workers", 0, "--cpu"),
+    )
+    assert result.returncode == 0, result.stderr
+    for name in cityscapes_names(1):
+        found = loaded(Image.open(data / "leftImg8bit" / "val" / name))
+        written = tmp_path / "result" / name
+        assert np.array_equal(found.label, np.asarray(Image.open(written)))
+        score = np.asarray(Image.open(written.with_name(f"{written.stem}_score.png")))
+        assert np.abs(255 * found.score - score).max() <= 0.51
+        assert np.bincount(found.label.ravel()).max() < 0.98 * found.label.size
+
+
+def test_fast_is_one_pass(loaded):
+    pixels = photograph()
+    found = loaded(pixels, fast=True)
+    resized = np.array(Image.fromarray(pixels).resize(SIZE[::-1], Image.Resampling.BICUBIC))
+    with torch.no_grad():
+        z1, z2 = loaded.network(to_network_input(torch.from_numpy(resized)[None]))
+        p1, p2 = z1.softmax(1), z2.softmax(1)
+        maps = [(0.5 * z1 + z2).softmax(1), (p2 * (p2.log() - p1.log())).sum(1, keepdim=True)]
+    shown, kl = (F.interpolate(m, pixels.shape[:2], mode="bilinear", align_corners=True)[0] for m in maps)
+    assert np.array_equal(found.label, shown.argmax(0)) and found.label.dtype == np.uint8
+    assert np.abs(found.score - shown.amax(0).numpy()).max() < 1e-5
+    assert np.abs(found.uncertainty - kl[0].numpy()).max() < 1e-5
+    assert not np.allclose(found.score, loaded(pixels).score, atol=1e-3)
+
+
+def test_arrays_and_pictures_are_the_same(loaded):
+    pixels = photograph()
+    results = [
+        loaded(image, fast=True) for image in (pixels, Image.fromarray(pixels), pixels[:, ::-1][:, ::-1])
+    ]
+    for result in results[1:]:
+        assert all(np.array_equal(a, b) for a, b in zip(results[0], result, strict=True))
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        photograph().astype(float),
+        photograph()[..., 0],
+        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((0, 4, 3), np.uint8),
+        Image.new("I;16", (4, 4)),
+        "street.jpg",
+    ],
+)
+def test_what_is_no_picture_is_refused(loaded, image):
+    with pytest.raises((TypeError, ValueError), match="picture|8 bits"):
+        loaded(image)
+
+
+@pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.parametrize("size", [(1, 1), (200, 20), (20, 300), (97, 131)])
+def test_results_have_the_pictures_size(loaded, size, fast):
+    result = loaded(photograph(size), fast=fast)
+    assert all(values.shape == size for values in result)
+    assert result.score.min() >= 0 and result.score.max() <= 1.00001
+
+
+def test_pictures_far_from_the_trainings_proportions_keep_their_own(loaded, snapshot):
+    assert loaded.size_for((512, 1024)) == loaded.size_for((480, 640)) == SIZE
+    height, width = loaded.size_for((2000, 1000))
+    assert height == pytest.approx(2 * width, rel=0.05)
+    assert height * width == pytest.approx(SIZE[0] * SIZE[1], rel=0.05)
+    fixed = load_segmenter(snapshot, "cpu", input_size=(24, 32))
+    assert fixed.size_for((2000, 1000)) == (24, 32)
+
+
+def test_huge_pictures_are_labelled_smaller_and_enlarged(loaded, monkeypatch):
+    pixels = photograph((96, 192))
+    exact = loaded(pixels)
+    monkeypatch.setattr(segmenter, "MAX_PIXELS", 96 * 192 // 4)
+    found = loaded(pixels)
+    assert all(a.shape == b.shape and a.dtype == b.dtype for a, b in zip(exact, found, strict=True))
+    assert (found.label == exact.label).mean() > 0.9
+    assert np.abs(found.uncertainty - exact.uncertainty).max() < 0.3 * exact.uncertainty.max()
+
+
+def test_data_of_the_training_need_not_be_here(tmp_path):
+    classes = {"meadow": (0, 200, 0), "lake": (0, 0, 200)}
+    own = [("source", "gone/campus.yaml"), ("target", "gone/photos.yaml")]
+    # Three outputs, two of them named.
+    loaded = load_segmenter(save_snapshot(tmp_path, *own, classes=classes, num_classes=3), "cpu")
+    assert loaded.colors == classes and loaded.input_size == SIZE
+    image = photograph()
+    result = loaded(image)
+    assert set(np.unique(result.label)) <= {0, 1, 2}
+    assert loaded.overlay(image, result, legend=True).width == 576
+
+
+def test_published_snapshots_are_recognised(tmp_path):
+    path = save_snapshot(tmp_path, num_classes=9)
+    options = (tmp_path / "opts.yaml").read_text()
+    (tmp_path / "opts.yaml").write_text(options[: options.index("\nclasses:")])
+    loaded = load_segmenter(path, "cpu")
+    assert loaded.colors == ROBOTCAR_COLORS
+    assert loaded.scales == (1.0, 0.8) and loaded.input_size == (960, 1280)
+
+
+def test_a_snapshot_that_cannot_be_used_says_why(tmp_path, snapshot):
+    with pytest.raises(UserError, match="no such file"):
+        load_segmenter(tmp_path / "GTA5_1.pth")
+    alone = tmp_path / "GTA5_4.pth"
+    alone.write_bytes(snapshot.read_bytes())
+    with pytest.raises(UserError, match="opts.yaml"):
+        load_segmenter(alone)
+
+
+# Pictures
+
+
+def swatches(sheet, image):
+    """The classes' colours in the strip below the picture; letters have a few pixels of every grey."""
+    strip = sheet.crop((0, annotate._shown(image).height, *sheet.size))
+    colors, counts = np.unique(np.asarray(strip).reshape(-1, 3), axis=0, return_counts=True)
+    return {tuple(c) for c in colors[counts > 150].tolist()} & set(CITYSCAPES_COLORS.values())
+
+
+def test_overlay_is_half_picture_half_classes(loaded):
+    pixels = photograph()
+    result = loaded(pixels, fast=True)
+    shown = np.asarray(loaded.overlay(pixels, result)).astype(float)
+    assert np.abs(shown - (pixels / 2 + palette(CITYSCAPES_COLORS)[result.label] / 2)).max() <= 0.5
+
+
+@pytest.mark.parametrize("size", [(48, 96), (600, 800), (700, 60), (30, 900)])
+def test_legend_names_the_classes_that_occur(size):
+    label = np.zeros(size, np.uint8)
+    label[: size[0] // 4] = 13
+    image = Image.new("RGB", size[::-1])
+    sheet = overlay_with_legend(image, label, CITYSCAPES_COLORS)
+    assert sheet.width >= 512 and sheet.width % 2 == sheet.height % 2 == 0
+    assert swatches(sheet, image) == {CITYSCAPES_COLORS["road"], CITYSCAPES_COLORS["car"]}
+    sheet = overlay_with_legend(image, label, CITYSCAPES_COLORS, every_class=True)
+    assert swatches(sheet, image) == set(CITYSCAPES_COLORS.values())
+
+
+def test_legends_shares_are_of_the_pixels():
+    label = np.zeros((20, 100), np.uint8)
+    label[0, :50], label[1] = 13, 2
+    entries = annotate._entries(label, CITYSCAPES_COLORS, every_class=False)
+    assert [(e.name, e.share) for e in entries] == [("road", 0.925), ("building", 0.05), ("car", 0.025)]
+    shares = [annotate._percent(share) for share in (0.925, 1.0, 0.0001, None)]
+    assert shares == [
+        "92.5 %",
+        "100.0 %",
+        "< 0.1 %",
+        "-",
+    ]
+
+
+def test_legend_of_long_and_foreign_names_keeps_within_the_sheet():
+    colors = {"a very long name of a class " * 5: (200, 0, 0), "Straße": (0, 200, 0), "道路": (0, 0, 200)}
+    label = np.arange(3, dtype=np.uint8).repeat(100).reshape(3, 100)
+    image = Image.new("RGB", (100, 3))
+    sheet = overlay_with_legend(image, label, colors)
+    strip = np.asarray(sheet)[annotate._shown(image).height :]
+    assert (strip[:, [0, 1, -2, -1]] == 255).all() and (strip < 255).any()
+
+
+def test_colour_bar_is_what_the_picture_is_coloured_with():
+    """A grey picture whose uncertainty rises from left to right looks like the bar below it."""
+    level, end = annotate.MIDDLE_GREY, 2.0
+    image = Image.new("RGB", (600, 50), (level,) * 3)
+    nats = np.expm1(np.linspace(0, 1, 600) * np.log1p(10 * end)) / 10
+    sheet = np.asarray(uncertainty_picture(image, np.tile(nats.astype(np.float32), (50, 1)))).astype(int)
+    picture, strip = sheet[25], sheet[50:]
+    ends = [0.4 * 0.75 * level + 0.6 * HEAT_TABLE[index].astype(float) for index in (0, -1)]
+    assert np.abs(picture[0] - ends[0]).max() <= 1 and np.abs(picture[-1] - ends[1]).max() <= 1
+    rows = [row for row in strip if np.abs(row[300] - picture[300]).max() <= 3]
+    margin = 2 * annotate._letters((600, 50))
+    bar = rows[len(rows) // 2][margin : 600 - margin]
+    assert np.abs(bar[0] - picture[0]).max() <= 1 and np.abs(bar[-1] - picture[-1]).max() <= 1
+    positions = np.linspace(0, 599, len(bar)).round().astype(int)
+    assert np.abs(bar - picture[positions]).max() <= 3
+
+
+def test_maximum_makes_uncertainties_comparable():
+    image = Image.new("RGB", (600, 50))
+    low, high = (np.full((50, 600), value, np.float32) for value in (0.1, 2.0))
+    own = [np.asarray(uncertainty_picture(image, u))[0, 0].tolist() for u in (low, high)]
+    common = [np.asarray(uncertainty_picture(image, u, maximum=2.0))[0, 0].tolist() for u in (low, high)]
+    assert own[0] == own[1] == common[1] != common[0]
+    certain = np.asarray(uncertainty_picture(image, np.zeros_like(low)))[0, 0]
+    assert np.abs(certain - 0.6 * HEAT_TABLE[0]).max() <= 1
+
+
+# torch.hub
+
+HUB = """
+import sys, torch, numpy as np
+import utils                                  # the caller's own package of that name
+found = torch.hub.load(sys.argv[1], "segmenter", snapshot=sys.argv[2], source="local", device="cpu")
+image = np.load("image.npy")
+result = found(image)
+found.overlay(image, result, legend=True)
+found.uncertainty(image, result)
+import utils.mine
+assert utils.mine.WHOSE == "the caller's" and sys.modules["utils"] is utils
+np.save("label.npy", result.label)
+"""
+
+
+def test_torch_hub_loads_it_beside_packages_of_the_same_name(snapshot, loaded, tmp_path):
+    (tmp_path / "utils").mkdir()
+    (tmp_path / "utils" / "__init__.py").write_text("")
+    (tmp_path / "utils" / "mine.py").write_text('WHOSE = "the caller\'s"')
+    (tmp_path / "main.py").write_text(HUB)
+    np.save(tmp_path / "image.npy", photograph())
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "main.py", str(ROOT), str(snapshot)]
+    result = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, env=environment, timeout=120
+    )
+    assert result.returncode == 0, result.stderr
+    assert np.array_equal(np.load(tmp_path / "label.npy"), loaded(photograph()).label)
+
+
+# Command line
+
+
+@pytest.fixture
+def street(tmp_path, monkeypatch):
+    """A working folder with a picture and a folder of two."""
+    monkeypatch.chdir(tmp_path)
+    save_png(tmp_path / "street.png", photograph())
+    save_png(tmp_path / "walk" / "a.png", photograph(seed=1))
+    (tmp_path / "walk" / "park").mkdir()
+    Image.fromarray(photograph((30, 40), seed=2)).save(tmp_path / "walk" / "park" / "b.c.jpg")
+    (tmp_path / "walk" / "notes.txt").write_text("sunny")
+    return tmp_path
+
+
+def test_command_line_writes_labels_and_pictures(street, snapshot, loaded, run_main):
+    flags = ("--restore-from", snapshot, "--save", "seen", "--cpu")
+    result = run_main("segment", "street.png", *flags, "walk")
+    assert result.returncode == 0, result.stderr
+    names = ["street", "walk/a", "walk/park/b.c"]
+    stems = [name.removeprefix("walk/") for name in names]
+    expected = {f"{stem}{end}.png" for stem in stems for end in ("", "_overlay", "_uncertainty")}
+    assert {
+        str(p.relative_to(street / "seen")) for p in (street / "seen").rglob("*") if p.is_file()
+    } == expected
+    for name, stem in zip(names, stems, strict=True):
+        image = Image.open(next(street.glob(f"{name}.[jp][pn]g")))
+        found = loaded(image)
+        assert np.array_equal(np.asarray(Image.open(street / f"seen/{stem}.png")), found.label)
+        for end, sheet in (
+            ("overlay", loaded.overlay(image, found, legend=True)),
+            ("uncertainty", loaded.uncertainty(image, found)),
+        ):
+            assert np.array_equal(
+                np.asarray(Image.open(street / f"seen/{stem}_{end}.png")), np.asarray(sheet)
+            )
+    again = run_main("segment", "walk", *flags[:2], "--save", "walk/seen", "--cpu", "--fast")
+    assert again.returncode == 0
+    twice = run_main("segment", "walk", *flags[:2], "--save", "walk/seen", "--cpu", "--fast")
+    assert twice.returncode == 0 and "2 inputs" in twice.stdout  # results are no inputs
+
+
+def test_flags_change_size_and_passes(street, snapshot, loaded, run_main):
+    flags = ("--restore-from", snapshot, "--save", "seen", "--cpu", "--fast", "--input-size", "48,24")
+    assert run_main("segment", "--uncertainty-max", "3", "street.png", *flags).returncode == 0
+    other = load_segmenter(snapshot, "cpu", input_size=(24, 48))
+    found = other(photograph(), fast=True)
+    assert np.array_equal(np.asarray(Image.open("seen/street.png")), found.label)
+    assert not np.array_equal(found.label, loaded(photograph()).label)
+    sheet = np.asarray(other.uncertainty(photograph(), found, maximum=3))
+    assert np.array_equal(np.asarray(Image.open("seen/street_uncertainty.png")), sheet)
+
+
+@pytest.mark.parametrize(
+    "prepare, inputs, save, named",  # of the error
+    [
+        (None, ["gone.png"], "seen", ["gone.png", "no such file"]),
+        (None, ["walk/notes.txt"], "seen", ["notes.txt", "not a readable image"]),
+        (lambda f: (f / "cut.jpg").write_bytes(b""), ["street.png", "cut.jpg"], "seen", ["cut.jpg"]),
+        (lambda f: (f / "empty").mkdir(), ["empty"], "seen", ["empty", "no picture or video"]),
+        (lambda f: save_png(f / "p/street.png", photograph()), ["street.png", "p"], "seen", ["p/street"]),
+        (None, ["street.png", "street.png"], "seen", ["street.png", "both"]),
+        (lambda f: save_png(f / "p/street_overlay.png", photograph()), ["street.png", "p"], "seen", ["p/"]),
+        (None, ["street.png"], ".", ["--save .", "overwrite", "street.png"]),
+        (None, ["walk"], "walk", ["overwrite", "a.png"]),
+        (lambda f: save_png(f / "deep.png", np.zeros((4, 4), np.uint16)), ["deep.png"], "seen", ["8-bit"]),
+        (lambda f: (f / "seen").write_text("mine"), ["street.png"], "seen", ["seen", "cannot write"]),
+        (None, [], "seen", ["INPUT"]),
+    ],
+)  # fmt: skip
+def test_bad_inputs_are_one_line(street, snapshot, run_main, prepare, inputs, save, named):
+    if prepare:
+        prepare(street)
+    before = files_of(street)
+    result = run_main("segment", *inputs, "--restore-from", snapshot, "--save", save, "--cpu")
+    one_line_error(result, *named)
+    assert files_of(street) == before
+
+
+def test_a_snapshot_must_be_named(street, run_main):
+    one_line_error(run_main("segment", "street.png"), "--restore-from")
+    one_line_error(run_main("export_onnx"), "--restore-from")
+
+
+# Videos
+
+
+def write_video(path, frames, rate=10):
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=rate, options={"crf": "1"})
+        stream.height, stream.width = frames[0].shape[:2]
+        stream.pix_fmt = "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def read_video(path):
+    import av
+
+    with av.open(str(path)) as container:
+        frames = list(container.decode(video=0))
+        return [f.to_ndarray(format="rgb24") for f in frames], [f.time for f in frames]
+
+
+@needs_video
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_video_becomes_an_overlay_frame_by_frame(street, snapshot, loaded, run_main, suffix):
+    written = [photograph((96, 192), seed) for seed in (0, 0, 1, 1, 2)]
+    write_video(street / f"drive{suffix}", written)
+    flags = ("--restore-from", snapshot, "--save", "seen", "--cpu", "--fast")
+    result = run_main("segment", f"drive{suffix}", "street.png", *flags)
+    assert result.returncode == 0, result.stderr
+    frames, times = read_video(street / f"drive{suffix}")
+    shown, shown_times = read_video(street / "seen/drive_overlay.mp4")
+    assert shown_times == pytest.approx(times, abs=2e-3) and len(shown) == 5
+    for frame, found in zip(frames, shown, strict=True):
+        label = loaded(frame, fast=True).label
+        sheet = overlay_with_legend(Image.fromarray(frame), label, loaded.colors, every_class=True)
+        assert found.shape == np.asarray(sheet).shape
+        assert np.abs(found.astype(int) - np.asarray(sheet)).mean() < 6  # compression
+    assert not list((street / "seen").glob(".*"))
+
+
+@needs_video
+def test_damaged_videos_are_one_line(street, snapshot, run_main):
+    write_video(street / "drive.mp4", [photograph((96, 192), seed) for seed in range(3)])
+    whole = (street / "drive.mp4").read_bytes()
+    flags = ("--restore-from", snapshot, "--save", "seen", "--cpu", "--fast")
+    for content in (b"no video", whole[: len(whole) // 2]):
+        (street / "drive.mp4").write_bytes(content)
+        one_line_error(run_main("segment", "drive.mp4", *flags), "drive.mp4", "not a readable video")
+    assert not (street / "seen").exists()
+
+
+@needs_video
+def test_video_that_cannot_be_written_names_the_target(street, snapshot, run_main, monkeypatch):
+    import av
+
+    write_video(street / "drive.mp4", [photograph((96, 192))])
+
+    def full(*_, **__):
+        raise av.error.FFmpegError(28, "No space left on device")
+
+    monkeypatch.setattr("segment.overlay_with_legend", full)  # as if PyAV failed while it writes
+    flags = ("--restore-from", snapshot, "--save", "seen", "--cpu", "--fast")
+    line = one_line_error(run_main("segment", "drive.mp4", *flags), "drive_overlay.mp4", "No space left")
+    assert "cannot write" in line and not list((street / "seen").iterdir())
+
+
+def test_without_pyav_one_line_says_what_to_install(street, snapshot, run_main, monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    (street / "drive.mp4").write_bytes(b"")
+    flags = ("--restore-from", snapshot, "--save", "seen", "--cpu", "--fast")
+    one_line_error(run_main("segment", "drive.mp4", *flags), "PyAV", "requirements-video.txt")
+    assert run_main("segment", "street.png", *flags).returncode == 0
+
+
+# ONNX
+
+
+@pytest.fixture(scope="module")
+def exported(snapshot, tmp_path_factory):
+    """The ONNX file of the snapshot and what the script said."""
+    path = tmp_path_factory.mktemp("onnx") / "network.onnx"
+    return path, run_in(path.parent, "export_onnx", "--restore-from", snapshot, "--save", path, "--logits")
+
+
+@needs_export
+def test_onnx_file_is_the_network(loaded, exported):
+    import onnxruntime
+
+    path, result = exported
+    assert result.returncode == 0 and result.stderr == "", result.stderr
+    assert "difference" in result.stdout and len(result.stdout.splitlines()) == 4
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    classes = json.loads(session.get_modelmeta().custom_metadata_map["classes"])
+    assert {name: tuple(color) for name, color in classes.items()} == CITYSCAPES_COLORS
+    images = np.stack([photograph(SIZE, seed) for seed in range(3)])
+    label, score, uncertainty, logits = session.run(None, {"images": images})
+    assert label.dtype == np.uint8 and logits.shape == (3, 19, 6, 10)
+    for index, image in enumerate(images):
+        expected = loaded(image, fast=True)
+        assert (label[index] == expected.label).mean() > 0.999
+        assert np.abs(score[index] - expected.score).max() < 1e-4
+        assert np.abs(uncertainty[index] - expected.uncertainty).max() < 1e-3
+
+
+@needs_export
+def test_onnx_file_that_differs_is_not_kept(exported, tmp_path, run_main, monkeypatch):
+    """The exporter is made to write another network than the one it was given."""
+    other = save_snapshot(tmp_path / "other")
+    state = torch.load(other, weights_only=True)
+    state["layer6.head.1.weight"] *= 1.05
+    torch.save(state, other)
+    save = tmp_path / "onnx" / "network.onnx"
+    save.parent.mkdir()
+    save.write_text("an earlier one")
+    monkeypatch.setattr("export_onnx.write_onnx", lambda path, *_: shutil.copy(exported[0], path))
+    result = run_main("export_onnx", "--restore-from", other, "--save", save, "--logits")
+    one_line_error(result, "differs", "no file is kept")
+    assert [path.read_text() for path in save.parent.iterdir()] == ["an earlier one"]
+
+
+def test_onnx_comparison_sees_labels_and_what_is_not_a_number():
+    label = torch.zeros(1, 8, 8, dtype=torch.uint8)
+    logits = torch.tensor([2.0, 0.0])[None, :, None, None].expand(1, 2, 1, 1)
+    score = logits.softmax(1)[:, 0].expand(1, 8, 8)
+    expected = (label, score, torch.zeros(1, 8, 8), logits)
+    found = dict(label=label.numpy(), score=score.numpy(), uncertainty=np.zeros((1, 8, 8), np.float32))
+    assert max(onnx_file._difference(found, expected).values()) == 0
+    wrong = found | {"label": np.eye(8, dtype=np.uint8)[None]}
+    assert onnx_file._difference(wrong, expected)["label"] == pytest.approx(np.tanh(1), abs=1e-5)
+    broken = found | {"score": np.full((1, 8, 8), np.nan, np.float32)}
+    assert np.isnan(onnx_file._difference(broken, expected)["score"])
+
+
+def test_without_onnx_one_line_says_what_to_install(snapshot, tmp_path, run_main, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    result = run_main("export_onnx", "--restore-from", snapshot, "--save", tmp_path / "network.onnx")
+    one_line_error(result, "onnx", "requirements-export.txt")
