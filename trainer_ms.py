@@ -1,8 +1,9 @@
 """Stage I: one training step of MRNet (arXiv 1912.11164).
 
-A step reads top to bottom in `AD_Trainer.gen_update`: forward passes, class weights, segmentation losses of
-the labelled batch, adversarial and regularising losses of the target batch, one update of the segmentation
-network; `dis_update` then trains the two discriminators on the same predictions.
+A step reads top to bottom in `AD_Trainer.gen_update`: class weights, the labelled batch with its
+segmentation losses, the target batch with its adversarial and regularising losses, one update of the
+segmentation network; `dis_update` then trains the two discriminators on the same predictions. Nowhere does
+the host wait for the device.
 """
 
 import contextlib
@@ -26,6 +27,7 @@ from utils.losses import (
     update_often_weight,
 )
 from utils.optim import RepeatedSGD
+from utils.precision import PRECISIONS
 from utils.schedule import poly, warmup_poly
 
 CLASSIFIER_RATE = 10  # the classifiers' learning rate as a multiple of the trunk's
@@ -50,6 +52,7 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
         self.G = DeeplabMulti(
             args.num_classes, args.use_se, args.train_bn, args.norm_style, args.droprate, args.arch
         )
+        self.G.checkpointing = args.checkpointing
         self.D1 = MsImageDis(args.num_classes).requires_grad_(False)  # until `dis_update` trains them
         self.D2 = MsImageDis(args.num_classes).requires_grad_(False)
         self.register_buffer("often_weight", torch.ones(args.num_classes))
@@ -70,10 +73,10 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
             weight_decay=args.weight_decay,
         )
         self.dis1_opt, self.dis2_opt = (
-            torch.optim.Adam(D.parameters(), lr=args.learning_rate_D, betas=ADAM_BETAS)
+            torch.optim.Adam(D.parameters(), lr=args.learning_rate_D, betas=ADAM_BETAS, fused=True)
             for D in (self.D1, self.D2)
         )
-        self.scaler = torch.amp.GradScaler("cuda", enabled=args.fp16)
+        self.scaler = torch.amp.GradScaler("cuda", enabled=args.precision == "fp16")
         self.train()
 
     def join(self, processes: Processes) -> None:
@@ -137,32 +140,35 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
             predictions: (z1, z2, z1_t, z2_t), detached logits (N, C, H, W) of the crop size.
         """
         args = self.args
-        with self._gradients_travel(update):
-            z1, z2 = self._segment(images)
-            with torch.set_grad_enabled(self._learns_from_target(i_iter)):
-                z1_t, z2_t = self._segment(images_t)
-
+        learns = self._learns_from_target(i_iter)
         self.class_weight = self._class_weight(labels)
-        losses = self._segmentation_losses(z1, z2, labels)
-        losses |= self._target_losses(z1_t, z2_t, i_iter)
-        total = (
-            losses["seg2"]
-            + args.lambda_seg * losses["seg1"]
-            + args.lambda_adv_target1 * losses["adv1"]
-            + args.lambda_adv_target2 * losses["adv2"]
-            + args.lambda_me_target * losses["me"]
-            + args.lambda_kl_target * losses["kl"]
-        )
-        # DistributedDataParallel divides by the number of processes; the shares of the loss add up.
-        self.scaler.scale(total * (self.processes.count / args.iter_size)).backward()
+
+        # The loss is a sum, and what the labelled batch adds to the gradients is added before the target's
+        # forward pass: the activations of one batch at a time are kept, half of both.
+        with self._gradients_travel(update and not learns):
+            z1, z2 = self.segment(images)
+            losses = self._segmentation_losses(z1, z2, labels)
+            self._add_gradients(losses["seg2"] + args.lambda_seg * losses["seg1"])
+            z1, z2 = z1.detach(), z2.detach()
+
+        with self._gradients_travel(update), torch.set_grad_enabled(learns):
+            z1_t, z2_t = self.segment(images_t)
+            losses |= self._target_losses(z1_t, z2_t, i_iter)
+            if learns:
+                self._add_gradients(
+                    args.lambda_adv_target1 * losses["adv1"]
+                    + args.lambda_adv_target2 * losses["adv2"]
+                    + args.lambda_me_target * losses["me"]
+                    + args.lambda_kl_target * losses["kl"]
+                )
+            z1_t, z2_t = z1_t.detach(), z2_t.detach()
+
         if update:
             self.scaler.step(self.gen_opt)
             self.scaler.update()
             self.gen_opt.zero_grad()
-
         losses["val"] = self._validation_loss(z2_t, labels_t)
-        predictions = (z1.detach(), z2.detach(), z1_t.detach(), z2_t.detach())
-        return self._of_whole_batch(losses), predictions
+        return self._of_whole_batch(losses), (z1, z2, z1_t, z2_t)
 
     def dis_update(self, z1: Tensor, z2: Tensor, z1_t: Tensor, z2_t: Tensor, update: bool = True) -> Losses:
         """One step of both discriminators on a step's predictions; zeros where they are not trained.
@@ -198,9 +204,26 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
                     module.eval()
         return self
 
-    def _gradients_travel(self, update: bool):
+    def segment(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of both classifiers at the images' size, in torch's default dtype: two of (N, C, H, W)."""
+        dtype = PRECISIONS[self.args.precision]
+        with torch.autocast(images.device.type, dtype, enabled=dtype is not None):
+            if len(self.device_ids) > 1:
+                logits = nn.parallel.data_parallel(self.G, images, self.device_ids)
+            else:
+                logits = (self._parallel or [self.G])[0](images)
+        # `contiguous` while they are small: softmax would bring each of its large inputs into this layout.
+        small = [z.to(torch.get_default_dtype()).contiguous() for z in logits]
+        return tuple(F.interpolate(z, images.shape[2:], mode="bilinear", align_corners=True) for z in small)
+
+    def _add_gradients(self, loss: Tensor) -> None:
+        """Backward pass of a part of this step's loss."""
+        # DistributedDataParallel divides by the number of processes; the shares of the loss add up.
+        self.scaler.scale(loss * (self.processes.count / self.args.iter_size)).backward()
+
+    def _gradients_travel(self, last: bool):
         """Where gradients are only added to, they stay in this process until the last part of a step."""
-        waits = self._parallel and not update
+        waits = self._parallel and not last
         return self._parallel[0].no_sync() if waits else contextlib.nullcontext()
 
     def _share(self, batch: Tensor) -> float:
@@ -211,20 +234,6 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
         """The sum of all processes' shares, detached."""
         totals = self.processes.sum(torch.stack([loss.detach() for loss in losses.values()]))
         return dict(zip(losses, totals, strict=True))
-
-    def _segment(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of both classifiers at the images' size: two of (N, C, H, W)."""
-        with torch.autocast(images.device.type, torch.float16, enabled=self.args.fp16):
-            if len(self.device_ids) > 1:
-                logits = nn.parallel.data_parallel(self.G, images, self.device_ids)
-            else:
-                logits = (self._parallel or [self.G])[0](images)
-        return tuple(
-            F.interpolate(
-                z.to(torch.get_default_dtype()), images.shape[2:], mode="bilinear", align_corners=True
-            )
-            for z in logits
-        )
 
     def _learns_from_target(self, i_iter: int) -> bool:
         args = self.args

@@ -4,11 +4,16 @@ The parameter names are those of the published checkpoints. The residual blocks 
 into the Caffe arrangement; the classifiers are the dilated pyramids the papers call heads.
 """
 
+import contextlib
 from collections import OrderedDict
+from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
 from torchvision.models.resnet import Bottleneck
 
 NORM_STYLES = ("bn", "in", "gn", "ln")
@@ -119,7 +124,11 @@ class DeeplabMulti(nn.Module):
 
     `layer5` is the auxiliary classifier, `layer6` the primary one. The affine parameters of the trunk's
     batch normalisation train only with `train_bn`; its statistics follow the module's training mode.
+    With `checkpointing` set, a residual block keeps only its input for the backward pass and is computed
+    again there: less memory, a third more work in the trunk, the same result.
     """
+
+    checkpointing = False
 
     def __init__(
         self,
@@ -175,9 +184,38 @@ class DeeplabMulti(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Images (N, 3, H, W), BGR minus mean -> auxiliary and primary logits (N, num_classes, H/8, W/8)."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        stage3 = self.layer3(self.layer2(self.layer1(x)))
-        stage4 = self.layer4(stage3)
-        return self.layer5(stage3), self.layer6(torch.cat((stage4, stage3), 1))
+        for stage in (self.layer1, self.layer2, self.layer3):
+            x = self._run(stage, x)
+        stage4 = self._run(self.layer4, x)
+        return self.layer5(x), self.layer6(torch.cat((stage4, x), 1))
+
+    def _run(self, stage: nn.Sequential, x: Tensor) -> Tensor:
+        if not (self.checkpointing and torch.is_grad_enabled()):
+            return stage(x)
+        for block in stage:
+            contexts = partial(_recomputation, block)
+            # No random numbers are drawn in a block, so there is no generator to put back.
+            x = checkpoint(block, x, use_reentrant=False, context_fn=contexts, preserve_rng_state=False)
+        return x
+
+
+def _recomputation(block: nn.Module) -> tuple[contextlib.AbstractContextManager, ...]:
+    """The contexts of a block's forward pass and of its repetition in the backward pass."""
+    return contextlib.nullcontext(), _statistics_aside(block)
+
+
+@contextlib.contextmanager
+def _statistics_aside(block: nn.Module) -> Iterator[None]:
+    """Batch normalisation's running statistics have seen the batch already: others take it in, and go."""
+    norms = [module for module in block.modules() if isinstance(module, _BatchNorm) and module.training]
+    kept = [dict(norm._buffers) for norm in norms]
+    for norm, buffers in zip(norms, kept, strict=True):
+        norm._buffers.update({name: torch.empty_like(buffer) for name, buffer in buffers.items()})
+    try:
+        yield
+    finally:
+        for norm, buffers in zip(norms, kept, strict=True):
+            norm._buffers.update(buffers)
 
 
 def fuse(aux: Tensor, main: Tensor, weights: tuple[float, float] = CLASSIFIER_WEIGHTS) -> Tensor:

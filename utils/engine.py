@@ -45,12 +45,14 @@ def train(
     main = trainer.processes.main  # of several processes one writes
     history = TrainingLog(folder, board, args.log_every, args.num_steps_stop) if main else None
     device = trainer.often_weight.device
+    predictions = None
     for i_iter in range(args.num_steps_stop):
         trainer.adjust_learning_rates(i_iter)
         for part in range(1, args.iter_size + 1):
             images, labels = _to_device(next(labelled), device)
             images_t, labels_t = _to_device(next(target), device)
             batch = (images, images_t, labels, labels_t if target_has_labels else None)
+            del predictions  # the last step's, which would take up memory during this one
             losses, predictions = trainer.gen_update(*batch, i_iter, update=part == args.iter_size)
             losses |= trainer.dis_update(*predictions, update=part == args.iter_size)
         checks.poll()

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+import torch
 from tensorboardX import SummaryWriter
 from torch import Tensor
 from tqdm import tqdm
@@ -54,7 +55,8 @@ class TrainingLog:
         """
         if i_iter % self.every and i_iter != self.total - 1:
             return
-        values = {name: loss.item() for name, loss in losses.items()}
+        # All in one message: the only place where training waits for the device.
+        values = dict(zip(losses, torch.stack(list(losses.values())).tolist(), strict=True))
         try:
             self.file.write(json.dumps({"iteration": i_iter, **values, **rates}) + "\n")
             if self.board:

@@ -19,10 +19,11 @@ OFTEN_DECAY = 0.9  # of the running weight of classes that are often absent
 
 def class_pixel_counts(labels: Tensor, num_classes: int) -> Tensor:
     """Number of pixels of each class, (C,) int64; labels outside 0 ... C-1 count nowhere."""
-    labels = labels.flatten()
     index = torch.where((labels >= 0) & (labels < num_classes), labels, num_classes)
-    counts = torch.zeros(num_classes + 1, dtype=torch.int64, device=labels.device)
-    return counts.scatter_add_(0, index, torch.ones_like(index))[:num_classes]
+    # Each row of pixels counts for itself first: a GPU's threads would queue for so few common counters.
+    rows = index.reshape(-1, labels.shape[-1])
+    counts = torch.zeros(len(rows), num_classes + 1, dtype=torch.int64, device=labels.device)
+    return counts.scatter_add_(1, rows, torch.ones_like(rows)).sum(0)[:num_classes]
 
 
 def rare_class_weight(counts: Tensor, images: int, max_value: float) -> Tensor:
@@ -39,21 +40,35 @@ def update_often_weight(often: Tensor, counts: Tensor, max_value: float) -> Tens
 def percentile(values: Tensor, q: float, across: Processes = ALONE) -> Tensor:
     """The q-th percentile of all processes' values with linear interpolation, as NumPy's; 0-dimensional.
 
-    `torch.quantile` refuses more than 2^24 values, which a batch of 16 crops of 1280x720 nearly reaches.
-    `kthvalue` has a single block of a GPU do the work; there, and among processes, the values are found bit
-    by bit, by counting those not above a candidate: exact, in a fixed number of passes that no host waits
-    for, and only counts travel.
+    `torch.quantile` refuses more than 2^24 values, which a batch of 16 crops of 1280x720 nearly reaches, and
+    `kthvalue` has a single block of a GPU do the work, so there all values are sorted. Among processes they
+    are found bit by bit, by counting those not above a candidate: exact, in a fixed number of passes, and
+    only counts travel. No host waits for any of it.
     """
     values = values.flatten()
-    if values.device.type == "cpu" and not across.several:
-        position = q / 100 * (values.numel() - 1)
-        lower, upper = (values.kthvalue(rank(position) + 1).values for rank in (math.floor, math.ceil))
-        return torch.lerp(lower, upper, position - math.floor(position))
+    if across.several:
+        return _percentile_by_counting(values, q, across)
+    position = q / 100 * (values.numel() - 1)
+    places = math.floor(position), math.ceil(position)
+    lower, upper = (_selected if values.device.type == "cpu" else _sorted)(values, places)
+    return torch.lerp(lower, upper, position - places[0])
+
+
+def _selected(values: Tensor, places: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    return tuple(values.kthvalue(place + 1).values for place in places)
+
+
+def _sorted(values: Tensor, places: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    ordered = values.sort().values
+    return tuple(ordered[place] for place in places)
+
+
+def _percentile_by_counting(values: Tensor, q: float, across: Processes) -> Tensor:
     keys = _ordered_keys(values)
     number = across.sum(torch.full((), keys.numel(), device=keys.device))
-    # Double where there is one: single precision cannot tell the places of more than 2^24 values apart.
-    position = q / 100 * (number - 1).to(torch.float32 if values.device.type == "mps" else torch.float64)
-    places = torch.stack([position.floor(), position.ceil()]).long()
+    # Double: single precision cannot tell the places of more than 2^24 values apart.
+    position = q / 100 * (number - 1).to(torch.float64)
+    places = torch.stack((position.floor(), position.ceil())).long()
     lower, upper = _value_of_key(_smallest_keys(keys, places + 1, across), values.dtype)
     return torch.lerp(lower, upper, (position - position.floor()).to(values.dtype))
 
@@ -72,19 +87,19 @@ def _value_of_key(key: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _smallest_keys(keys: Tensor, counts: Tensor, across: Processes) -> Tensor:
-    """For each of `counts` (k,) the smallest whole number that so many keys do not exceed, by bisection."""
+    """For each count the smallest whole number that at least so many keys do not exceed, by bisection."""
     limits = torch.iinfo(keys.dtype)
     low, high = (keys.new_full(counts.shape, limit) for limit in (limits.min, limits.max))
     for _ in range(limits.bits):
         middle = (low & high) + ((low ^ high) >> 1)  # their mean, rounded down, without overflow
-        enough = across.sum((keys <= middle[:, None]).sum(1)) >= counts
+        enough = across.sum((keys[:, None] <= middle).sum(0)) >= counts
         low, high = torch.where(enough, low, middle + 1), torch.where(enough, middle, high)
     return high
 
 
-def pixel_cross_entropy(logits: Tensor, labels: Tensor, weight: Tensor, ignore_index: int) -> Tensor:
-    """Class-weighted cross entropy of each pixel, 0 where ignored: (N, H, W)."""
-    return F.cross_entropy(logits, labels, weight, ignore_index=ignore_index, reduction="none")
+def pixel_cross_entropy(log_p: Tensor, labels: Tensor, weight: Tensor, ignore_index: int) -> Tensor:
+    """Class-weighted cross entropy of each pixel from log-probabilities, 0 where ignored: (N, H, W)."""
+    return F.nll_loss(log_p, labels, weight, ignore_index=ignore_index, reduction="none")
 
 
 def segmentation_loss(
@@ -102,7 +117,7 @@ def segmentation_loss(
     Among several processes mean and percentile are over all their pixels, and the result is this one's
     share: the shares add up to the loss.
     """
-    losses = pixel_cross_entropy(logits, labels, weight, ignore_index)
+    losses = pixel_cross_entropy(logits.log_softmax(1), labels, weight, ignore_index)
     ignored = labels == ignore_index
     pixel_weight = torch.where(ignored, 0.0, weight[labels.masked_fill(ignored, 0)])
     if hard_percentile > 0:
@@ -152,8 +167,8 @@ def rectified_losses(
     log_p1, log_p2 = z1.log_softmax(1), z2.log_softmax(1)
     distance = DIVERGENCES[divergence]
     losses = []
-    for logits, log_a, log_b in ((z1, log_p1, log_p2), (z2, log_p2, log_p1)):
+    for log_a, log_b in ((log_p1, log_p2), (log_p2, log_p1)):
         variance = distance(log_a, log_b)
-        ce = pixel_cross_entropy(logits, labels, weight, ignore_index)
+        ce = pixel_cross_entropy(log_a, labels, weight, ignore_index)
         losses.append((ce * torch.exp(-variance)).mean() + variance.mean())
     return losses[0], losses[1]

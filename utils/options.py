@@ -13,8 +13,10 @@ from dataset.transforms import SCALES
 from model.deeplab_multi import ARCHS, GROUPS, NORM_STYLES, STRIDE
 from utils.errors import refuse
 from utils.losses import DIVERGENCES
+from utils.precision import PRECISIONS
 from utils.uncertainty import DROPOUT_PASSES, UNCERTAINTIES
 
+DEFAULT_PRECISION = "tf32"  # what torch does where nobody chooses
 PUBLISHED_WEIGHTS = "1:0.5"  # of the primary and the auxiliary classifier
 
 
@@ -366,7 +368,20 @@ def _add_optimiser_flags(group) -> None:
     _add_switch(
         group, "--single-updates", "update each trunk parameter once a step (published: up to 4 times)"
     )
-    _add_switch(group, "--fp16", "mixed precision on CUDA, with loss scaling")
+    add(
+        "--precision",
+        choices=PRECISIONS,
+        help="of the network: full; TensorFloat-32, which is full but on NVIDIA's GPUs from Ampere on; mixed "
+        "with bfloat16; mixed with half and loss scaling, CUDA only (docs/performance.md; default: tf32)",
+    )
+    _add_switch(group, "--fp16", "the published switch: --precision fp16")
+    _add_switch(
+        group,
+        "--checkpointing",
+        "compute residual blocks again in the backward pass instead of keeping what they computed: less "
+        "memory, more time, the same result",
+    )
+    _add_switch(group, "--compile", "the network through torch.compile, on one device; other dropout masks")
 
 
 def _add_run_flags(group) -> None:
@@ -420,6 +435,12 @@ def _checked_training_args(parser: OneLineParser, argv: list[str] | None) -> arg
             f"--num-steps-stop {args.num_steps_stop} lies beyond --num-steps {args.num_steps}, where the "
             "learning rate is 0; raise --num-steps"
         )
+    if args.fp16 and args.precision not in (None, "fp16"):
+        parser.error(f"--fp16 is --precision fp16, not {args.precision}; give one of the two")
+    args.precision = args.precision or ("fp16" if args.fp16 else DEFAULT_PRECISION)
+    args.fp16 = args.precision == "fp16"
+    if args.compile and args.checkpointing:
+        parser.error("--compile chooses itself what to compute again; leave out --checkpointing")
     if args.ignore_label < args.num_classes:
         parser.error(f"--ignore-label {args.ignore_label} is one of the {args.num_classes} classes")
     if args.norm_style == "gn" and any(c % GROUPS for c in ARCHS[args.arch][2:]):

@@ -13,11 +13,13 @@ from dataset.labels import palette
 from dataset.stream import TrainingStream, batches
 from model.weights import load_weights
 from utils.checkpoint import OPTIONS_FILE, SHAPING_OPTIONS, read_options, write_options
+from utils.compilation import compile_network
 from utils.device import choose_device, default_workers
 from utils.distributed import join, leave
 from utils.engine import train
 from utils.errors import UserError
 from utils.logging import log_to_terminal
+from utils.precision import prepare
 
 STREAMS = 2
 LABELLED_SEED, TARGET_SEED = range(STREAMS)  # added to --random-seed's own
@@ -54,9 +56,8 @@ def train_stage(trainer_class: type[nn.Module], args: Namespace, pseudo_labels: 
     device, gpus = choose_device(args, processes)
     if args.sync_bn and len(gpus) > 1:
         raise UserError("--sync_bn: GPUs of one process keep statistics of their own; start it with torchrun")
-    if args.fp16 and device.type != "cuda":
-        log.warning("--fp16 needs a CUDA GPU: computing in full precision.")
-        args.fp16 = False
+    args.precision = prepare(args.precision, device)
+    args.fp16 = args.precision == "fp16"
 
     torch.manual_seed(args.random_seed)
     trainer = trainer_class(args)
@@ -64,6 +65,9 @@ def train_stage(trainer_class: type[nn.Module], args: Namespace, pseudo_labels: 
     trainer.to(device, memory_format=torch.channels_last)  # the layout images arrive in
     trainer.device_ids = gpus
     trainer.join(processes)
+    if args.compile:
+        images = torch.zeros(args.batch_size, *args.crop_size, 3, device=device).permute(0, 3, 1, 2)
+        compile_network(trainer, images)
     if not processes.main:
         torch.manual_seed(args.random_seed + processes.rank)  # other channels dropped than in the main one
     say_what_is_there(labelled, target, target_has_labels, args)

@@ -1,0 +1,47 @@
+"""What a computation does by arithmetic: FLOPs and living bytes, counted operation by operation.
+
+Under `FakeTensorMode` nothing is computed and no memory is taken, so the counts of the real network at the
+published size are had on any machine. They hold no kernels' work space, no fragmentation and no CUDA context.
+"""
+
+import weakref
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+
+class Meter(TorchDispatchMode):
+    """Counts within its context: `flops` (a multiply and an add are 2), `live` and `peak` bytes.
+
+    Only tensors made inside count; what is given up counts no longer.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.flops = self.live = self.peak = 0
+        self._seen = weakref.WeakSet()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if count := flop_registry.get(func._overloadpacket):
+            self.flops += count(*args, **kwargs, out_val=result)
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self._add(leaf.untyped_storage())
+        return result
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        if storage in self._seen:
+            return
+        self._seen.add(storage)
+        size = storage.nbytes()
+        self.live += size
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self._give_up, size)
+
+    def _give_up(self, size: int) -> None:
+        self.live -= size

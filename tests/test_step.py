@@ -1,0 +1,300 @@
+"""One training step: what saves time and memory changes nothing, and the host waits for no device."""
+
+import copy
+import logging
+from argparse import Namespace
+
+import numpy as np
+import pytest
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from benchmarks.step import count, stage_args
+from tests.conftest import TRAINING, one_line_error
+from trainer_ms import AD_Trainer as Stage1Trainer
+from trainer_ms_variance import AD_Trainer as Stage2Trainer
+from utils import compilation, losses
+from utils.compilation import compile_network
+from utils.device import choose_device
+from utils.engine import _to_device
+from utils.logging import TrainingLog
+from utils.optim import RepeatedSGD
+from utils.options import stage1_args, stage2_args
+
+CLASSES, HEIGHT, WIDTH = 7, 40, 56
+NETWORK = f"--arch mini --norm-style gn --use-se --num-classes {CLASSES} --crop-size 56,40 --batch-size 2"
+WEIGHTING = "--class-balance --often-balance --max-value 7 --only-hard-label 80 --lambda-seg 0.5"
+REGULARISED = "--lambda-kl-target 0.1 --lambda-me-target 0.05 --reg-start 0"
+RATES = "--learning-rate 1e-2 --learning-rate-D 1e-3"
+NOT_ADVERSARIAL = "--lambda-adv-target1 0 --lambda-adv-target2 0"
+STAGES = [
+    pytest.param(1, f"{WEIGHTING} {REGULARISED}", id="stage1"),
+    pytest.param(2, NOT_ADVERSARIAL, id="stage2"),
+    pytest.param(2, f"{WEIGHTING} {REGULARISED} {NOT_ADVERSARIAL} --conventional", id="regularised-stage2"),
+]
+
+
+def build(stage: int, flags: str, droprate: float = 0.0):
+    """A trainer of the stage with the same weights every time."""
+    torch.manual_seed(0)
+    parse, trainer_class = ((stage1_args, Stage1Trainer), (stage2_args, Stage2Trainer))[stage - 1]
+    trainer = trainer_class(parse(f"{NETWORK} {RATES} --droprate {droprate} {flags}".split()))
+    trainer.to(memory_format=torch.channels_last)
+    for layer in (trainer.G.layer5, trainer.G.layer6):
+        torch.nn.init.normal_(layer.head[1].weight, std=0.5)  # predictions that differ
+    return trainer
+
+
+def raw_batch(seed: int) -> dict:
+    """A batch as the data set makes it."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, CLASSES, (2, HEIGHT // 8, WIDTH // 8)).repeat(8, 1).repeat(8, 2)
+    labels[:, :3] = 255
+    images = rng.integers(0, 256, (2, HEIGHT, WIDTH, 3), np.uint8)
+    return {"image": torch.from_numpy(images), "label": torch.from_numpy(labels.astype(np.uint8))}
+
+
+def batch(seed: int, raw: tuple[dict, dict] | None = None) -> tuple:
+    """images, images_t, labels, labels_t."""
+    raw = raw or (raw_batch(2 * seed), raw_batch(2 * seed + 1))
+    (images, labels), (images_t, labels_t) = (_to_device(stream, torch.device("cpu")) for stream in raw)
+    return images, images_t, labels, labels_t
+
+
+def step(trainer, index: int, raw: tuple[dict, dict] | None = None) -> dict:
+    found, predictions = trainer.gen_update(*batch(index, raw), index)
+    return found | trainer.dis_update(*predictions)
+
+
+def gradients(trainer) -> dict:
+    return {key: p.grad for key, p in trainer.G.named_parameters() if p.requires_grad}
+
+
+# Memory
+
+
+@pytest.mark.parametrize(("stage", "flags"), STAGES)
+@pytest.mark.parametrize("norm", ["gn", "bn"])
+def test_checkpointing_changes_neither_losses_nor_weights_nor_statistics(
+    stage, flags, norm, float64, one_thread
+):
+    trainers = [build(stage, f"{flags} --norm-style {norm} {more}", 0.3) for more in ("", "--checkpointing")]
+    found = []
+    for trainer in trainers:
+        torch.manual_seed(1)  # of dropout
+        found.append([step(trainer, index) for index in range(2)])
+    assert found[0] == found[1]
+    kept, again = (trainer.G.state_dict() for trainer in trainers)
+    assert kept["bn1.num_batches_tracked"] == kept["layer3.1.bn2.num_batches_tracked"] == 4
+    for key, value in kept.items():
+        assert torch.equal(value, again[key]), key
+
+
+@pytest.mark.parametrize("iter_size", [1, 2])
+@pytest.mark.parametrize(("stage", "flags"), STAGES)
+def test_labelled_batch_learns_before_the_target_is_seen_and_gradients_are_those_of_the_sum(
+    stage, flags, iter_size, float64, one_thread
+):
+    trainer = build(stage, f"{flags} --iter-size {iter_size}")
+    plain = copy.deepcopy(trainer)
+    args = trainer.args
+    for index in range(iter_size):
+        images, images_t, labels, labels_t = batch(index)
+        found, _ = trainer.gen_update(images, images_t, labels, labels_t, 0, update=False)
+        (z1, z2), (z1_t, z2_t) = plain.segment(images), plain.segment(images_t)
+        plain.class_weight = plain._class_weight(labels)
+        terms = plain._segmentation_losses(z1, z2, labels) | plain._target_losses(z1_t, z2_t, 0)
+        total = terms["seg2"] + args.lambda_seg * terms["seg1"]
+        total = total + args.lambda_adv_target1 * terms["adv1"] + args.lambda_adv_target2 * terms["adv2"]
+        total = total + args.lambda_me_target * terms["me"] + args.lambda_kl_target * terms["kl"]
+        (total / iter_size).backward()
+        for name, term in terms.items():
+            assert found[name].item() == pytest.approx(term.item(), rel=1e-12), name
+    expected = gradients(plain)
+    for key, gradient in gradients(trainer).items():
+        torch.testing.assert_close(gradient, expected[key], rtol=1e-9, atol=1e-12)
+    for (key, buffer), other in zip(trainer.G.named_buffers(), plain.G.buffers(), strict=True):
+        assert torch.equal(buffer, other), key
+
+
+def test_discriminators_take_no_gradients_in_the_generators_step(one_thread):
+    trainer = build(1, REGULARISED)
+    trainer.gen_update(*batch(0), 0)
+    assert all(p.grad is None for D in (trainer.D1, trainer.D2) for p in D.parameters())
+
+
+# Waiting
+
+
+class NoWaiting(TorchDispatchMode):
+    """Fails where a host would wait for a device: values read, shapes that depend on values, copies."""
+
+    FORBIDDEN = {
+        *("_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "nonzero_static", "masked_select"),
+        *("unique", "_unique2", "unique_dim", "unique_consecutive", "bincount", "repeat_interleave"),
+        "lift_fresh",  # torch.tensor(numbers): on a device a copy from memory that is not pinned
+    }
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func._schema.name.removeprefix("aten::")
+        assert name not in self.FORBIDDEN, name
+        if name in ("index", "index_put", "index_put_", "_index_put_impl_"):
+            assert all(index is None or index.dtype != torch.bool for index in args[1]), "boolean mask"
+        return func(*args, **(kwargs or {}))
+
+
+class NoReading(TorchFunctionMode):
+    """Fails where a value leaves its tensor."""
+
+    FORBIDDEN = {
+        "item",
+        "tolist",
+        "numpy",
+        "cpu",
+        "__bool__",
+        "__float__",
+        "__int__",
+        "__index__",
+        "__array__",
+    }
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        name = getattr(func, "__name__", "")
+        assert name not in self.FORBIDDEN, name
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("branch", ["selected", "sorted"])
+@pytest.mark.parametrize(("stage", "flags"), STAGES)
+def test_no_host_waits_within_a_step(stage, flags, branch, one_thread, monkeypatch, tmp_path):
+    if branch == "sorted":  # what a GPU does for the percentile
+        monkeypatch.setattr(losses, "_selected", losses._sorted)
+    trainer = build(stage, flags, 0.1)
+    history = TrainingLog(tmp_path, None, every=20, total=100)
+    raw = raw_batch(0), raw_batch(1)
+    step(trainer, 0, raw)  # what is made once
+    with NoWaiting(), NoReading():
+        for i_iter in (1, 2):
+            trainer.adjust_learning_rates(i_iter)
+            found = step(trainer, i_iter, raw)
+            history.step(i_iter, found, trainer.rates())
+        with pytest.raises(AssertionError, match="tolist"):
+            history.step(20, found, trainer.rates())  # the watch is awake
+    history.close()
+
+
+def test_percentile_by_sorting_is_numpys(monkeypatch):
+    monkeypatch.setattr(losses, "_selected", losses._sorted)
+    values = torch.randn(1001, dtype=torch.float64)
+    values[::5] = 0
+    for q in (0.0, 12.5, 80.0, 99.9):
+        assert losses.percentile(values, q).item() == pytest.approx(np.percentile(values, q), rel=1e-12)
+
+
+def test_steps_whose_gradients_overflow_change_nothing_and_are_skipped_without_waiting():
+    """And the first that does not overflow is the optimiser's first."""
+
+    def run(scaled: bool) -> tuple:
+        torch.manual_seed(0)
+        weights = [torch.nn.Parameter(torch.randn(3, 4)) for _ in range(2)]
+        optimizer = RepeatedSGD([dict(params=weights, lr=0.1, repeats=[1, 3])], 0.9, 0.01)
+        scaler = torch.amp.GradScaler("cpu", init_scale=64.0, enabled=scaled)
+        scaler.scale(torch.ones(()))  # makes what is made once
+        before = [w.detach().clone() for w in weights]
+        for index in range(4):
+            overflows = index in (0, 2)
+            if overflows and not scaled:
+                continue
+            factor = float("inf") if overflows else 1.0
+            scaler.scale(sum((factor * w * w).sum() for w in weights)).backward()
+            with NoWaiting():
+                scaler.step(optimizer)
+                scaler.update()
+            optimizer.zero_grad()
+            if index == 0:
+                assert all(torch.equal(w, b) for w, b in zip(weights, before, strict=True))
+        return weights, [optimizer.state[w]["momentum_buffer"] for w in weights]
+
+    for found, expected in zip(run(scaled=True), run(scaled=False), strict=True):
+        for a, b in zip(found, expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
+
+
+# Flags and devices
+
+
+def test_fp16_is_a_precision_and_contradictions_are_refused(capsys):
+    assert stage1_args([]).precision == "tf32" and stage1_args([]).fp16 is False
+    for flags in (["--fp16"], ["--precision", "fp16"], ["--fp16", "--precision", "fp16"]):
+        args = stage1_args(flags)
+        assert (args.precision, args.fp16) == ("fp16", True)
+    for flags, named in ((("--fp16", "--precision", "bf16"), "bf16"), (("--compile", "--checkpointing"), "")):
+        with pytest.raises(SystemExit):
+            stage1_args(list(flags))
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1 and flags[0] in said and named in said
+
+
+@pytest.mark.parametrize("flags", [("--precision", "bf16"), ("--checkpointing",)])
+def test_scripts_train_on_the_cpu_with_the_flags_for_speed_and_memory(flags, world, run_main):
+    result = run_main("train_ms", *TRAINING, *flags, "--snapshot-dir", "snapshots/x")
+    assert result.returncode == 0, result.stderr
+    assert (world / "snapshots" / "x" / "GTA5_4.pth").is_file()
+
+
+def test_an_unknown_precision_is_one_line(world, run_main):
+    one_line_error(run_main("train_ms", *TRAINING, "--precision", "fp8"), "--precision", "bf16")
+
+
+def test_bf16_is_close_to_full_precision_and_its_losses_are_full_numbers(one_thread):
+    full, mixed = (step(build(1, f"{REGULARISED} --precision {p}"), 0) for p in ("fp32", "bf16"))
+    for name, loss in mixed.items():
+        assert loss.dtype == torch.float32
+        assert loss.item() == pytest.approx(full[name].item(), rel=0.05), name
+    assert mixed["seg2"] != full["seg2"]
+
+
+def compiled_step(monkeypatch, backend) -> tuple:
+    monkeypatch.setattr(compilation, "BACKEND", backend)
+    trainer = build(1, REGULARISED)
+    before = copy.deepcopy(trainer.state_dict())
+    state = torch.get_rng_state()
+    worked = compile_network(trainer, batch(0)[0])
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(value, before[key]) for key, value in trainer.state_dict().items())
+    return worked, step(trainer, 0)
+
+
+def test_compilation_leaves_no_trace_and_gives_the_same_losses(monkeypatch, one_thread):
+    worked, found = compiled_step(monkeypatch, "aot_eager")
+    assert worked
+    for name, loss in step(build(1, REGULARISED), 0).items():
+        assert found[name].item() == pytest.approx(loss.item(), rel=1e-5), name
+
+
+def test_compilation_that_fails_is_a_warning_and_training_goes_on(monkeypatch, one_thread, caplog):
+    def fail(graph, inputs):
+        raise OSError("no compiler here")
+
+    with caplog.at_level(logging.WARNING):
+        worked, found = compiled_step(monkeypatch, fail)
+    assert not worked and "--compile failed" in caplog.text and "computing without it" in caplog.text
+    assert found == step(build(1, REGULARISED), 0)
+
+
+def test_apples_gpu_is_chosen_where_it_is_the_only_one(monkeypatch, caplog):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert choose_device(Namespace(cpu=False, gpu_ids=[0])) == (torch.device("mps"), [])
+    assert "Apple's GPU" in caplog.text
+    assert choose_device(Namespace(cpu=True, gpu_ids=[0])) == (torch.device("cpu"), [])
+
+
+@pytest.mark.parametrize(("flags", "limit"), [([], 16e9), (["--checkpointing"], 8e9)])
+def test_published_step_fits_by_arithmetic(flags, limit):
+    """Stage I of the README with bf16: counted, nothing computed; kernels' work space left out."""
+    options = Namespace(arch="resnet101", precision="bf16", checkpointing=bool(flags), compile=False)
+    meter = count("stage1", stage_args("stage1", options))
+    assert 2e9 < meter.peak < limit
+    assert 18.9e12 < meter.flops < 23e12  # checkpointing repeats the trunk's forward pass
