@@ -39,7 +39,7 @@ SIZE = (24, 32)
 
 def pixels_of(path):
     image = Image.open(path)
-    return np.asarray(image.convert("RGB") if image.mode == "P" else image)
+    return np.asarray(image.convert("RGB") if path.stem.endswith(("_color", "_heatmap")) else image)
 
 
 def describe(path, **description):

@@ -44,7 +44,7 @@ LABELLED[list(LABEL_IDS)] = range(19)
 
 def png(path):
     image = Image.open(path)
-    return np.asarray(image.convert("RGB") if image.mode == "P" else image)
+    return np.asarray(image.convert("RGB") if path.stem.endswith(("_color", "_heatmap")) else image)
 
 
 def stems(folder):
