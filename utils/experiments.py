@@ -2,7 +2,7 @@
 
 A network is declared by what distinguishes it; `None` stands for what the recipe of the setting (published
 flags, embedded data) does. `utils/jobs.py` turns a network into commands. A number that is not here is not
-on file.
+on file; the published IoU of the classes average to the published means (tested).
 """
 
 from dataclasses import dataclass
