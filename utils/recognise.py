@@ -1,7 +1,7 @@
 """Which domains a snapshot was trained for, from what lies in its folder.
 
 Training writes source, target and classes into `opts.yaml`. The published folders tell less: the number of
-classes, the data folders, the names of snapshots, and `SY` or `RB` in the name of the folder.
+classes, the data folders, and `SYNTHIA` or `SY` in the names of folders and snapshots.
 """
 
 import re
