@@ -35,7 +35,8 @@ from benchmarks.plain import PlainTrainer, float_batch  # noqa: E402
 from model.deeplab_multi import ARCHS  # noqa: E402
 from utils.compilation import compile_network  # noqa: E402
 from utils.engine import _to_device  # noqa: E402
-from utils.options import format_size, stage1_args, stage2_args  # noqa: E402
+from utils.flag_types import format_size  # noqa: E402
+from utils.options import stage1_args, stage2_args  # noqa: E402
 from utils.precision import PRECISIONS, prepare  # noqa: E402
 
 COMMON = "--norm-style gn --use-se --class-balance --often-balance --only-hard-label 80 --max-value 7 "

@@ -11,7 +11,7 @@ from dataset.labels import Colors
 from model.deeplab_multi import ARCHS, NORM_STYLES
 from utils.errors import UserError
 from utils.files import write_whole
-from utils.options import format_size
+from utils.flag_types import format_size
 
 OPTIONS_FILE = "opts.yaml"
 # What rebuilds a network, with the check of each value.

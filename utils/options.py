@@ -11,13 +11,14 @@ from dataset import SOURCES, TARGETS, Adaptation, adapt, find_domain
 from dataset.domains import BUILT_IN
 from dataset.transforms import SCALES
 from model.deeplab_multi import ARCHS, GROUPS, NORM_STYLES, STRIDE
+from utils import flag_types
 from utils.errors import refuse
+from utils.flag_types import PUBLISHED_WEIGHTS, format_size
 from utils.losses import DIVERGENCES
 from utils.precision import PRECISIONS
 from utils.uncertainty import DROPOUT_PASSES, UNCERTAINTIES
 
 DEFAULT_PRECISION = "tf32"  # what torch does where nobody chooses
-PUBLISHED_WEIGHTS = "1:0.5"  # of the primary and the auxiliary classifier
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -60,7 +61,7 @@ def stage2_args(argv: list[str] | None = None) -> argparse.Namespace:
     group = parser.add_argument_group("pseudo labels")
     group.add_argument(
         "--threshold",
-        type=_fraction,
+        type=flag_types.fraction,
         default=pair.threshold,
         help="confidence threshold that the pseudo labels were made with; 1.0: every pixel has one "
         "(Rectifying, table 6)",
@@ -93,13 +94,13 @@ def generate_args(argv: list[str] | None = None) -> argparse.Namespace:
     _add_prediction_flags(parser, batchsize=12, split="train")
     parser.add_argument(
         "--weights",
-        type=_one_weighting,
+        type=flag_types.one_weighting,
         default=PUBLISHED_WEIGHTS,
         help="of the two classifiers, primary:auxiliary (MRNet, table 1)",
     )
     parser.add_argument(
         "--threshold",
-        type=_fraction,
+        type=flag_types.fraction,
         help="pixels scoring below it get no label (255); 1.0: every pixel gets one (default: 0.9 from "
         "SYNTHIA and for RobotCar, else 1.0)",
     )
@@ -117,7 +118,7 @@ def evaluate_args(argv: list[str] | None = None) -> argparse.Namespace:
     _add_prediction_flags(parser, batchsize=16, split="val")
     parser.add_argument(
         "--weights",
-        type=_weightings,
+        type=flag_types.weightings,
         default=PUBLISHED_WEIGHTS,
         help="of the two classifiers, primary:auxiliary; several (1:0.5,1:0,0:1) are scored side by side, "
         "the first one's pictures are written (MRNet, table 1)",
@@ -129,11 +130,13 @@ def evaluate_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="the classifiers' divergence or Monte-Carlo dropout; for the heat maps and the uncertainty gap "
         "(Rectifying, table 8)",
     )
-    parser.add_argument("--mc-passes", type=_positive, default=DROPOUT_PASSES, help="of Monte-Carlo dropout")
     parser.add_argument(
-        "--mc-droprate", type=_share, help="drop rate of those passes (default: the training's)"
+        "--mc-passes", type=flag_types.positive, default=DROPOUT_PASSES, help="of Monte-Carlo dropout"
     )
-    parser.add_argument("--random-seed", type=_seed, default=1234, help="of Monte-Carlo dropout")
+    parser.add_argument(
+        "--mc-droprate", type=flag_types.share, help="drop rate of those passes (default: the training's)"
+    )
+    parser.add_argument("--random-seed", type=flag_types.seed, default=1234, help="of Monte-Carlo dropout")
     parser.add_argument(
         "--save",
         type=Path,
@@ -164,16 +167,16 @@ def segment_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--fast", action="store_true", help="one pass instead of the evaluation's four")
     add(
         "--input-size",
-        type=_size,
+        type=flag_types.size,
         help="width,height that pictures are resized to (default: the training's --input-size-target, or as "
         "many pixels in the picture's own proportions where those are far from it)",
     )
     add(
         "--uncertainty-max",
-        type=_positive_float,
+        type=flag_types.positive_float,
         help="nats where the colours of the uncertainty end, to compare pictures (default: each one's own)",
     )
-    add("--gpu", "--gpu-ids", dest="gpu_ids", type=_gpu_ids, default="0", help="GPU to use")
+    add("--gpu", "--gpu-ids", dest="gpu_ids", type=flag_types.gpu_ids, default="0", help="GPU to use")
     add("--cpu", action="store_true", help="compute on the CPU")
     args = parser.parse_intermixed_args(argv)
     _require(parser, args.restore_from, "--restore-from is missing; name the snapshot to segment with")
@@ -188,7 +191,7 @@ def export_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--save", type=Path, default="./network.onnx", help="the file to write")
     add(
         "--input-size",
-        type=_size,
+        type=flag_types.size,
         help="width,height of the pictures that it will take (default: the training's --input-size-target)",
     )
     _add_switch(parser, "--logits", "the two classifiers' joint logits as one more output")
@@ -202,13 +205,13 @@ def check_data_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = OneLineParser("Look at every image and label of a data set and print what it holds.")
     parser.add_argument(
         "dataset",
-        type=_any_domain,
+        type=flag_types.any_domain,
         metavar="DOMAIN",
         help=f"{', '.join(BUILT_IN)}, or a description file or folder of your own data (docs/own-data.md)",
     )
     parser.add_argument(
         "--source",
-        type=_source,
+        type=flag_types.source,
         metavar="DOMAIN",
         help="count a target in the classes of this source (default: in its own)",
     )
@@ -216,7 +219,7 @@ def check_data_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--data-list", type=Path, help="names, one a line; without it the folder is scanned")
     parser.add_argument("--set", default="train", help="split of the data, where it has splits")
     parser.add_argument(
-        "--num-workers", type=_not_negative, help="decoding processes (default: by the cores)"
+        "--num-workers", type=flag_types.not_negative, help="decoding processes (default: by the cores)"
     )
     return parser.parse_args(argv)
 
@@ -254,13 +257,13 @@ def _add_network_flags(group, num_classes: int) -> None:
     add = group.add_argument
     add("--model", choices=["DeepLab"], default="DeepLab", help="family of the network")
     add("--arch", choices=ARCHS, default="resnet101", help="size of the network; mini is the demo's")
-    add("--num-classes", type=_positive, default=num_classes, help="number of classes")
+    add("--num-classes", type=flag_types.positive, default=num_classes, help="number of classes")
     add("--norm-style", choices=NORM_STYLES, default="bn", help="normalisation in the classifiers")
     _add_switch(group, "--use-se", "squeeze and excitation in the classifiers")
     add(
         "--droprate",
         "--drop",
-        type=_share,
+        type=flag_types.share,
         default=0.1,
         help="channel dropout in the classifiers (Rectifying, table 7)",
     )
@@ -281,14 +284,14 @@ def _add_domain_flags(parser, source: str | None, target: str | None) -> None:
     said = "" if source else " (default: what the snapshot was trained with)"
     parser.add_argument(
         "--source",
-        type=_source,
+        type=flag_types.source,
         default=source,
         metavar="DOMAIN",
         help=f"labelled domain: {', '.join(SOURCES)}, {own}; names the snapshots{said}",
     )
     parser.add_argument(
         "--target",
-        type=_target,
+        type=flag_types.target,
         default=target,
         metavar="DOMAIN",
         help=f"domain to adapt to: {', '.join(TARGETS)}, {own}{said}",
@@ -303,51 +306,72 @@ def _add_data_flags(group, pair: Adaptation, data_dir: Path, input_size: str) ->
     add("--data-dir-target", type=Path, default=pair.target.root, help="root of the target stream")
     add("--data-list-target", type=Path, help="names in it, one a line")
     add("--set", default="train", help="split of the target to train on")
-    add("--input-size", type=_size, default=input_size, help="width,height of the labelled images")
+    add("--input-size", type=flag_types.size, default=input_size, help="width,height of the labelled images")
     add(
         "--input-size-target",
-        type=_size,
+        type=flag_types.size,
         default=format_size(pair.target.target_size),
         help="width,height of target images",
     )
-    add("--crop-size", type=_size, default="640,360", help="width,height of the crops of both streams")
+    add(
+        "--crop-size",
+        type=flag_types.size,
+        default="640,360",
+        help="width,height of the crops of both streams",
+    )
     _add_switch(group, "--random-mirror", "mirror the target stream too (the labelled one always is)")
     _add_switch(group, "--random-scale", "scale the target stream too (the labelled one always is)")
     _add_switch(group, "--autoaug", "ImageNet AutoAugment on the labelled images")
     _add_switch(group, "--autoaug_target", "ImageNet AutoAugment on the target images")
-    add("--ignore-label", type=_byte, default=255, help="train id of pixels without a label")
-    add("--num-workers", type=_not_negative, help="decoding processes a stream (default: by the cores)")
+    add("--ignore-label", type=flag_types.byte, default=255, help="train id of pixels without a label")
+    add(
+        "--num-workers",
+        type=flag_types.not_negative,
+        help="decoding processes a stream (default: by the cores)",
+    )
 
 
 def _add_loss_flags(group) -> None:
     add = group.add_argument
-    add("--lambda-seg", type=_not_negative_float, default=0.1, help="weight of the auxiliary classifier")
+    add(
+        "--lambda-seg",
+        type=flag_types.not_negative_float,
+        default=0.1,
+        help="weight of the auxiliary classifier",
+    )
     add(
         "--lambda-adv-target1",
-        type=_not_negative_float,
+        type=flag_types.not_negative_float,
         default=0.0002,
         help="adversarial, auxiliary; both 0: no adversarial training (MRNet, table 2)",
     )
-    add("--lambda-adv-target2", type=_not_negative_float, default=0.001, help="adversarial, primary")
-    add("--lambda-me-target", type=_not_negative_float, default=0.0, help="confidence-weighted entropy")
+    add(
+        "--lambda-adv-target2", type=flag_types.not_negative_float, default=0.001, help="adversarial, primary"
+    )
+    add(
+        "--lambda-me-target",
+        type=flag_types.not_negative_float,
+        default=0.0,
+        help="confidence-weighted entropy",
+    )
     add(
         "--lambda-kl-target",
-        type=_not_negative_float,
+        type=flag_types.not_negative_float,
         default=0.0,
         help="memory regularization (MRNet, tables 2 and 3; in Stage II: Rectifying, table 10)",
     )
     add(
         "--reg-start",
-        type=_not_negative,
+        type=flag_types.not_negative,
         default=15000,
         help="iteration from which entropy and memory regularization count",
     )
     _add_switch(group, "--class-balance", "raise the weight of classes with few pixels in the batch")
     _add_switch(group, "--often-balance", "raise the weight of classes that are often absent")
-    add("--max-value", type=_positive_float, default=2.0, help="the weight they are raised to")
+    add("--max-value", type=flag_types.positive_float, default=2.0, help="the weight they are raised to")
     add(
         "--only-hard-label",
-        type=_percent,
+        type=flag_types.percent,
         default=0.0,
         help="learn only from pixels whose loss is above this percentile; 0: from all",
     )
@@ -355,16 +379,36 @@ def _add_loss_flags(group) -> None:
 
 def _add_optimiser_flags(group) -> None:
     add = group.add_argument
-    add("--batch-size", type=_positive, default=16, help="images of each stream a step, over all GPUs")
-    add("--iter-size", type=_positive, default=1, help="batches whose gradients are added up for an update")
-    add("--learning-rate", type=_positive_float, default=2.5e-4, help="of the trunk; classifiers 10 times")
-    add("--learning-rate-D", type=_positive_float, default=1e-4, help="of the discriminators")
-    add("--momentum", type=_share, default=0.9, help="of SGD")
-    add("--weight-decay", type=_not_negative_float, default=5e-4, help="of SGD")
-    add("--power", type=_not_negative_float, default=0.9, help="of the polynomial decay of the rates")
-    add("--warm-up", type=_not_negative, default=0, help="iterations of linear warm-up")
-    add("--num-steps", type=_positive, default=100000, help="iterations the rates decay over")
-    add("--num-steps-stop", type=_positive, help="iteration to stop at (default: --num-steps)")
+    add(
+        "--batch-size",
+        type=flag_types.positive,
+        default=16,
+        help="images of each stream a step, over all GPUs",
+    )
+    add(
+        "--iter-size",
+        type=flag_types.positive,
+        default=1,
+        help="batches whose gradients are added up for an update",
+    )
+    add(
+        "--learning-rate",
+        type=flag_types.positive_float,
+        default=2.5e-4,
+        help="of the trunk; classifiers 10 times",
+    )
+    add("--learning-rate-D", type=flag_types.positive_float, default=1e-4, help="of the discriminators")
+    add("--momentum", type=flag_types.share, default=0.9, help="of SGD")
+    add("--weight-decay", type=flag_types.not_negative_float, default=5e-4, help="of SGD")
+    add(
+        "--power",
+        type=flag_types.not_negative_float,
+        default=0.9,
+        help="of the polynomial decay of the rates",
+    )
+    add("--warm-up", type=flag_types.not_negative, default=0, help="iterations of linear warm-up")
+    add("--num-steps", type=flag_types.positive, default=100000, help="iterations the rates decay over")
+    add("--num-steps-stop", type=flag_types.positive, help="iteration to stop at (default: --num-steps)")
     _add_switch(
         group, "--single-updates", "update each trunk parameter once a step (published: up to 4 times)"
     )
@@ -387,15 +431,20 @@ def _add_optimiser_flags(group) -> None:
 def _add_run_flags(group) -> None:
     add = group.add_argument
     add("--snapshot-dir", type=Path, default="./snapshots/", help="folder of snapshots, flags and log")
-    add("--save-pred-every", type=_positive, default=5000, help="iterations between snapshots")
-    add("--save-num-images", type=_not_negative, default=2, help="training pictures saved with each snapshot")
+    add("--save-pred-every", type=flag_types.positive, default=5000, help="iterations between snapshots")
+    add(
+        "--save-num-images",
+        type=flag_types.not_negative,
+        default=2,
+        help="training pictures saved with each snapshot",
+    )
     add("--log-dir", type=Path, default="./log", help="folder of TensorBoard's files")
-    add("--log-every", type=_positive, default=20, help="iterations between two lines of the log")
+    add("--log-every", type=flag_types.positive, default=20, help="iterations between two lines of the log")
     _add_switch(group, "--tensorboard", "write losses and rates for TensorBoard", default=True)
-    add("--random-seed", type=_seed, default=1234, help="of weights, order and augmentation")
+    add("--random-seed", type=flag_types.seed, default=1234, help="of weights, order and augmentation")
     add(
         "--gpu-ids",
-        type=_gpu_ids,
+        type=flag_types.gpu_ids,
         default="0",
         help="GPUs to spread a batch over in one process; torchrun gives each process one",
     )
@@ -409,20 +458,20 @@ def _add_prediction_flags(parser: OneLineParser, batchsize: int, split: str) -> 
     add("--data-dir", type=Path, help="root of the target data (default: the target's own)")
     add("--data-list", type=Path, help="names in it, one a line; without it the folder is scanned")
     add("--set", default=split, help="split of the data to predict")
-    add("--num-classes", type=_positive, help="number of classes (default: the snapshot's)")
+    add("--num-classes", type=flag_types.positive, help="number of classes (default: the snapshot's)")
     add(
         "--input-size",
-        type=_size,
+        type=flag_types.size,
         help="width,height of scale 1 (default: the training's --input-size-target)",
     )
     add(
         "--scales",
-        type=_scales,
+        type=flag_types.scales,
         help="scales to predict at, each also mirrored (default: 1,1.25; evaluating RobotCar: 1,0.8)",
     )
-    add("--batchsize", "--batch-size", type=_positive, default=batchsize, help="images a pass")
-    add("--num-workers", type=_not_negative, help="decoding processes (default: by the cores)")
-    add("--gpu", "--gpu-ids", dest="gpu_ids", type=_gpu_ids, default="0", help="GPU to use")
+    add("--batchsize", "--batch-size", type=flag_types.positive, default=batchsize, help="images a pass")
+    add("--num-workers", type=flag_types.not_negative, help="decoding processes (default: by the cores)")
+    add("--gpu", "--gpu-ids", dest="gpu_ids", type=flag_types.gpu_ids, default="0", help="GPU to use")
     _add_switch(parser, "--cpu", "compute on the CPU")
 
 
@@ -465,121 +514,10 @@ def _check_crop(parser: OneLineParser, crop: tuple[int, int], image: list[float]
         )
 
 
-def format_size(size: tuple[int, int]) -> str:
-    """(height, width) as the flags spell it: width,height."""
-    return f"{size[1]},{size[0]}"
-
-
 def _add_switch(group, name: str, help_text: str, default: bool = False) -> None:
     """A switch that is accepted bare and with a value: `--autoaug`, `--autoaug False`."""
     other = "--" + name[2:].replace("_", "-")
     names = [name] if other == name else [name, other]
-    group.add_argument(*names, type=_boolean, nargs="?", const=True, default=default, help=help_text)
-
-
-def _boolean(text: str) -> bool:
-    values = {"true": True, "yes": True, "on": True, "1": True}
-    values |= {"false": False, "no": False, "off": False, "0": False}
-    if text.lower() not in values:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither True nor False")
-    return values[text.lower()]
-
-
-def _number(kind: type, low: float, high: float, low_open: bool, high_open: bool, what: str):
-    """An argparse type: a number of `kind` in the interval, called `what` in the error."""
-
-    def parse(text: str):
-        try:
-            value = kind(text)
-        except ValueError:
-            value = float("nan")
-        above = value > low if low_open else value >= low
-        below = value < high if high_open else value <= high
-        if not (above and below):
-            raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
-        return value
-
-    return parse
-
-
-_INF = float("inf")
-_positive = _number(int, 0, _INF, True, True, "a whole number above 0")
-_not_negative = _number(int, 0, _INF, False, True, "a whole number, 0 or more")
-_seed = _number(int, 0, 2**64 - 1, False, False, "a whole number from 0 to 2^64 - 1")
-_byte = _number(int, 0, 255, False, False, "a whole number from 0 to 255")
-_positive_float = _number(float, 0, _INF, True, True, "a number above 0")
-_not_negative_float = _number(float, 0, _INF, False, True, "a number, 0 or more")
-_share = _number(float, 0, 1, False, True, "a number from 0 to below 1")
-_fraction = _number(float, 0, 1, False, False, "a number from 0 to 1")
-_percent = _number(float, 0, 100, False, True, "a percentile from 0 to below 100")
-
-
-def _size(text: str) -> tuple[int, int]:
-    try:
-        width, height = (_positive(side) for side in text.split(","))
-    except (ValueError, argparse.ArgumentTypeError):
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; write width,height") from None
-    return height, width
-
-
-def _domain(text: str, names: tuple[str, ...]) -> str:
-    """A name among `names`, or the path of a description file or folder."""
-    if text in names or (Path(text).exists() and text not in BUILT_IN):
-        return text
-    raise argparse.ArgumentTypeError(
-        f"{text!r} is none of {', '.join(names)}, and no description file or folder of that name is here"
+    group.add_argument(
+        *names, type=flag_types.boolean, nargs="?", const=True, default=default, help=help_text
     )
-
-
-def _source(text: str) -> str:
-    return _domain(text, SOURCES)
-
-
-def _target(text: str) -> str:
-    return _domain(text, TARGETS)
-
-
-def _any_domain(text: str) -> str:
-    return _domain(text, tuple(BUILT_IN))
-
-
-def _weightings(text: str) -> dict[str, tuple[float, float]]:
-    """`1:0.5,1:0` -> what was written -> weights of the auxiliary and the primary classifier."""
-    weightings = {}
-    for title in text.split(","):
-        try:
-            primary, auxiliary = (_not_negative_float(weight) for weight in title.split(":"))
-        except (ValueError, argparse.ArgumentTypeError):
-            raise argparse.ArgumentTypeError(
-                f"{title!r} is no pair of weights; write primary:auxiliary such as {PUBLISHED_WEIGHTS}"
-            ) from None
-        if primary == auxiliary == 0:
-            raise argparse.ArgumentTypeError(f"{title!r} uses neither classifier")
-        if title in weightings:
-            raise argparse.ArgumentTypeError(f"{title!r} stands twice")
-        weightings[title] = (auxiliary, primary)
-    return weightings
-
-
-def _one_weighting(text: str) -> tuple[float, float]:
-    weightings = _weightings(text)
-    if len(weightings) > 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: pseudo labels are made with one pair of weights")
-    return next(iter(weightings.values()))
-
-
-def _scales(text: str) -> list[float]:
-    try:
-        return [_positive_float(scale) for scale in text.split(",")]
-    except argparse.ArgumentTypeError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of scales; write 1,1.25") from None
-
-
-def _gpu_ids(text: str) -> list[int]:
-    try:
-        ids = [_not_negative(number) for number in text.split(",")]
-    except argparse.ArgumentTypeError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of GPU numbers; write 0,1") from None
-    if len(set(ids)) < len(ids):
-        raise argparse.ArgumentTypeError(f"{text!r} names a GPU twice")
-    return ids
