@@ -11,7 +11,6 @@ used here does not have.
 """
 
 import argparse
-import json
 import os
 import shlex
 import subprocess
@@ -20,12 +19,16 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
-from dataset import SegmentationDataset, build_dataset
+from dataset import build_dataset
 from dataset.embedded import make_embedded_data
-from dataset.labels import palette
+from utils.comparison_report import Results
+from utils.demo_report import write_demo_report
 from utils.errors import UserError, run_script
+from utils.example_pictures import color_map
+from utils.metrics import format_iou_columns
 from utils.pictures import save_overview
 from utils.recipes import (
     BALANCED,
@@ -41,7 +44,7 @@ from utils.recipes import (
     THRESHOLD,
     Plan,
 )
-from utils.report import Example, Run, write_report
+from utils.result_folder import read_result
 
 HERE = Path(__file__).resolve().parent
 EXAMPLES = 4  # target images in the report
@@ -76,13 +79,10 @@ def main() -> None:
         seed=args.seed,
     )
     methods = train_and_evaluate(args.out, plan, args.seed)
-    runs = [
-        Run(m.title, args.out / f"result/cityscapes{m.folder}", args.out / f"snapshots/{m.folder}")
-        for m in methods
-    ]
-    print(comparison(runs))
+    results = {m.title: read_result(args.out / f"result/cityscapes{m.folder}") for m in methods}
+    print(comparison(results))
     minutes = (time.monotonic() - started) / 60
-    make_report(args, runs, minutes)
+    make_report(args, results, [args.out / f"snapshots/{m.folder}" for m in methods], minutes)
     print(f"\n{minutes:.1f} minutes. The page with pictures and curves: {args.out / 'report.html'}")
 
 
@@ -162,40 +162,29 @@ def scripts_in(folder: Path, *commands: str) -> None:
             raise UserError(f"{script} left with status {process.returncode}; its message stands above")
 
 
-def comparison(runs: list[Run]) -> str:
-    """IoU of each class and mIoU of all runs in percent, side by side."""
-    results = [json.loads((run.result / "metrics.json").read_text()) for run in runs]
-    width = max(len(name) for name in results[0]["iou"])
-    columns = [max(len(run.title), 6) for run in runs]
-
-    def row(name: str, values: list[float | None]) -> str:
-        cells = ["absent" if v is None else f"{100 * v:.2f}" for v in values]
-        return "  ".join([f"{name:<{width}}", *(f"{c:>{w}}" for c, w in zip(cells, columns, strict=True))])
-
-    head = "  ".join([" " * width, *(f"{run.title:>{w}}" for run, w in zip(runs, columns, strict=True))])
-    rows = [row(name, [result["iou"][name] for result in results]) for name in results[0]["iou"]]
-    return "\n".join(["", head, *rows, "-" * len(head), row("mIoU", [r["miou"] for r in results])])
+def comparison(results: Results) -> str:
+    """IoU of each class and mIoU of all methods in percent, side by side."""
+    columns = {
+        title: [np.nan if value is None else value for value in result.metrics["iou"].values()]
+        for title, result in results.items()
+    }
+    names = list(next(iter(results.values())).colors)
+    return "\n" + format_iou_columns(names, columns, {"mIoU": range(len(names))})
 
 
-def make_report(args: argparse.Namespace, runs: list[Run], minutes: float) -> None:
+def make_report(args: argparse.Namespace, results: Results, snapshots: list[Path], minutes: float) -> None:
     """report.html and overview.png in the demo's folder."""
     target = build_dataset("cityscapes", args.out / "data/Cityscapes/data", split="val")
     source = build_dataset("gta5", args.out / "data/GTA5")
-    examples = [
-        Example(str(Path(name).with_suffix("")), target.image_path(name), colored_label(target, name))
-        for name in spread(target.names, EXAMPLES)
-    ]
-    pairs = [(source.image_path(n), colored_label(source, n)) for n in spread(source.names, DOMAIN_EXAMPLES)]
-    titles = ["target image", "label", *(run.title for run in runs)]
+    names = spread(target.names, EXAMPLES)
     rows = [
         [
-            Image.open(e.image),
-            e.label_color,
-            *(Image.open(run.result / f"{e.name}_color.png") for run in runs),
+            Image.open(target.image_path(name)),
+            *(color_map(ids, target.colors) for ids in (target.train_ids(name), *predicted(results, name))),
         ]
-        for e in examples
+        for name in names
     ]
-    save_overview(args.out / "overview.png", titles, rows)
+    save_overview(args.out / "overview.png", ["target image", "label", *results], rows)
     intro = (
         "A small network of the papers' structure, trained from random weights on drawn street scenes: "
         f"{len(source)} labelled images of one world, as many without labels of another, tested on "
@@ -203,25 +192,27 @@ def make_report(args: argparse.Namespace, runs: list[Run], minutes: float) -> No
         "numbers tell how the steps of the method compare here; they do not compare with the papers'.\n\n"
         f"$ python demo.py --seed {args.seed}{' --quick' if args.quick else ''}"
     )
-    write_report(
+    write_demo_report(
         args.out / "report.html",
         title="Source only, Stage I, Stage II on embedded data",
         intro=intro,
-        runs=runs,
-        examples=examples,
-        colors=target.colors,
-        source_examples=pairs,
+        results=results,
+        snapshots=snapshots,
+        target=target,
+        names=names,
+        source=source,
+        source_names=spread(source.names, DOMAIN_EXAMPLES),
     )
+
+
+def predicted(results: Results, name: str) -> list[np.ndarray]:
+    """What every method predicts for an image, train ids."""
+    return [result.prediction(name) for result in results.values()]
 
 
 def spread(names: list[str], count: int) -> list[str]:
     """`count` names spread evenly over the list."""
     return [names[index * len(names) // count] for index in range(min(count, len(names)))]
-
-
-def colored_label(data: SegmentationDataset, name: str) -> Image.Image:
-    """The label of an image in its classes' colours."""
-    return Image.fromarray(palette(data.colors)[data.train_ids(name)])
 
 
 if __name__ == "__main__":

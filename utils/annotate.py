@@ -75,12 +75,29 @@ def uncertainty_picture(
         maximum: where the bar ends, in nats; None: at the largest value.
     """
     end = max(float(uncertainty.max()) if maximum is None else maximum, SURE)
-    grey = np.asarray(image.convert("L"))
-    heat = HEAT_TABLE[(255 * _position(uncertainty, end)).round().astype(np.uint8)]
-    picture = _shown(Image.fromarray(_over_grey(grey[..., None], heat)))
+    picture = _shown(heat_overlay(image, heat_position(uncertainty, end)))
     letters = _letters(picture.size)
     saturated = bool((uncertainty > end).any())
     return _sheet(picture, _color_bar(end, saturated, _sheet_width(picture.width), letters))
+
+
+def heat_overlay(image: Image.Image, places: np.ndarray) -> Image.Image:
+    """Places 0 ... 1 on the colour bar (H, W) as colours over the darkened picture."""
+    grey = np.asarray(image.convert("L"))
+    heat = HEAT_TABLE[(255 * places).round().astype(np.uint8)]
+    return Image.fromarray(_over_grey(grey[..., None], heat))
+
+
+def bar_colors(count: int) -> np.ndarray:
+    """So many colours along the colour bar of `heat_overlay`, (count, 3) uint8."""
+    heat = HEAT_TABLE[np.linspace(0, 255, count).round().astype(np.uint8)]
+    return _over_grey(np.uint8(MIDDLE_GREY), heat)
+
+
+def heat_position(uncertainty: np.ndarray | float, end: float) -> np.ndarray | float:
+    """Where on a colour bar that ends at `end` nats lie, 0 ... 1."""
+    clipped = np.clip(uncertainty, 0, end)
+    return np.log1p(HEAT_GAIN * clipped) / np.log1p(HEAT_GAIN * end)
 
 
 def _entries(label: np.ndarray, colors: Colors, every_class: bool) -> list[Entry]:
@@ -133,8 +150,7 @@ def _color_bar(end: float, saturated: bool, width: int, letters: int) -> Image.I
     strip = Image.new("RGB", (width, bar_top + bar_height + round(2.4 * letters)), PAPER)
     pen = ImageDraw.Draw(strip)
     pen.text((width // 2, gap + letters // 2), title, INK, font, anchor="mm")
-    heat = HEAT_TABLE[np.linspace(0, 255, bar_width).round().astype(np.uint8)]
-    bar = np.broadcast_to(_over_grey(np.uint8(MIDDLE_GREY), heat), (bar_height, bar_width, 3))
+    bar = np.broadcast_to(bar_colors(bar_width), (bar_height, bar_width, 3))
     strip.paste(Image.fromarray(np.ascontiguousarray(bar)), (margin, bar_top))
     numbers = {0.0: "0", end: f"{end:.2g}" + ("+" if saturated else "")}
     taken = [_span(font, numbers[value], value, end, bar_width) for value in numbers]
@@ -145,7 +161,7 @@ def _color_bar(end: float, saturated: bool, width: int, letters: int) -> Image.I
             numbers[value] = f"{value:g}"
     thickness = max(1, letters // 12)
     for value, text in numbers.items():
-        x = margin + round(_position(value, end) * (bar_width - 1))
+        x = margin + round(heat_position(value, end) * (bar_width - 1))
         pen.line((x, bar_top + bar_height, x, bar_top + bar_height + letters // 3), INK, thickness)
         pen.text((x, bar_top + bar_height + round(1.2 * letters)), text, INK, font, anchor="mm")
     return strip
@@ -155,14 +171,8 @@ def _span(
     font: ImageFont.FreeTypeFont, text: str, value: float, end: float, width: int
 ) -> tuple[float, float]:
     """Left and right end of a number below the bar."""
-    middle, half = _position(value, end) * (width - 1), font.getlength(text) / 2
+    middle, half = heat_position(value, end) * (width - 1), font.getlength(text) / 2
     return middle - half, middle + half
-
-
-def _position(uncertainty: np.ndarray | float, end: float) -> np.ndarray | float:
-    """Where on the bar nats lie, 0 ... 1."""
-    clipped = np.clip(uncertainty, 0, end)
-    return np.log1p(HEAT_GAIN * clipped) / np.log1p(HEAT_GAIN * end)
 
 
 def _over_grey(grey: np.ndarray, heat: np.ndarray) -> np.ndarray:

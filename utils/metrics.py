@@ -72,23 +72,21 @@ def class_mean(values: Array, indices: Sequence[int]) -> float:
     return float("nan") if np.isnan(chosen).all() else float(np.nanmean(chosen))
 
 
-def format_iou(names: Sequence[str], values: Array) -> str:
-    """The classes' IoU and mIoU in percent, a line each."""
-    return format_iou_columns(names, {"": values}, {"mIoU": range(len(names))})
-
-
 def format_iou_columns(
-    names: Sequence[str], columns: Mapping[str, Array], means: Mapping[str, Sequence[int]]
+    names: Sequence[str],
+    columns: Mapping[str, Array],
+    means: Mapping[str, Sequence[int]],
+    pixels: Sequence[int] | None = None,
 ) -> str:
-    """A table in percent: a row each class, a rule, a row each mean; a column each weighting.
+    """A table in percent: a row each class, a rule, a row each mean; a column each title.
 
-    A class that no mean counts is in parentheses, one that does not occur is 'absent'. Without titles there
-    is no row of them.
+    A class that no mean counts is in parentheses, one that does not occur is 'absent'.
 
     Args:
         names: of the C classes.
         columns: IoU (C,) by title, such as "1:0.5".
         means: class indices by name, such as "mIoU (16)", of which the row is the `class_mean`.
+        pixels: labelled ones of each class, for two more columns: their number and share.
     """
     arrays = [np.asarray(values) for values in columns.values()]
     if any(array.shape != (len(names),) for array in arrays):
@@ -96,20 +94,31 @@ def format_iou_columns(
     counted = set().union(*means.values())
     # Parentheses stand outside the columns of digits; room for them is left only where a class needs it.
     plain = ("", "") if counted.issuperset(range(len(names))) else (" ", " ")
-    head = [("", [title.join(plain) for title in columns])] if any(columns) else []
+    head = ["", *(title.join(plain) for title in columns)]
     body = [
-        (name, [_percent(array[index]).join(plain if index in counted else "()") for array in arrays])
+        [name, *(_percent(array[index]).join(plain if index in counted else "()") for array in arrays)]
         for index, name in enumerate(names)
     ]
     foot = [
-        (name, [f"{100 * class_mean(array, indices):.2f}".join(plain) for array in arrays])
+        [name, *(f"{100 * class_mean(array, indices):.2f}".join(plain) for array in arrays)]
         for name, indices in means.items()
     ]
-    rows = [*head, *body, *foot]
-    width = max(len(name) for name, _ in rows)
-    cell = max(len(text) for text in ("absent".join(plain), *(text for _, cells in rows for text in cells)))
-    lines = [f"{name:<{width}}" + "".join(f"  {text:>{cell}}" for text in cells) for name, cells in rows]
-    lines.insert(len(head) + len(body), "-" * len(lines[0].rstrip()))
+    # All columns of IoU are as wide, those of counts as they need.
+    longest = max(len(cell) for row in (head, *body, *foot) for cell in row[1:])
+    widths = [max(longest, len("absent".join(plain)))] * len(arrays)
+    if pixels is not None:
+        counts = [f"{count:,}" for count in pixels]
+        shares = [f"{100 * count / max(sum(pixels), 1):.2f} %" for count in pixels]
+        head += ["pixels", "share"]
+        body = [[*row, *cells] for row, *cells in zip(body, counts, shares, strict=True)]
+        widths += [max(map(len, column)) for column in (["pixels", *counts], ["share", *shares])]
+    width = max(len(row[0]) for row in (head, *body, *foot))
+    lines = [
+        f"{row[0]:<{width}}"
+        + "".join(f"  {cell:>{size}}" for cell, size in zip(row[1:], widths, strict=False))
+        for row in (head, *body, *foot)
+    ]
+    lines.insert(1 + len(body), "-" * len(lines[0].rstrip()))
     return "\n".join(line.rstrip() for line in lines)
 
 

@@ -19,6 +19,7 @@ from utils.precision import PRECISIONS
 from utils.uncertainty import DROPOUT_PASSES, UNCERTAINTIES
 
 DEFAULT_PRECISION = "tf32"  # what torch does where nobody chooses
+REPORT_IMAGES = 4  # of the worst and as many of the best on a page
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -147,12 +148,52 @@ def evaluate_args(argv: list[str] | None = None) -> argparse.Namespace:
         type=Path,
         help="score the train-id PNGs in this folder, named as the images, instead of running a network",
     )
+    _add_switch(parser, "--report", "write report.html: tables, confusions, the worst and the best images")
+    parser.add_argument(
+        "--report-images", type=flag_types.not_negative, default=REPORT_IMAGES, help="how many worst and best images"
+    )
     args = parser.parse_args(argv)
     source = args.restore_from or args.predictions
     _require(parser, source, "--restore-from is missing; name the snapshot to evaluate")
     if args.restore_from and args.predictions:
         parser.error("--predictions scores files and --restore-from a network; give one of the two")
     return args
+
+
+def report_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Flags of `report.py`."""
+    parser = OneLineParser("Write the page of an evaluation, or of several side by side.")
+    add = parser.add_argument
+    add("results", type=Path, nargs="+", metavar="RESULT", help="folder that evaluate_cityscapes.py wrote")
+    add("--titles", help="of the results, separated by commas (default: the folders' names)")
+    add(
+        "--images",
+        type=flag_types.not_negative,
+        default=REPORT_IMAGES,
+        help="worst and best images; of several results, "
+        "those where the last one gains and loses most over the first",
+    )
+    add("--names", nargs="+", default=(), metavar="NAME", help="compare these images, named as in images.csv")
+    add("--save", type=Path, help="the page (default: report.html in the folder, or ./comparison.html)")
+    add("--data-dir", type=Path, help="root of the data (default: the first evaluation's)")
+    add("--target", type=flag_types.target, metavar="DOMAIN", help="the data set (default: the first evaluation's)")
+    args = parser.parse_intermixed_args(argv)
+    several = len(args.results) > 1
+    args.titles = args.titles.split(",") if args.titles else _folder_titles(args.results)
+    if len(args.titles) != len(args.results):
+        parser.error(f"--titles: {len(args.titles)} for {len(args.results)} results; give one each")
+    if len(set(args.titles)) < len(args.titles):
+        parser.error("--titles: two are the same; give each result a title and name it once")
+    if args.names and not several:
+        parser.error("--names chooses images to compare; name several results")
+    args.save = args.save or (Path("comparison.html") if several else args.results[0] / "report.html")
+    return args
+
+
+def _folder_titles(folders: list[Path]) -> list[str]:
+    """The folders' names, or the whole paths where two have one name."""
+    names = [folder.resolve().name for folder in folders]
+    return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
 
 
 def segment_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -36,6 +36,16 @@ def heat_levels(uncertainty: torch.Tensor) -> torch.Tensor:
     return heat.mul_(255).div_(highest).to(torch.uint8)
 
 
+def nats_of_levels(levels: np.ndarray, maximum: float) -> np.ndarray:
+    """What `heat_levels` shows, in its 256 steps: (H, W) uint8 -> (H, W) float32 nats.
+
+    Args:
+        maximum: of the uncertainty, nats, which the levels do not tell.
+    """
+    steps = np.expm1(np.linspace(0, np.log1p(HEAT_GAIN * max(maximum, 0.0)), 256)) / HEAT_GAIN
+    return steps.astype(np.float32)[levels]
+
+
 class PredictionWriter:
     """Writes predictions in threads while the network runs; use it in a `with` block.
 

@@ -1,9 +1,9 @@
 """A trained network and the images it is to see, for the scripts that predict."""
 
+import itertools
 import logging
 from argparse import Namespace
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dataset import Adaptation, PredictionDataset, SegmentationDataset, adapt, build_dataset, find_domain
 from dataset.domains import EVALUATION_SCALES
-from dataset.stream import batches
+from dataset.stream import ShardedBatches, batches
 from model.deeplab_multi import DeeplabMulti
 from model.weights import count_classes, load_weights
 from utils.checkpoint import network_options, read_options
@@ -147,10 +147,15 @@ def prediction_batches(
     return together(single, batch_size, pinned)
 
 
+def prediction_order(images: int, processes: Processes) -> Iterator[int]:
+    """Places in the data set of this process's images, in the order of `prediction_batches`."""
+    return itertools.chain.from_iterable(ShardedBatches(images, processes.count, processes.shard))
+
+
 def together(single: Iterable[dict], batch_size: int, pinned: bool) -> Iterator[dict]:
     """Batches of `dataset.PredictionDataset` in batches of `batch_size`, the last one smaller."""
     waiting = iter(single)
-    while items := list(islice(waiting, batch_size)):
+    while items := list(itertools.islice(waiting, batch_size)):
         batch = {key: [value for item in items for value in item[key]] for key in ("label", "size", "name")}
         scales = zip(*(item["images"] for item in items), strict=True)
         yield batch | {"images": [_joined(scale, pinned) for scale in scales]}

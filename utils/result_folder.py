@@ -1,0 +1,159 @@
+"""The folder of an evaluation: `metrics.json`, `metrics.csv`, `images.csv` and the maps of each image.
+
+What the columns mean is in docs/results.md.
+"""
+
+import csv
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from dataset.base import prediction_name
+from dataset.files import UNREADABLE, DataError, IdReader
+from dataset.labels import Colors
+from utils.errors import UserError
+from utils.evaluation import ImageScores, Scores
+from utils.files import write_whole
+from utils.pictures import nats_of_levels
+
+METRICS, CLASSES, IMAGES = "metrics.json", "metrics.csv", "images.csv"
+LEVELS = 255  # of a score map
+
+
+def write_result(folder: Path, metrics: dict, images: Sequence[ImageScores]) -> None:
+    """Write the three files of an evaluation's numbers.
+
+    Raises:
+        UserError: the folder cannot be written to.
+    """
+    write_whole(folder / CLASSES, lambda aside: _write_csv(aside, _class_rows(metrics)))
+    write_whole(folder / IMAGES, lambda aside: _write_csv(aside, _image_rows(metrics, images)))
+    write_whole(folder / METRICS, lambda aside: aside.write_text(json.dumps(metrics)))
+
+
+def _write_csv(path: Path, rows: Iterable[Sequence]) -> None:
+    # A file name may hold bytes that are no text; they are kept.
+    with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(rows)
+
+
+def _class_rows(metrics: dict) -> Iterator[Sequence]:
+    """A row each class and each mean; numbers as in the JSON, empty for null."""
+    columns = metrics["classifiers"].values()
+    pixels = [
+        sum(row) + void for row, void in zip(metrics["confusion"], metrics["void_predictions"], strict=True)
+    ]
+    total = sum(pixels)
+    yield "kind", "name", "pixels", "share", *(f"IoU {title}" for title in metrics["classifiers"])
+    for name, count in zip(metrics["iou"], pixels, strict=True):
+        share = count / total if total else None
+        yield "class", name, count, share, *(column["iou"][name] for column in columns)
+    for mean in metrics["means"]:
+        yield "mean", mean, None, None, *(column["means"][mean] for column in columns)
+
+
+def _image_rows(metrics: dict, images: Iterable[ImageScores]) -> Iterator[Sequence]:
+    titles = metrics["classifiers"]
+    scores = [f"{field} {title}" for title in titles for field in ("accuracy", "mIoU")]
+    yield "image", "pixels", *scores, "uncertainty_mean", "uncertainty_max"
+    for row in images:
+        numbers = [value for scores in row.scores for value in scores]
+        yield row.image, row.pixels, *numbers, row.uncertainty_mean, row.uncertainty_max
+
+
+@dataclass(frozen=True)
+class Result:
+    """An evaluation that lies in `folder`; read it with `read_result`.
+
+    `images`: name -> its scores, in the set's order.
+    """
+
+    folder: Path
+    metrics: dict
+    images: dict[str, ImageScores]
+
+    @cached_property
+    def colors(self) -> Colors:
+        """Class name -> RGB in train id order."""
+        return {name: tuple(color) for name, color in self.metrics["colors"].items()}
+
+    @property
+    def column(self) -> dict:
+        """`means`, `iou` and `pixel_accuracy` of the predictions whose maps were written."""
+        return next(iter(self.metrics["classifiers"].values()))
+
+    def prediction(self, image: str) -> np.ndarray | None:
+        """Train ids (H, W), None where there is no file.
+
+        Raises:
+            DataError: the file is none of train ids.
+        """
+        # Of files that no network made, the folder holds the scores alone.
+        scored = not self.metrics["uncertainty"]
+        path = (Path(self.metrics["restore_from"]) if scored else self.folder) / prediction_name(image)
+        return IdReader().read(path) if path.is_file() else None
+
+    def uncertainty(self, image: str) -> np.ndarray | None:
+        """Nats (H, W) float32, in 256 steps; None where it was not measured."""
+        highest = self.images[image].uncertainty_max
+        levels = None if highest is None else self._levels(image, "heatmap")
+        return None if levels is None else nats_of_levels(levels, highest)
+
+    def confidence(self, image: str) -> np.ndarray | None:
+        """The mean probability of the predicted class (H, W) float32; None where there is no file."""
+        levels = self._levels(image, "score") if self.metrics["uncertainty"] else None
+        return None if levels is None else np.float32(levels) / LEVELS
+
+    def _levels(self, image: str, kind: str) -> np.ndarray | None:
+        stem = Path(image).with_suffix("")
+        path = self.folder / stem.with_name(f"{stem.name}_{kind}.png")
+        if not path.is_file():
+            return None
+        try:
+            with Image.open(path) as picture:
+                return np.asarray(picture)
+        except UNREADABLE as error:
+            raise DataError(f"{path}: not a readable image ({error}); evaluate again") from error
+
+
+def read_result(folder: Path) -> Result:
+    """What `evaluate_cityscapes.py` wrote to a folder.
+
+    Raises:
+        UserError: there is nothing of the kind, or it is damaged.
+    """
+    path = folder / METRICS
+    again = "evaluate again with evaluate_cityscapes.py"
+    if not path.is_file():
+        raise UserError(f"{folder}: holds no {METRICS}; name a folder that evaluate_cityscapes.py wrote")
+    try:
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+        result = Result(folder, metrics, {})
+        needed = ("means", "iou", "confusion", "void_predictions", "uncertainty", "restore_from", "data")
+        missing = [key for key in needed if key not in metrics]
+        if missing:
+            raise UserError(f"{path}: holds no {missing[0]}; {again}")
+        if not {"source", "target", "data_dir", "set"} <= metrics["data"].keys():
+            raise UserError(f"{path}: does not say which data were evaluated; {again}")
+        if list(result.colors) != list(metrics["iou"]) or not result.column:
+            raise UserError(f"{path}: classes and colours differ; {again}")
+        path = folder / IMAGES
+        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+            rows = csv.DictReader(file)
+            title = next(iter(metrics["classifiers"]))
+            result.images.update((row["image"], _image_scores(row, title)) for row in rows)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
+        raise UserError(f"{path}: cannot be read ({type(error).__name__}: {error}); {again}") from error
+    return result
+
+
+def _image_scores(row: dict[str, str], title: str) -> ImageScores:
+    """A row of `images.csv`, of one column of predictions."""
+    keys = (f"accuracy {title}", f"mIoU {title}", "uncertainty_mean", "uncertainty_max")
+    accuracy, miou, *uncertainty = (float(row[key]) if row[key] else None for key in keys)
+    return ImageScores(row["image"], int(row["pixels"]), (Scores(accuracy, miou),), *uncertainty)
