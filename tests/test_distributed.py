@@ -20,6 +20,7 @@ from utils import distributed
 from utils.distributed import ALONE, Processes
 from utils.losses import percentile
 from utils.options import stage1_args, stage2_args
+from utils.result_folder import read_result
 
 CLASSES, HEIGHT, WIDTH = 7, 40, 56
 STEPS = 3
@@ -184,7 +185,7 @@ def test_scripts_under_torchrun_do_what_one_process_does(tmp_path):
         flags = ("--restore-from", "snapshots/one/GTA5_4.pth", *PREDICTION)
         made = run("generate_plabel_cityscapes", *flags, "--save", f"pseudo/{name}", cwd=tmp_path)
         assert made.returncode == 0 and "of 4 images" in made.stdout, made.stderr
-        scored = run("evaluate_cityscapes", *flags, "--save", f"result/{name}", cwd=tmp_path)
+        scored = run("evaluate_cityscapes", *flags, "--report", "--save", f"result/{name}", cwd=tmp_path)
         assert scored.returncode == 0 and scored.stdout.count("mIoU") == 1, scored.stderr
     for one, two in zip(*(losses_of(tmp_path / "snapshots" / name) for name in ("one", "two")), strict=True):
         assert two == pytest.approx(one, rel=2e-4)
@@ -196,6 +197,14 @@ def test_scripts_under_torchrun_do_what_one_process_does(tmp_path):
     confusion, other = (np.array(result["confusion"]) for result in (one, two))
     assert confusion.sum() == other.sum() and np.abs(confusion - other).sum() < 1e-3 * confusion.sum()
     assert one["names"] == two["names"] and one.keys() == two.keys()
+    one, two = (read_result(tmp_path / "result" / name) for name in ("one", "two"))
+    assert list(one.images) == list(two.images) and len(one.images) == 4
+    for name, scores in one.images.items():
+        found = two.images[name]
+        assert found.pixels == scores.pixels > 0
+        assert found.scores[0] == pytest.approx(scores.scores[0], abs=1e-2)
+        assert found[3:] == pytest.approx(scores[3:], rel=1e-2, abs=1e-6)
+    assert (tmp_path / "result/two/report.html").read_text(encoding="utf-8").count("<img") == 4 * 6
 
 
 def labels_of(folder: Path) -> np.ndarray:

@@ -1,5 +1,6 @@
 """SYNTHIA and Oxford RobotCar, and which domains a snapshot's folder says it was trained for."""
 
+import csv
 import json
 import re
 import shutil
@@ -341,12 +342,32 @@ def test_synthia_is_scored_over_16_and_13_classes_never_over_19(synthia):
     assert metrics["miou"] == metrics["means"]["mIoU"] != pytest.approx(np.nanmean(values), abs=1e-6)
 
     text = said["evaluate"].stdout
-    rows = dict(re.findall(r"^([a-z ]*[a-z]|mIoU\*?)  +(\(?[\d.]+\)?)$", text, re.M))
+    rows = dict(re.findall(r"^([a-z ]*[a-z]|mIoU\*?)  +(\(?[\d.]+\)?)(?: +[\d,]+ +[\d.]+ %)?$", text, re.M))
     for index, name in enumerate(NAMES):
         shown = f"{100 * values[index]:.2f}"
         assert rows[name] == (shown if index in OF_16 else f"({shown})")
     assert rows["mIoU"] == f"{100 * mean_16:.2f}" and rows["mIoU*"] == f"{100 * mean_13:.2f}"
     assert "mIoU over 16 classes, mIoU* over 13 classes" in text
+
+
+def page_of(world, tmp_path, run_main, monkeypatch):
+    """The rows of the page of an evaluation, first cell -> others."""
+    monkeypatch.chdir(world)
+    result = run_main("report", "result/cityscapestwo", "--save", tmp_path / "page.html")
+    assert result.returncode == 0, result.stderr
+    rows = re.findall(r"<tr[^>]*>(.*?)</tr>", (tmp_path / "page.html").read_text(encoding="utf-8"))
+    cells = [re.findall(r"<t[hd][^>]*>(?:<span[^>]*></span>)?(.*?)</t[hd]>", row) for row in rows]
+    return {first: others for first, *others in reversed(cells)}  # the first table's rows win
+
+
+def test_the_page_of_synthia_shows_both_means(synthia, tmp_path, run_main, monkeypatch):
+    rows = page_of(synthia[0], tmp_path, run_main, monkeypatch)
+    metrics = json.loads((synthia[0] / "result/cityscapestwo/metrics.json").read_text())
+    for mean in ("mIoU", "mIoU*"):
+        assert rows[mean][1] == f"{100 * metrics['means'][mean]:.1f}"
+    with (synthia[0] / "result/cityscapestwo/metrics.csv").open(newline="") as file:
+        means = {row["name"]: row["IoU 1:0.5"] for row in csv.DictReader(file) if row["kind"] == "mean"}
+    assert {mean: float(value) for mean, value in means.items()} == metrics["means"]
 
 
 def test_synthia_scores_of_files_need_the_source_to_be_named(synthia, tmp_path, run_main, monkeypatch):
@@ -642,6 +663,13 @@ def test_robotcar_is_scored_over_its_nine_classes_in_its_own_colours(robotcar):
     for name, prediction in zip(names, predictions, strict=True):
         assert np.array_equal(pixels_of(folder / name.replace(".png", "_color.png")), colors[prediction])
     assert len(np.unique(np.concatenate(predictions))) > 2
+
+
+def test_the_page_of_robotcar_shows_its_nine_classes(robotcar, tmp_path, run_main, monkeypatch):
+    rows = page_of(robotcar[0], tmp_path, run_main, monkeypatch)
+    metrics = json.loads((robotcar[0] / "result/cityscapestwo/metrics.json").read_text())
+    for name, value in metrics["iou"].items():
+        assert rows[name][1] == ("–" if value is None else f"{100 * value:.1f}")
 
 
 # Folders that the published code wrote

@@ -18,7 +18,7 @@ from tests.conftest import (
     save_png,
     write_cityscapes,
 )
-from utils.metrics import class_mean, confusion_matrix, format_iou, format_iou_columns, iou, mean_iou
+from utils.metrics import class_mean, confusion_matrix, format_iou_columns, iou, mean_iou
 
 SIZE = (48, 96)
 TO_LABEL_ID = np.zeros(256, np.uint8)  # an ignored id stands for everything that is no class
@@ -76,7 +76,7 @@ def test_scores_of_prediction_files_are_the_official_ones(name, tmp_path, run_ma
     for label, value in written["iou"].items():
         assert (np.nan if value is None else value) == pytest.approx(expected[label], abs=1e-12, nan_ok=True)
         digits = "absent" if np.isnan(expected[label]) else f"{100 * expected[label]:.2f}"
-        assert re.search(rf"^{label} +{re.escape(digits)}$", result.stdout, re.MULTILINE)
+        assert re.search(rf"^{label} +{re.escape(digits)} +[\d,]+ +[\d.]+ %$", result.stdout, re.MULTILINE)
     assert written["miou"] == pytest.approx(expected_mean, abs=1e-12)
     assert re.search(rf"^mIoU +{100 * expected_mean:.2f}$", result.stdout, re.MULTILINE)
     assert 0.1 < expected_mean < 0.9 and (name != "train is absent" or written["iou"]["train"] is None)
@@ -135,9 +135,13 @@ def test_iou_is_nan_for_an_absent_class_and_0_for_a_missed_or_a_made_up_one():
 def test_mean_over_no_class_is_nan_and_printed():
     values = iou(np.zeros((2, 2), np.int64))
     assert np.isnan(values).all() and np.isnan(mean_iou(values))
-    assert format_iou(["road", "sidewalk"], values).splitlines()[:2] == [
-        "road      absent",
-        "sidewalk  absent",
+    table = format_iou_columns(["road", "sidewalk"], {"IoU": values}, {"mIoU": [0, 1]}, [0, 0])
+    assert table.splitlines() == [
+        "             IoU  pixels   share",
+        "road      absent       0  0.00 %",
+        "sidewalk  absent       0  0.00 %",
+        "--------------------------------",
+        "mIoU         nan",
     ]
 
 
@@ -201,18 +205,22 @@ def test_table_of_several_means_marks_the_classes_in_none_of_them():
     ]
 
 
-def test_table_of_one_column_is_as_ever():
-    values = np.linspace(0, 1, 19)
-    values[16] = np.nan
-    lines = format_iou(NAMES, values).splitlines()
-    assert lines[0] == "class 0     0.00" and lines[10] == "class 10   55.56"
-    assert lines[16] == "class 16  absent" and lines[18] == "class 18  100.00"
-    assert lines[19:] == ["-" * 16, "mIoU       47.84"]
+def test_table_with_the_pixels_of_each_class_and_their_share():
+    values, means = [1, 0.25, np.nan], {"mIoU": [0, 2]}
+    table = format_iou_columns(["road", "sky", "sea"], {"IoU": values}, means, [2_000_000, 1_000_000, 0])
+    assert table.splitlines() == [
+        "          IoU      pixels    share",
+        "road   100.00   2,000,000  66.67 %",
+        "sky    (25.00)  1,000,000  33.33 %",
+        "sea    absent           0   0.00 %",
+        "----------------------------------",
+        "mIoU   100.00",
+    ]
 
 
 def test_a_column_of_another_length_than_the_names_is_refused():
     with pytest.raises(ValueError, match="19 names"):
-        format_iou(NAMES, np.zeros(18))
+        format_iou_columns(NAMES, {"IoU": np.zeros(18)}, {"mIoU": range(19)})
 
 
 def test_large_counts_are_exact():

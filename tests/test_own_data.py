@@ -576,6 +576,15 @@ def test_evaluation_needs_the_description_no_more(campus, tmp_path, monkeypatch,
     one_line_error(run_main("evaluate_cityscapes", *flags), "--target", "photos")
 
 
+def test_the_page_of_an_own_target_is_in_its_colours(campus, tmp_path, monkeypatch, run_main):
+    monkeypatch.chdir(campus[0])
+    result = run_main("report", "result/cityscapestwo", "--save", tmp_path / "page.html")
+    assert result.returncode == 0, result.stderr
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert 'style="background:rgb(9,8,7)"></span>house' in page
+    assert len(re.findall('alt="label of [xy]', page)) == 2 and "no image" not in page
+
+
 def test_evaluating_a_target_of_pictures_alone_says_that_it_has_no_labels(campus, monkeypatch, run_main):
     monkeypatch.chdir(campus[0])
     flags = ("--restore-from", "./snapshots/two/Campus-1_4.pth", *PREDICTION)

@@ -12,7 +12,7 @@ from dataset import SegmentationDataset
 from utils.errors import UserError
 from utils.example_pictures import (
     CHANGE_COLORS,
-    ERROR_COLORS,
+    NO_LABEL,
     Example,
     change_map,
     common_end,
@@ -41,7 +41,8 @@ def check_comparable(results: Results) -> None:
         ):
             if mine != its:
                 raise UserError(
-                    f"{first.folder} and {other.folder} are of different {what}; evaluate both on the same data"
+                    f"{first.folder} and {other.folder} are of different {what}; evaluate both on the "
+                    "same data"
                 )
 
 
@@ -97,7 +98,7 @@ def write_comparison(
     else:
         gains, losses = gains_and_losses(results, count)
         chosen = {f"Where “{last}” gains most": gains, f"Where “{last}” loses most": losses}
-    end = common_end([*results.values()], [name for group in chosen.values() for name in group])
+    end = common_end(results.values(), [name for group in chosen.values() for name in group])
     words = note(examples_words(results)) + example_legends(results[last])
     for title, group in chosen.items():
         if group:
@@ -134,7 +135,7 @@ def examples_words(results: Results) -> str:
 
 def example_legends(result: Result) -> str:
     """What the colours of `side_by_side` mean."""
-    return legend(result.colors) + legend(CHANGE_COLORS) + legend({"wrong": ERROR_COLORS["wrong"]})
+    return legend(result.colors | NO_LABEL) + legend(CHANGE_COLORS)
 
 
 def side_by_side(example: Example, results: Results, end: float) -> str:

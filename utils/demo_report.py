@@ -111,7 +111,7 @@ def write_demo_report(
     last = next(reversed(results.values()))
     columns = {name: result.column for name, result in results.items()}
     examples = [read_example(target, name) for name in names]
-    end = common_end([*results.values()], names)
+    end = common_end(results.values(), names)
     pictures = "".join(side_by_side(example, results, end) for example in examples)
     left = domain("Source", (read_example(source, name) for name in source_names), source.colors)
     right = domain("Target", examples[: len(source_names)], target.colors)

@@ -8,6 +8,7 @@ from dataset import SegmentationDataset
 from utils.evaluation import ImageScores
 from utils.example_pictures import (
     ERROR_COLORS,
+    NO_LABEL,
     UNCERTAINTIES,
     common_end,
     confidence_figure,
@@ -103,7 +104,7 @@ def _uncertainty_words(kind: str | None) -> str:
 
 
 def _legends(result: Result) -> str:
-    return legend(result.colors) + legend(ERROR_COLORS)
+    return legend(result.colors | NO_LABEL) + legend(ERROR_COLORS)
 
 
 def _image(result: Result, data: SegmentationDataset, scores: ImageScores, end: float) -> str:
@@ -122,4 +123,5 @@ def _image(result: Result, data: SegmentationDataset, scores: ImageScores, end: 
     ]
     if result.metrics["uncertainty"]:
         figures += [uncertainty_figure(result, example, end), confidence_figure(result, example)]
-    return f'<h3 class="file">{escape(scores.image)}</h3>{note(words)}<div class="grid maps">{"".join(figures)}</div>'
+    head = f'<h3 class="file">{escape(scores.image)}</h3>'
+    return f'{head}{note(words)}<div class="grid maps">{"".join(figures)}</div>'

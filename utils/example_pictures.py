@@ -1,6 +1,6 @@
 """Images of an evaluation on a page: label, prediction, errors, uncertainty and confidence of each."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,14 +14,16 @@ from utils.page import css_color, figure, percent
 from utils.result_folder import Result
 
 ERROR_COLORS = {"right": (226, 230, 233), "wrong": (213, 94, 0), "not labelled": (139, 148, 156)}
+NO_LABEL = {"not labelled": (0, 0, 0)}  # in maps of classes
 CHANGE_COLORS = {
     "only the last right": (0, 158, 115),
-    "only the first right": (213, 94, 0),
-    "both wrong": (120, 94, 140),
-    "both right": (226, 230, 233),
-    "not labelled": (139, 148, 156),
+    "only the first right": (146, 70, 160),
+    "both right": ERROR_COLORS["right"],
+    "both wrong": ERROR_COLORS["wrong"],
+    "not labelled": ERROR_COLORS["not labelled"],
 }
 RAMP_COLORS = 12  # of a scale; the browser fills in between
+END_PERCENTILE = 99  # of the pixels of the most uncertain image have colours of their own
 TICKS_APART = 0.16  # of a scale's length
 UNCERTAINTIES = {
     "kl": "KL divergence of the two classifiers",
@@ -76,9 +78,8 @@ def error_map(label: np.ndarray, prediction: np.ndarray, classes: int) -> Image.
 def change_map(label: np.ndarray, first: np.ndarray, last: np.ndarray, classes: int) -> Image.Image:
     """Which of two predictions is right where, in `CHANGE_COLORS`."""
     (before, labelled), (after, _) = (right_and_labelled(label, p, classes) for p in (first, last))
-    return _in_colors(
-        np.select([after & ~before, before & ~after, labelled & ~before, before], range(4), 4), CHANGE_COLORS
-    )
+    kinds = [after & ~before, before & ~after, before, labelled]
+    return _in_colors(np.select(kinds, range(4), 4), CHANGE_COLORS)
 
 
 def _in_colors(indices: np.ndarray, colors: Colors) -> Image.Image:
@@ -116,7 +117,7 @@ def scale(ticks: Mapping[float, str], unit: str) -> str:
 
 def nats_scale(end: float) -> str:
     """The colour bar of uncertainty up to `end` nats."""
-    ticks = {0.0: "0", 1.0: f"{end:.2g}"}
+    ticks = {0.0: "0", 1.0: f"{end:.2g}+"}
     for value in (tick for tick in reversed(TICKS) if tick < end):
         place = float(heat_position(value, end))
         if all(abs(place - taken) >= TICKS_APART for taken in ticks):
@@ -127,10 +128,16 @@ def nats_scale(end: float) -> str:
 CONFIDENCE_SCALE = scale({0.0: "100", 0.25: "75", 0.5: "50", 0.75: "25", 1.0: "0"}, "%")
 
 
-def common_end(results: Sequence[Result], images: Sequence[str]) -> float:
-    """Where the colour bar of all these images ends, in nats, so that they compare."""
-    highest = (result.images[image].uncertainty_max for result in results for image in images)
-    return max((value for value in highest if value is not None), default=SURE)
+def common_end(results: Iterable[Result], images: Sequence[str]) -> float:
+    """Where the colour bar of all these images ends, in nats, so that they compare.
+
+    A few pixels are far above all others; they share the last colour, lest the others be dark.
+    """
+    ends = [SURE]
+    for result in results:
+        maps = (result.uncertainty(image) for image in images)
+        ends += [float(np.percentile(nats, END_PERCENTILE)) for nats in maps if nats is not None]
+    return max(ends)
 
 
 def prediction_of(result: Result, example: Example) -> np.ndarray | None:

@@ -53,7 +53,7 @@ def iou_table(
     pixels = np.array(confusion, dtype=float).sum(axis=1)
     shares = dict(zip(colors, pixels / max(pixels.sum(), 1), strict=False))
     one = len(columns) == 1
-    heads = ["class", "share of labelled pixels", *(("IoU",) if one else map(escape, columns))]
+    heads = ["class", "share of pixels", *(("IoU",) if one else map(escape, columns))]
     heads += ["gain, last over first (points)"] if gain else []
     rows = [
         iou_row(escape(mean), "", [finite(c["means"].get(mean)) for c in columns.values()], gain, "total")
@@ -65,7 +65,10 @@ def iou_table(
     head = "".join(f'<th scope="col">{text}</th>' for text in heads)
     css = "classes one" if one else "classes"
     table = f'<table class="{css}"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
-    words = "Intersection over union in percent. A dash is a class that does not occur."
+    words = (
+        "Intersection over union (IoU) and share of the labelled pixels, in percent. A dash is a class that "
+        "does not occur."
+    )
     if not one:
         words += " The best of a row is bold."
     return note(words) + scroll_box(table, "IoU of each class")

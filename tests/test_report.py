@@ -1,0 +1,506 @@
+"""Seeing the result: what an evaluation writes for people and programs, and the pages made from it."""
+
+import base64
+import csv
+import io
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from tests.conftest import (
+    LABEL_IDS,
+    PREDICTION,
+    TRAINING,
+    cityscapes_names,
+    iou_of_files,
+    label_blocks,
+    make_unsure,
+    one_line_error,
+    run_in,
+    save_png,
+    write_world,
+)
+from utils.evaluation import ImageScores, Scores, Tally
+from utils.evaluation_report import worst_and_best
+from utils.example_pictures import change_map, mistakes, nats_scale
+from utils.pictures import heat_levels, nats_of_levels
+from utils.result_folder import read_result
+
+CLASSES = 19
+IMAGES = cityscapes_names(2)
+TRAIN_ID = np.full(256, 255)
+TRAIN_ID[list(LABEL_IDS)] = range(CLASSES)
+WRONG, RIGHT = (213, 94, 0), (226, 230, 233)
+A, B = "result/a", "result/b"
+
+
+class Page(HTMLParser):
+    """What a browser makes of a page: tags with their attributes, and the text of the parts one asks for."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.source = path.read_text(encoding="utf-8")
+        self.tags: list[tuple[str, dict]] = []
+        self.text = ""
+        self.sections: dict[str, list[str]] = {}  # title -> names of the images in it
+        self.rows: list[list[str]] = []  # cells of the tables
+        self._open: list[str] = []
+        self.feed(self.source)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in ("meta", "link", "img"):  # these have no end
+            self._open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+        if tag == "h2":
+            self._title = ""
+        if tag == "h3":
+            self.sections[self._title].append("")
+
+    def handle_endtag(self, tag):
+        self._open.pop()
+        if tag == "h2":
+            self.sections[self._title] = []
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text += data
+        if {"td", "th"} & set(self._open):
+            self.rows[-1][-1] += data
+        if "h2" in self._open:
+            self._title += data
+        if "h3" in self._open:
+            self.sections[self._title][-1] += data
+
+    def row(self, head: str) -> list[str]:
+        """The cells of the first row that starts so."""
+        return next(row[1:] for row in self.rows if row[0] == head)
+
+    def pictures(self, alt: str) -> list[np.ndarray]:
+        """The embedded pictures with such an alternative text, (H, W, 3)."""
+        found = [attrs["src"] for tag, attrs in self.tags if tag == "img" and attrs["alt"] == alt]
+        data = [base64.b64decode(source.partition("base64,")[2]) for source in found]
+        return [np.asarray(Image.open(io.BytesIO(file)).convert("RGB")) for file in data]
+
+
+def self_contained(page: Page) -> None:
+    """Assert that the page runs nothing and asks for nothing."""
+    assert "default-src 'none'" in next(
+        a["content"] for t, a in page.tags if a.get("http-equiv") == "Content-Security-Policy"
+    )
+    for tag, attrs in page.tags:
+        assert tag not in ("script", "iframe", "object", "base", "form")
+        assert not any(name.startswith("on") for name in attrs), attrs
+        assert attrs.get("src", "data:").startswith("data:")
+        assert attrs.get("href", "#").startswith(("#", "data:"))
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def pixels_of(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def label_of(world: Path, name: str) -> np.ndarray:
+    file = world / "data/Cityscapes/data/gtFine/val" / name.replace("leftImg8bit", "gtFine_labelIds")
+    return TRAIN_ID[pixels_of(file)]
+
+
+def scores_by_hand(label: np.ndarray, prediction: np.ndarray) -> tuple[float, float]:
+    """Pixel accuracy and mean IoU of one image."""
+    _, values = iou_of_files([label], [prediction], CLASSES)
+    known = label < 255
+    return np.mean(label[known] == prediction[known]), np.nanmean(values)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A folder with two evaluations of one network: `A` by two weightings with a page, `B` by the second."""
+    world = write_world(tmp_path_factory.mktemp("world"))
+    flags = (*TRAINING, "--use-se", "--norm-style", "gn")
+    trained = run_in(world, "train_ms", "--snapshot-dir", "snapshots", *flags, "--num-steps", "1")
+    assert trained.returncode == 0, trained.stderr
+    make_unsure(world / "snapshots/GTA5_1.pth")
+    # Labels by which images differ: more and more pixels are what the network sees.
+    evaluate = ("evaluate_cityscapes", "--restore-from", "snapshots/GTA5_1.pth", *PREDICTION)
+    assert run_in(world, *evaluate, "--save", "first").returncode == 0
+    ids = np.array(LABEL_IDS, np.uint8)
+    for number, name in enumerate(IMAGES):
+        seen = pixels_of(world / "first" / name)
+        path = world / "data/Cityscapes/data/gtFine/val" / name.replace("leftImg8bit", "gtFine_labelIds")
+        label = pixels_of(path).copy()
+        rows = (6, 30, 12, 20)[number]
+        label[:rows] = ids[seen[:rows]]
+        label[40:44] = 0  # without a class
+        save_png(path, label)
+    a = run_in(world, *evaluate, "--save", A, "--weights", "1:0.5,0:1", "--report", "--report-images", "1")
+    b = run_in(world, *evaluate, "--save", B, "--weights", "0:1")
+    assert a.returncode == b.returncode == 0, a.stderr + b.stderr
+    return world, a.stdout
+
+
+@pytest.fixture
+def here(world, tmp_path, monkeypatch):
+    """A copy of that folder, made the current one."""
+    shutil.copytree(world[0], tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+# Numbers
+
+
+def test_the_table_counts_pixels_and_images(world):
+    folder, said = world
+    labels = np.stack([label_of(folder, name) for name in IMAGES])
+    for index, name in ((0, "road"), (18, "bicycle")):
+        count = int((labels == index).sum())
+        share = 100 * count / (labels < 255).sum()
+        assert re.search(rf"^{name} .* {count:,} +{share:.2f} %$", said, re.M)
+    assert f"4 images, {(labels < 255).sum():,} labelled pixels" in said
+
+
+def test_csv_of_the_classes_is_the_json_and_what_the_files_give(world):
+    folder = world[0] / A
+    metrics = json.loads((folder / "metrics.json").read_text())
+    matrix, values = iou_of_files(
+        (label_of(world[0], name) for name in IMAGES), (pixels_of(folder / n) for n in IMAGES), CLASSES
+    )
+    rows = table(folder / "metrics.csv")
+    assert list(rows[0]) == ["kind", "name", "pixels", "share", "IoU 1:0.5", "IoU 0:1"]
+    classes, means = rows[:CLASSES], rows[CLASSES:]
+    assert [row["name"] for row in classes] == list(metrics["iou"]) and {r["kind"] for r in classes} == {
+        "class"
+    }
+    assert [int(row["pixels"]) for row in classes] == matrix.sum(1).tolist()
+    assert [float(row["share"]) for row in classes] == pytest.approx(matrix.sum(1) / matrix.sum(), abs=1e-12)
+    for row, value in zip(classes, values, strict=True):
+        assert (float(row["IoU 1:0.5"]) if row["IoU 1:0.5"] else np.nan) == pytest.approx(value, nan_ok=True)
+        for title, column in metrics["classifiers"].items():
+            assert (float(row[f"IoU {title}"]) if row[f"IoU {title}"] else None) == column["iou"][row["name"]]
+    assert [(row["kind"], row["name"], row["pixels"]) for row in means] == [("mean", "mIoU", "")]
+    assert float(means[0]["IoU 1:0.5"]) == metrics["miou"] == pytest.approx(np.nanmean(values))
+    assert metrics["pixel_accuracy"] == pytest.approx(np.trace(matrix) / matrix.sum(), abs=1e-12)
+
+
+def test_csv_of_the_images_has_the_scores_of_each_by_each_weighting(world):
+    folder = world[0]
+    rows, alone = table(folder / A / "images.csv"), table(folder / B / "images.csv")
+    assert [row["image"] for row in rows] == IMAGES
+    for row, by_the_second in zip(rows, alone, strict=True):
+        name = row["image"]
+        label, prediction = label_of(folder, name), pixels_of(folder / A / name)
+        accuracy, miou = scores_by_hand(label, prediction)
+        assert int(row["pixels"]) == (label < 255).sum()
+        assert float(row["accuracy 1:0.5"]) == pytest.approx(accuracy, abs=1e-12)
+        assert float(row["mIoU 1:0.5"]) == pytest.approx(miou, abs=1e-12)
+        for field in ("accuracy 0:1", "mIoU 0:1"):
+            assert row[field] == by_the_second[field]
+    assert len({row["accuracy 1:0.5"] for row in rows}) == 4
+    assert any(row["accuracy 0:1"] != row["accuracy 1:0.5"] for row in rows)
+
+
+def test_the_heat_maps_read_as_nats(world):
+    result = read_result(world[0] / A)
+    for name, scores in result.images.items():
+        nats = result.uncertainty(name)
+        assert nats.shape == (48, 96) and nats.max() == pytest.approx(scores.uncertainty_max, rel=0.03)
+        assert nats.mean() == pytest.approx(scores.uncertainty_mean, rel=0.03) and nats.mean() > 0
+
+
+@pytest.mark.parametrize("maximum", [1e-6, 0.3, 12.0])
+def test_levels_of_a_heat_map_tell_the_nats_to_a_step(maximum):
+    nats = torch.linspace(0, maximum, 4001)[None]
+    found = nats_of_levels(heat_levels(nats).numpy(), maximum)
+    step = np.log1p(10 * maximum) / 255 * (1 + 10 * nats.numpy()) / 10
+    assert found[0, 0] == 0 and found[0, -1] == pytest.approx(maximum, rel=1e-5)
+    assert (np.abs(found - nats.numpy()) <= 1.1 * step).all()
+
+
+def test_an_image_without_a_labelled_pixel_has_no_scores_and_shows_nowhere():
+    tally = Tally(2, ["x"], 3, torch.device("cpu"))
+    label = torch.tensor([[0, 1, 1, 255]])
+    tally.add(1, label, [torch.tensor([[0, 1, 2, 2]])], torch.tensor([[0.0, 1.0, 0.5, 0.5]]))
+    tally.add(0, torch.full((1, 4), 255), [torch.zeros(1, 4, dtype=torch.int64)])
+    empty, scored = tally.image_scores(["a.png", "b.png"], range(3))
+    assert empty == ImageScores("a.png", 0, (Scores(None, None),), None, None)
+    # road 1/1, sidewalk 1/2, building, only predicted, 0/1; what is said where there is no label is no error
+    assert scored == ImageScores("b.png", 3, (Scores(2 / 3, 0.5),), 0.5, 1.0)
+    assert worst_and_best([empty, scored], 4) == ([scored], [])
+
+
+def test_worst_and_best_share_no_image():
+    images = [
+        ImageScores(str(i), 9, (Scores(a, 0.5),), None, None) for i, a in enumerate((0.3, 0.9, 0.1, 0.5, 0.2))
+    ]
+    names = [[scores.image for scores in half] for half in worst_and_best(images, 2)]
+    assert names == [["2", "4"], ["1", "3"]]
+    names = [[scores.image for scores in half] for half in worst_and_best(images, 9)]
+    assert names == [["2", "4", "0"], ["1", "3"]]
+    assert worst_and_best(images, 0) == ([], [])
+
+
+# The page of one evaluation
+
+
+def test_page_shows_the_numbers_of_the_files(world):
+    folder = world[0] / A
+    page = Page(folder / "report.html")
+    matrix, values = iou_of_files(
+        (label_of(world[0], name) for name in IMAGES), (pixels_of(folder / n) for n in IMAGES), CLASSES
+    )
+    names = list(json.loads((folder / "metrics.json").read_text())["iou"])
+    shares = 100 * matrix.sum(1) / matrix.sum()
+    for index, name in enumerate(names):
+        share, iou, _ = page.row(name)
+        assert (share, iou) == (f"{shares[index]:.1f}", f"{100 * values[index]:.1f}")
+    assert page.row("mIoU")[1] == f"{100 * np.nanmean(values):.1f}"
+    of_road = [f"{share:.0f}" if share >= 0.5 else "" for share in 100 * matrix[0] / matrix[0].sum()]
+    assert of_road in [row[1:] for row in page.rows]
+    assert f"{matrix.sum():,} labelled pixels" in page.text and "nats" in page.text
+    self_contained(page)
+
+
+def test_page_shows_the_worst_image_first_with_its_maps(world):
+    folder = world[0]
+    page = Page(folder / A / "report.html")
+    scores = {n: scores_by_hand(label_of(folder, n), pixels_of(folder / A / n))[0] for n in IMAGES}
+    worst, best = min(scores, key=scores.get), max(scores, key=scores.get)
+    assert page.sections["Worst images"] == [worst] and page.sections["Best images"] == [best]
+    label, prediction = label_of(folder, worst), pixels_of(folder / A / worst)
+    (colors,) = page.pictures(f"prediction of Prediction for {worst}")
+    assert np.array_equal(
+        colors, np.asarray(Image.open(folder / A / worst.replace(".png", "_color.png")).convert("RGB"))
+    )
+    (errors,) = page.pictures(f"wrong pixels of {worst}")
+    assert np.array_equal((errors == WRONG).all(2), (label < 255) & (label != prediction))
+    assert np.array_equal((errors == RIGHT).all(2), label == prediction)
+    (image,) = page.pictures(f"image {worst}")
+    assert np.array_equal(image, pixels_of(folder / "data/Cityscapes/data/leftImg8bit/val" / worst))
+    assert f"{100 * scores[worst]:.1f} % of {(label < 255).sum():,} labelled pixels right" in page.text
+
+
+def test_what_is_uncertain_is_bright_and_what_is_sure_dark(world):
+    folder, name = world[0], Page(world[0] / A / "report.html").sections["Worst images"][0]
+    page = Page(folder / A / "report.html")
+    heat = pixels_of(folder / A / name.replace(".png", "_heatmap.png")).astype(int)
+    score = pixels_of(folder / A / name.replace(".png", "_score.png")).astype(int)
+    for alt, doubt in (("uncertainty", heat), ("confidence", -score)):
+        (shown,) = page.pictures(f"{alt} of {name}")
+        brightness = shown.astype(int) @ (299, 587, 114)
+        assert np.corrcoef(brightness.ravel(), doubt.ravel())[0, 1] > 0.5
+
+
+def test_a_page_is_made_again_without_predicting(here, run_main):
+    before = Page(here / A / "report.html")
+    (here / A / "report.html").unlink()
+    result = run_main("report", A, "--images", "1")
+    assert result.returncode == 0 and result.stdout == f"The page: {A}/report.html\n", result.stderr
+    after = Page(here / A / "report.html")
+    assert after.sections == before.sections and after.rows == before.rows
+    assert run_main("report", A, "--images", "9").returncode == 0
+    sections = Page(here / A / "report.html").sections
+    assert sorted(sections["Worst images"] + sections["Best images"]) == IMAGES
+
+
+def test_files_of_predictions_have_a_page_too(here, run_main):
+    wrong = here / "theirs" / IMAGES[2]
+    for name in IMAGES:
+        save_png(
+            here / "theirs" / name,
+            np.where(label_of(here, name) < 255, label_of(here, name), 3).astype(np.uint8),
+        )
+    save_png(wrong, np.full((48, 96), 200, np.uint8))  # no class
+    flags = ("--predictions", "theirs", "--save", "scored", "--report", "--report-images", "1")
+    result = run_main("evaluate_cityscapes", *flags)
+    assert result.returncode == 0, result.stderr
+    page = Page(here / "scored" / "report.html")
+    assert page.sections["Worst images"] == [IMAGES[2]]
+    assert "0.0 % of" in page.text and "taken for no class" in page.text and "nats" not in page.text
+    assert page.row("label ↓ predicted →")[-1] == "no class"
+    rows = table(here / "scored" / "images.csv")
+    assert [float(row["accuracy files"]) for row in rows] == [1, 1, 0, 1]
+    assert {row["uncertainty_max"] for row in rows} == {""}
+    (prediction,) = page.pictures(f"prediction of Prediction for {IMAGES[2]}")
+    assert not prediction.any()
+    self_contained(page)
+
+
+HOSTILE = "<script>alert(1)</script>\"'&"
+HOSTILE_FILES = ("<img src=x onerror=alert(1)>.png", "a\"b' & c,d;\n=1+1.png")
+
+
+def test_hostile_names_are_text(tmp_path, monkeypatch, run_main):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for name in HOSTILE_FILES:
+        save_png(tmp_path / "data/images" / name, rng.integers(0, 256, (8, 16, 3), np.uint8))
+        save_png(tmp_path / "data/labels" / name, label_blocks(rng, (8, 16), (0, 1), 4))
+        save_png(tmp_path / "theirs" / name, label_blocks(rng, (8, 16), (0, 1), 4))
+    description = {"root": "data", "classes": {HOSTILE: {"ids": 0}, "=1+1": {"ids": 1}}}
+    Path("own.yaml").write_text(yaml.safe_dump(description))
+    flags = ("--predictions", "theirs", "--source", "own.yaml", "--target", "own.yaml", "--report")
+    for folder in ("<b>one", "<b>two"):
+        result = run_main("evaluate_cityscapes", *flags, "--save", folder)
+        assert result.returncode == 0, result.stderr
+    assert [row["image"] for row in table(tmp_path / "<b>one" / "images.csv")] == sorted(HOSTILE_FILES)
+    assert [row["name"] for row in table(tmp_path / "<b>one" / "metrics.csv")] == [HOSTILE, "=1+1", "mIoU"]
+    assert sorted(read_result(Path("<b>one")).images) == sorted(HOSTILE_FILES)
+    assert (
+        run_main("report", "<b>one", "<b>two", "--save", "both.html", "--names", *HOSTILE_FILES).returncode
+        == 0
+    )
+    for path in (tmp_path / "<b>one" / "report.html", tmp_path / "both.html"):
+        page = Page(path)
+        self_contained(page)
+        assert "script" not in {tag for tag, _ in page.tags} and "b" not in page.source[:300].split("<")
+        assert any(row[0] == HOSTILE for row in page.rows)
+        shown = [name for names in page.sections.values() for name in names]
+        assert sorted(shown) == sorted(HOSTILE_FILES) and "<b>one" in page.text
+
+
+def test_an_image_that_is_gone_since_leaves_an_empty_frame(here, run_main):
+    shown = Page(here / A / "report.html").sections["Worst images"][0]
+    (here / "data/Cityscapes/data/leftImg8bit/val" / shown).unlink()
+    assert run_main("report", A, "--images", "1").returncode == 0
+    page = Page(here / A / "report.html")
+    assert page.text.count("no image") == 1 and page.pictures(f"uncertainty of {shown}")
+
+
+def test_mistakes_in_words():
+    label = np.array([[0, 0, 0, 0, 1, 1, 2, 255, 2, 2]])
+    prediction = np.array([[0, 1, 1, 1, 0, 9, 2, 0, 2, 2]])
+    words = "road taken for sky (33.3 %), sky taken for road (11.1 %), sky taken for no class (11.1 %)"
+    assert mistakes(label, prediction, ["road", "sky", "sea"]) == words
+    assert mistakes(label, label, ["road", "sky", "sea"]) == "none"
+
+
+def test_change_of_two_predictions():
+    label = np.array([[0, 0, 0, 0, 255]])
+    shown = np.asarray(change_map(label, np.array([[0, 0, 1, 1, 0]]), np.array([[0, 1, 0, 1, 0]]), 2))[0]
+    assert shown.tolist() == [[226, 230, 233], [146, 70, 160], [0, 158, 115], [213, 94, 0], [139, 148, 156]]
+
+
+def test_numbers_below_a_colour_bar_stand_where_their_colours_are():
+    places = dict(re.findall(r'left:([\d.]+)%">([\d.+]+)<', nats_scale(4.2)))
+    assert places.pop("0.0") == "0" and places.pop("100.0") == "4.2+" and len(places) >= 2
+    for place, value in places.items():
+        assert float(place) == pytest.approx(100 * np.log1p(10 * float(value)) / np.log1p(42), abs=0.06)
+
+
+# Several evaluations side by side
+
+
+def test_comparison_shows_every_evaluation_and_where_the_last_one_gains_and_loses(here, run_main):
+    result = run_main("report", A, B, "--titles", "both,auxiliary", "--images", "1", "--save", "c.html")
+    assert result.returncode == 0 and result.stdout == "The page: c.html\n", result.stderr
+    page = Page(here / "c.html")
+    self_contained(page)
+    by_name = [
+        {n: scores_by_hand(label_of(here, n), pixels_of(here / folder / n)) for n in IMAGES}
+        for folder in (A, B)
+    ]
+    gain = {name: by_name[1][name][0] - by_name[0][name][0] for name in IMAGES}
+    most, least = max(gain, key=gain.get), min(gain, key=gain.get)
+    chosen = {}
+    if gain[most] > 0:
+        chosen["Where “auxiliary” gains most"] = [most]
+    if gain[least] < 0:
+        chosen["Where “auxiliary” loses most"] = [least]
+    assert chosen and {title: names for title, names in page.sections.items() if names} == chosen
+    metrics = [json.loads((here / folder / "metrics.json").read_text()) for folder in (A, B)]
+    mious = [f"{100 * m['miou']:.1f}" for m in metrics]
+    assert page.row("mIoU")[1:3] == mious
+    shown = (chosen.get("Where “auxiliary” gains most") or [least])[0]
+    for title, folder in (("both", A), ("auxiliary", B)):
+        (prediction,) = page.pictures(f"prediction of {title} for {shown}")
+        colors = Image.open(here / folder / shown.replace(".png", "_color.png")).convert("RGB")
+        assert np.array_equal(prediction, np.asarray(colors))
+    assert len(page.pictures(f"uncertainty of {shown}")) == 2
+
+
+def test_comparison_of_named_images(here, run_main):
+    assert run_main("report", A, B, "--names", IMAGES[3], IMAGES[0]).returncode == 0
+    assert Page(here / "comparison.html").sections["Images"] == [IMAGES[3], IMAGES[0]]
+    one_line_error(run_main("report", A, B, "--names", "x.png"), "--names", "x.png", "images.csv")
+
+
+def test_data_that_moved_are_named(here, run_main):
+    (here / "data").rename(here / "elsewhere")
+    one_line_error(run_main("report", A), "data/Cityscapes/data", "no such folder")
+    assert run_main("report", A, "--data-dir", "elsewhere/Cityscapes/data").returncode == 0
+
+
+def damaged(folder: Path, how: str) -> None:
+    metrics = folder / "metrics.json"
+    content = json.loads(metrics.read_text())
+    if how == "cut":
+        metrics.write_text(metrics.read_text()[:99])
+    elif how == "no JSON object":
+        metrics.write_text("[]")
+    elif how == "of an earlier version":
+        del content["data"]
+        metrics.write_text(json.dumps(content))
+    elif how == "scores gone":
+        (folder / "images.csv").unlink()
+    elif how == "scores of others":
+        (folder / "images.csv").write_text("image,pixels\na.png,x\n")
+
+
+@pytest.mark.parametrize(
+    ("how", "named"),
+    [
+        ("cut", "metrics.json"),
+        ("no JSON object", "metrics.json"),
+        ("of an earlier version", "metrics.json"),
+        ("scores gone", "images.csv"),
+        ("scores of others", "images.csv"),
+    ],
+)
+def test_a_damaged_result_is_one_line(how, named, here, run_main):
+    damaged(here / B, how)
+    one_line_error(run_main("report", A, B), f"{B}/{named}", "evaluate again")
+    assert not (here / "comparison.html").exists()
+
+
+def test_results_that_do_not_compare_are_refused(here, run_main):
+    Path("one.txt").write_text(IMAGES[0])
+    flags = ("--predictions", A, "--save", "other", "--data-list", "one.txt")
+    assert run_main("evaluate_cityscapes", *flags).returncode == 0
+    one_line_error(run_main("report", A, "other"), A, "other", "images")
+    damaged_map = here / A / IMAGES[0].replace(".png", "_heatmap.png")
+    damaged_map.write_bytes(damaged_map.read_bytes()[:40])
+    one_line_error(run_main("report", A), damaged_map.name, "evaluate again")
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["nowhere"], "nowhere"),
+        ([A, B, "--titles", "one"], "--titles"),
+        ([A, B, "--titles", "one,one"], "--titles"),
+        ([A, A], "--titles"),
+        ([A, "--names", IMAGES[0]], "--names"),
+        ([A, "--images", "-1"], "--images"),
+        ([], "RESULT"),
+    ],
+)
+def test_bad_flags_of_the_page_are_one_line(flags, named, here, run_main):
+    one_line_error(run_main("report", *flags), named)
