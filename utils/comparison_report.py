@@ -12,7 +12,7 @@ from dataset import SegmentationDataset
 from utils.errors import UserError
 from utils.example_pictures import (
     CHANGE_COLORS,
-    NO_LABEL,
+    NO_CLASS,
     Example,
     change_map,
     common_end,
@@ -135,7 +135,7 @@ def examples_words(results: Results) -> str:
 
 def example_legends(result: Result) -> str:
     """What the colours of `side_by_side` mean."""
-    return legend(result.colors | NO_LABEL) + legend(CHANGE_COLORS)
+    return legend(result.colors | NO_CLASS) + legend(CHANGE_COLORS)
 
 
 def side_by_side(example: Example, results: Results, end: float) -> str:

@@ -8,7 +8,7 @@ from dataset import SegmentationDataset
 from utils.evaluation import ImageScores
 from utils.example_pictures import (
     ERROR_COLORS,
-    NO_LABEL,
+    NO_CLASS,
     UNCERTAINTIES,
     common_end,
     confidence_figure,
@@ -104,7 +104,7 @@ def _uncertainty_words(kind: str | None) -> str:
 
 
 def _legends(result: Result) -> str:
-    return legend(result.colors | NO_LABEL) + legend(ERROR_COLORS)
+    return legend(result.colors | NO_CLASS) + legend(ERROR_COLORS)
 
 
 def _image(result: Result, data: SegmentationDataset, scores: ImageScores, end: float) -> str:

@@ -14,7 +14,7 @@ from utils.page import css_color, figure, percent
 from utils.result_folder import Result
 
 ERROR_COLORS = {"right": (226, 230, 233), "wrong": (213, 94, 0), "not labelled": (139, 148, 156)}
-NO_LABEL = {"not labelled": (0, 0, 0)}  # in maps of classes
+NO_CLASS = {"no class": (0, 0, 0)}  # in maps of classes
 CHANGE_COLORS = {
     "only the last right": (0, 158, 115),
     "only the first right": (146, 70, 160),
