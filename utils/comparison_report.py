@@ -126,10 +126,15 @@ def miou_bars(results: Results) -> str:
 def examples_words(results: Results) -> str:
     """What the pictures of `side_by_side` show."""
     first, *_, last = results
+    uncertainty = ""
+    if any(result.metrics["uncertainty"] for result in results.values()):
+        uncertainty = (
+            "its uncertainty in nats over the darkened image (one scale for all images here, what is "
+            "doubtful bright), and "
+        )
     return (
-        "Below each prediction: its uncertainty in nats over the darkened image (one scale for all images "
-        "here, what is doubtful bright), and its errors. Below the label: where "
-        f"“{last}” (the last) and “{first}” (the first) differ. Percentages are of the labelled pixels."
+        f"Below each prediction: {uncertainty}its errors. Below the label: where “{last}” (the last) and "
+        f"“{first}” (the first) differ. Percentages are of the labelled pixels."
     )
 
 
