@@ -150,7 +150,10 @@ def evaluate_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     _add_switch(parser, "--report", "write report.html: tables, confusions, the worst and the best images")
     parser.add_argument(
-        "--report-images", type=flag_types.not_negative, default=REPORT_IMAGES, help="how many worst and best images"
+        "--report-images",
+        type=flag_types.not_negative,
+        default=REPORT_IMAGES,
+        help="how many worst and best images",
     )
     args = parser.parse_args(argv)
     source = args.restore_from or args.predictions
@@ -176,7 +179,12 @@ def report_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--names", nargs="+", default=(), metavar="NAME", help="compare these images, named as in images.csv")
     add("--save", type=Path, help="the page (default: report.html in the folder, or ./comparison.html)")
     add("--data-dir", type=Path, help="root of the data (default: the first evaluation's)")
-    add("--target", type=flag_types.target, metavar="DOMAIN", help="the data set (default: the first evaluation's)")
+    add(
+        "--target",
+        type=flag_types.target,
+        metavar="DOMAIN",
+        help="the data set (default: the first evaluation's)",
+    )
     args = parser.parse_intermixed_args(argv)
     several = len(args.results) > 1
     args.titles = args.titles.split(",") if args.titles else _folder_titles(args.results)
