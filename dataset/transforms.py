@@ -110,7 +110,7 @@ def resize_whole(pixels: np.ndarray, size: Size) -> Tensor:
     """(H, W, 3) uint8, all of it resized to `size`, several times as fast as by Pillow.
 
     torch's filter is Pillow's with weights in 16 bits: a value in 300 is another by a grey level, one in
-    millions by two.
+    two million by two.
     """
     image = torch.from_numpy(pixels)[None].permute(0, 3, 1, 2)
     return F.interpolate(image, size, mode="bicubic", antialias=True)[0].permute(1, 2, 0)
