@@ -272,11 +272,10 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
         if args.lambda_adv_target2 > 0:
             losses["adv2"] = share * self.D2.gen_loss(z2_t.softmax(1))
         if i_iter >= args.reg_start:
-            joint = fuse(z1_t, z2_t)
             if args.lambda_me_target > 0:
-                losses["me"] = share * confidence_weighted_entropy(joint)
+                losses["me"] = share * confidence_weighted_entropy(z1_t, z2_t)
             if args.lambda_kl_target > 0:
-                losses["kl"] = share * memory_regularization(z1_t, z2_t, joint)
+                losses["kl"] = share * memory_regularization(z1_t, z2_t)
         return losses
 
     @torch.no_grad()

@@ -81,10 +81,7 @@ class PlainTrainer:
             total = total + args.lambda_adv_target1 * adv1 + args.lambda_adv_target2 * adv2
             losses |= dict(adv1=adv1.item(), adv2=adv2.item())
         if args.lambda_kl_target > 0:
-            memory = F.softmax(0.5 * z1_t + z2_t, 1).detach()
-            kl = sum(
-                F.kl_div(F.log_softmax(z, 1), memory, reduction="none").sum(1).mean() for z in (z1_t, z2_t)
-            )
+            kl = self.memory_loss(z1_t, z2_t)
             total = total + args.lambda_kl_target * kl
             losses |= dict(kl=kl.item())
         total.backward()
@@ -125,6 +122,13 @@ class PlainTrainer:
         ce = F.cross_entropy(z, labels, weight, ignore_index=IGNORED, reduction="none")
         divergence = F.kl_div(F.log_softmax(z, 1), F.softmax(other, 1), reduction="none").sum(1)
         return (ce * torch.exp(-divergence)).mean() + divergence.mean()
+
+    def memory_loss(self, z1_t: Tensor, z2_t: Tensor) -> Tensor:
+        """How far both classifiers are from what they say together."""
+        memory = F.softmax(0.5 * z1_t + z2_t, 1).detach()
+        return sum(
+            F.kl_div(F.log_softmax(z, 1), memory, reduction="none").sum(1).mean() for z in (z1_t, z2_t)
+        )
 
     def train_discriminators(self, z1: Tensor, z2: Tensor, z1_t: Tensor, z2_t: Tensor) -> dict[str, float]:
         """One step of both."""

@@ -36,6 +36,7 @@ import evaluate_cityscapes
 from dataset import PredictionDataset, SegmentationDataset, build_dataset
 from dataset.embedded import make_image
 from dataset.embedded.layouts import VAL
+from dataset.files import decode_image
 from dataset.labels import CITYSCAPES_COLORS, CITYSCAPES_IDS, IGNORE, palette
 from model.deeplab_multi import DeeplabMulti
 from utils.device import default_workers
@@ -181,6 +182,8 @@ class OurWay:
         for _ in range(3):
             with clock("read, resize (workers)"):
                 item = dataset[0]
+            with clock("  of it decoding"):
+                decode_image(self.data.image_path(item["name"]))
             with clock("to the device, floats"):
                 images = [to_network_input(scale[None].to(self.device)) for scale in item["images"]]
                 _ = [batch.flip(3) for batch in images]

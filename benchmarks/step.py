@@ -20,10 +20,12 @@ import time
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.functional import interpolate
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -33,9 +35,11 @@ import trainer_ms_variance  # noqa: E402
 from benchmarks.meter import Meter  # noqa: E402
 from benchmarks.plain import PlainTrainer, float_batch  # noqa: E402
 from model.deeplab_multi import ARCHS  # noqa: E402
+from utils import pixelwise  # noqa: E402
 from utils.compilation import compile_network  # noqa: E402
 from utils.engine import _to_device  # noqa: E402
 from utils.flag_types import format_size  # noqa: E402
+from utils.losses import memory_regularization  # noqa: E402
 from utils.options import stage1_args, stage2_args  # noqa: E402
 from utils.precision import PRECISIONS, prepare  # noqa: E402
 
@@ -198,7 +202,8 @@ def same_losses(stage: str, args: Namespace, device: torch.device) -> float:
 def count(stage: str, args: Namespace, way: str = OURS) -> Meter:
     """FLOPs and peak bytes of a step by arithmetic; see `benchmarks.meter`."""
     meter = Meter()
-    with FakeTensorMode(allow_non_fake_inputs=True), meter:
+    gpus_parts = mock.patch.object(pixelwise, "CACHED_BYTES", pixelwise.PART_BYTES)
+    with gpus_parts, FakeTensorMode(allow_non_fake_inputs=True), meter:
         trainer = build(way, stage, args)
         if PRECISIONS[args.precision] and way == OURS:
             _normalise_as_cuda(trainer.G)
@@ -324,6 +329,69 @@ def measure(stage: str, options: Namespace, device: torch.device) -> dict:
     if len(seconds) == 2:
         row["ratio"] = row[PLAIN]["seconds"] / row[OURS]["seconds"]
         print(f"  ours / plain: {row['ratio']:.2f} times the images a second", flush=True)
+    row["losses"] = losses_alone(stage, options, device)
+    return row
+
+
+def losses_alone(stage: str, options: Namespace, device: torch.device) -> dict:
+    """From the classifiers' logits to their gradients at the README's size, without network, discriminators.
+
+    Upsampling, segmentation losses and, in Stage I, memory regularization, forward and backward.
+    """
+    args = stage_args(stage, Namespace(**vars(options) | dict(arch="mini", compile=False)))
+    batch = make_batch(args, 3, pinned=False)
+    labels = batch["label"].long().to(device)
+    shape = (args.batch_size, args.num_classes, *(side // 8 for side in args.crop_size))
+    generator = torch.Generator().manual_seed(0)
+    small = [(3 * torch.randn(shape, generator=generator)).to(device).requires_grad_() for _ in range(4)]
+    weight = torch.linspace(1, args.max_value, args.num_classes, device=device)
+    ours, plain = (build(way, stage, args).to(device) for way in (OURS, PLAIN))
+    ours.class_weight = weight
+
+    def full_size(logits: list[Tensor]) -> list[Tensor]:
+        return [interpolate(z, args.crop_size, mode="bilinear", align_corners=True) for z in logits]
+
+    def our_way() -> None:
+        losses = ours._segmentation_losses(*full_size(small[:2]), labels)
+        (losses["seg2"] + args.lambda_seg * losses["seg1"]).backward()
+        if args.lambda_kl_target > 0:
+            (args.lambda_kl_target * memory_regularization(*full_size(small[2:]))).backward()
+
+    def plain_way() -> None:
+        z1, z2 = full_size(small[:2])
+        if plain.rectified:
+            seg1 = plain.rectified_loss(z1, z2, labels, weight)
+            seg2 = plain.rectified_loss(z2, z1, labels, weight)
+        else:
+            seg1, seg2 = (plain.hard_loss(z, labels, weight) for z in (z1, z2))
+        total = seg2 + args.lambda_seg * seg1
+        if args.lambda_kl_target > 0:
+            total = total + args.lambda_kl_target * plain.memory_loss(*full_size(small[2:]))
+        total.backward()
+
+    row, gradients, seconds = dict(stage=stage), {}, {OURS: [], PLAIN: []}
+    ways = {OURS: our_way, PLAIN: plain_way}
+    for way, run in ways.items():
+        with Meter() as meter:
+            run()
+        row[way] = dict(peak_gb=meter.peak / GB)
+        gradients[way] = [z.grad.clone() for z in small if z.grad is not None]
+        for z in small:
+            z.grad = None
+    for a, b in zip(*gradients.values(), strict=True):
+        if (a - b).abs().max() > TOLERANCE * b.abs().max():
+            raise SystemExit(f"{stage}: the gradients of both ways' losses differ")
+    for _ in range(options.rounds):
+        for way, run in ways.items():
+            seconds[way].append(timed(run, device, 10 if device.type == "cuda" else 1))
+    for way, times in seconds.items():
+        row[way]["seconds"] = statistics.median(times)
+    row["ratio"] = row[PLAIN]["seconds"] / row[OURS]["seconds"]
+    size = f"batch {args.batch_size}, {format_size(args.crop_size)}"
+    print(f"  losses alone, {size}, with upsampling, forward and backward:", flush=True)
+    for way in (OURS, PLAIN):
+        print(f"    {way:5} {row[way]['seconds']:8.3f} s  {row[way]['peak_gb']:6.2f} GB", flush=True)
+    print(f"    plain / ours: {row['ratio']:.2f}", flush=True)
     return row
 
 

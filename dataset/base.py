@@ -25,7 +25,7 @@ from dataset.files import (
 )
 from dataset.labels import Colors, LabelTable, UnknownIds
 from dataset.names import Names
-from dataset.transforms import TrainingView, resize_box
+from dataset.transforms import TrainingView, resize_whole
 
 CHECKING_THREADS = 16  # opening files waits for the disk or the network
 CHECKED_FIRST = 1000  # images; the headers of a larger set are opened beside the training
@@ -213,15 +213,14 @@ class PredictionDataset(Dataset):
     def __getitem__(self, index: int) -> dict | DataError:
         name = self.dataset.names[index]
         try:
-            image = decode_image(self.dataset.image_path(name))
+            pixels = np.array(decode_image(self.dataset.image_path(name)))
             label = self.dataset.train_ids(name) if self.labels else np.zeros((0, 0), np.uint8)
         except DataError as error:  # travels as a value: see dataset.stream
             return error
-        images = [np.array(resize_box(image, size, (0, 0, *size))) for size in self.sizes]
         return {
-            "images": [torch.from_numpy(pixels) for pixels in images],
+            "images": [resize_whole(pixels, size) for size in self.sizes],
             "label": torch.from_numpy(label),
-            "size": (image.height, image.width),
+            "size": pixels.shape[:2],
             "name": name,
         }
 

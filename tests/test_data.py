@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dataset import build_dataset, pseudo_folder
+from dataset import PredictionDataset, build_dataset, pseudo_folder
 from dataset.stream import TrainingStream, batches
 from tests.conftest import (
     IDS_WITHOUT_CLASS,
@@ -306,6 +306,19 @@ def test_a_crop_is_the_one_that_resizing_the_whole_image_first_would_give(tmp_pa
         assert np.array_equal(np.array(LABEL_IDS)[label], whole_ids[y : y + 32, x : x + 64])
         found.add((y, x))
     assert len(found) > 15
+
+
+@pytest.mark.parametrize("sizes", [[(40, 72), (50, 90)], [(75, 131), (150, 262)], [(1, 1)]])
+def test_a_prediction_sees_the_pixels_that_pillow_resizes_to(sizes, tmp_path):
+    pixels = picture(np.random.default_rng(0), (75, 131))
+    one_image(tmp_path, pixels, np.full((75, 131), 7, np.uint8))
+    item = PredictionDataset(build_dataset("gta5", tmp_path), sizes, labels=True)[0]
+    assert item["size"] == (75, 131) and (item["label"] == 0).all() and item["label"].shape == (75, 131)
+    for (height, width), shown in zip(sizes, item["images"], strict=True):
+        expected = np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
+        assert shown.dtype == torch.uint8 and shown.shape == (height, width, 3)
+        difference = np.abs(shown.numpy().astype(int) - expected)
+        assert difference.max() <= 1 and difference.mean() < 0.01
 
 
 def test_the_network_sees_bgr_minus_mean_exactly(tmp_path, float64):

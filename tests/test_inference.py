@@ -147,7 +147,9 @@ def test_batches_are_predicted_image_by_image(network):
     for results in (single, several):
         assert [name for name, _, _ in results] == ["a.png", "b.png"] * 2
         assert [label.unique().item() for _, label, _ in results] == [0, 1] * 2
-    expected = predict_weightings(network, shown, SIZES, WEIGHTINGS, mirrored_uncertainty=True) * 2
+    alone = [([scale[i : i + 1] for scale in shown], SIZES[i : i + 1]) for i in range(2)]
+    options = dict(weightings=WEIGHTINGS, mirrored_uncertainty=True)
+    expected = [predict_weightings(network, *image, **options)[0] for image in alone] * 2
     for (_, _, one), (_, _, many), of_image in zip(single, several, expected, strict=True):
         assert isinstance(many, list) and len(many) == len(WEIGHTINGS)
         for prediction, right in zip([*many, one], [*of_image, of_image[-1]], strict=True):

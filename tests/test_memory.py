@@ -1,4 +1,4 @@
-"""Prediction in batches that fit the memory at hand, and at full size band by band."""
+"""Prediction in batches that fit the memory at hand, and at full size tile by tile."""
 
 from types import SimpleNamespace
 
@@ -16,12 +16,14 @@ from utils.upsampling import maximum_of_sum
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("band_bytes", [1, 5000, 1 << 30])
+@pytest.mark.parametrize("sureness", [0.1, 5])
+@pytest.mark.parametrize("tile, pairs", [((16, 32), 1024), ((4, 3), 5), ((100, 100), 1)])
 @pytest.mark.parametrize("sizes", [[(9, 13), (11, 16)], [(9, 13)], [(1, 1), (5, 3)], [(80, 70), (3, 4)]])
-def test_bands_hold_what_the_whole_does(sizes, band_bytes, monkeypatch):
-    monkeypatch.setattr(upsampling, "BAND_BYTES", band_bytes)
+def test_tiles_hold_what_the_whole_does(sizes, tile, pairs, sureness, monkeypatch):
+    monkeypatch.setattr(upsampling, "TILE", tile)
+    monkeypatch.setattr(upsampling, "PAIRS", pairs)
     torch.manual_seed(0)
-    maps = [torch.rand(1, 7, *size, dtype=torch.float64) for size in sizes]
+    maps = [(sureness * torch.randn(1, 7, *size, dtype=torch.float64)).softmax(1) for size in sizes]
     size = (70, 61)
     total = sum(F.interpolate(m, size, mode="bilinear", align_corners=True) for m in maps)[0]
     threads = torch.get_num_threads()

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from dataset.labels import CITYSCAPES_COLORS, ROBOTCAR_COLORS, palette
+from dataset.transforms import resize_whole
 from model.deeplab_multi import DeeplabMulti
 from tests.conftest import (
     ROOT,
@@ -102,9 +103,9 @@ def test_segmenter_gives_what_the_evaluation_writes(snapshot, loaded, tmp_path, 
 def test_fast_is_one_pass(loaded):
     pixels = photograph()
     found = loaded(pixels, fast=True)
-    resized = np.array(Image.fromarray(pixels).resize(SIZE[::-1], Image.Resampling.BICUBIC))
+    resized = resize_whole(pixels.copy(), SIZE)
     with torch.no_grad():
-        z1, z2 = loaded.network(to_network_input(torch.from_numpy(resized)[None]))
+        z1, z2 = loaded.network(to_network_input(resized[None]))
         p1, p2 = z1.softmax(1), z2.softmax(1)
         maps = [(0.5 * z1 + z2).softmax(1), (p2 * (p2.log() - p1.log())).sum(1, keepdim=True)]
     shown, kl = (F.interpolate(m, pixels.shape[:2], mode="bilinear", align_corners=True)[0] for m in maps)

@@ -11,7 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from model.deeplab_multi import fuse
 from utils.distributed import ALONE, Processes
+from utils.pixelwise import pixelwise
 
 MIN_CLASS_PIXELS = 64 * 64  # a class with fewer pixels than this an image is raised to the highest weight
 OFTEN_DECAY = 0.9  # of the running weight of classes that are often absent
@@ -117,7 +119,11 @@ def segmentation_loss(
     Among several processes mean and percentile are over all their pixels, and the result is this one's
     share: the shares add up to the loss.
     """
-    losses = pixel_cross_entropy(logits.log_softmax(1), labels, weight, ignore_index)
+
+    def losses_of(z: Tensor, y: Tensor) -> tuple[Tensor]:
+        return (pixel_cross_entropy(z.log_softmax(1), y, weight, ignore_index),)
+
+    (losses,) = pixelwise(losses_of, [logits], [labels])
     ignored = labels == ignore_index
     pixel_weight = torch.where(ignored, 0.0, weight[labels.masked_fill(ignored, 0)])
     if hard_percentile > 0:
@@ -127,19 +133,26 @@ def segmentation_loss(
     return losses.sum() / across.sum(pixel_weight.sum()).clamp_min(torch.finfo(losses.dtype).tiny)
 
 
-def memory_regularization(z1: Tensor, z2: Tensor, memory_logits: Tensor) -> Tensor:
-    """[KL(m || p2) + KL(m || p1)] a pixel, m = softmax(memory_logits) taken as constant (MRNet, eq. 6)."""
-    memory = memory_logits.detach().softmax(1)
-    divergence = sum(F.kl_div(z.log_softmax(1), memory, reduction="sum") for z in (z2, z1))
-    return divergence / (z1.numel() / z1.shape[1])
+def memory_regularization(z1: Tensor, z2: Tensor) -> Tensor:
+    """[KL(m || p2) + KL(m || p1)] a pixel, m of the joint logits taken as constant (MRNet, eq. 6)."""
+
+    def divergence(z1: Tensor, z2: Tensor) -> tuple[Tensor]:
+        log_m = fuse(z1, z2).detach().log_softmax(1)
+        return (sum(kl_divergence(log_m, z.log_softmax(1)) for z in (z2, z1)),)
+
+    return pixelwise(divergence, [z1, z2])[0].mean()
 
 
-def confidence_weighted_entropy(logits: Tensor) -> Tensor:
-    """-mean(c * sum_c p log p) over pixels, with the confidence c = sum_c p^2 taken as constant."""
-    log_p = logits.log_softmax(1)
-    p = log_p.exp()
-    confidence = p.detach().square().sum(1)
-    return -(confidence * (p * log_p).sum(1)).mean()
+def confidence_weighted_entropy(z1: Tensor, z2: Tensor) -> Tensor:
+    """-mean(c * sum_c p log p) over pixels, p of the joint logits, c = sum_c p^2 taken as constant."""
+
+    def entropy(z1: Tensor, z2: Tensor) -> tuple[Tensor]:
+        log_p = fuse(z1, z2).log_softmax(1)
+        p = log_p.exp()
+        confidence = p.detach().square().sum(1)
+        return (-confidence * (p * log_p).sum(1),)
+
+    return pixelwise(entropy, [z1, z2])[0].mean()
 
 
 def kl_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
@@ -161,14 +174,19 @@ def rectified_losses(
 ) -> tuple[Tensor, Tensor]:
     """Rectified pseudo-label losses of both classifiers (Rectifying, eq. 8), nothing detached.
 
-    mean(ce * exp(-V)) + mean(V) over all pixels, V the divergence between the two classifiers: a pixel
+    mean(ce * exp(-V) + V) over all pixels, V the divergence between the two classifiers: a pixel
     on which they disagree counts less, and disagreement itself is penalised.
     """
-    log_p1, log_p2 = z1.log_softmax(1), z2.log_softmax(1)
     distance = DIVERGENCES[divergence]
-    losses = []
-    for log_a, log_b in ((log_p1, log_p2), (log_p2, log_p1)):
-        variance = distance(log_a, log_b)
-        ce = pixel_cross_entropy(log_a, labels, weight, ignore_index)
-        losses.append((ce * torch.exp(-variance)).mean() + variance.mean())
-    return losses[0], losses[1]
+
+    def losses_of(z1: Tensor, z2: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+        log_p1, log_p2 = z1.log_softmax(1), z2.log_softmax(1)
+        losses = []
+        for log_a, log_b in ((log_p1, log_p2), (log_p2, log_p1)):
+            variance = distance(log_a, log_b)
+            ce = pixel_cross_entropy(log_a, y, weight, ignore_index)
+            losses.append(ce * torch.exp(-variance) + variance)
+        return tuple(losses)
+
+    seg1, seg2 = pixelwise(losses_of, [z1, z2], [labels])
+    return seg1.mean(), seg2.mean()

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from utils.parts import cached_parts
+
 Array = Tensor | np.ndarray
 
 
@@ -26,11 +28,13 @@ def confusion_matrix(labels: Array, predictions: Array, classes: int, void: bool
     columns = classes + 1
     # Whole images are counted in the smallest integers that hold the number of a cell.
     dtype = torch.int16 if columns**2 <= torch.iinfo(torch.int16).max else torch.int64
-    # Pixels without a known label go to one extra row, which spares picking the others out.
-    rows, places = (_places(values, classes).flatten().to(dtype) for values in (labels, predictions))
-    cells = rows.mul(columns).add_(places)
-    counts = torch.bincount(cells, minlength=columns**2).view(columns, columns)[:classes]
-    return counts if void else counts[:, :classes]
+    counts = torch.zeros(columns**2, dtype=torch.int64, device=labels.device)
+    for part in cached_parts(labels, predictions):
+        # Pixels without a known label go to one extra row, which spares picking the others out.
+        rows, places = (_places(values, classes).to(dtype) for values in part)
+        counts += torch.bincount(rows.mul(columns).add_(places), minlength=columns**2)
+    matrix = counts.view(columns, columns)[:classes]
+    return matrix if void else matrix[:, :classes]
 
 
 def _places(values: Tensor, classes: int) -> Tensor:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from dataset.files import HIGH_DEPTH_MODES
 from dataset.labels import Colors
+from dataset.transforms import resize_whole
 from model.deeplab_multi import STRIDE, DeeplabMulti
 from utils.annotate import class_overlay, overlay_with_legend, uncertainty_picture
 from utils.inference import predict, scaled_sizes
@@ -126,9 +127,8 @@ class Segmenter:
         return uncertainty_picture(as_picture(image), prediction.uncertainty, maximum)
 
     def _pixels(self, image: Image.Image, size: tuple[int, int]) -> Tensor:
-        """The picture resized as in training: (1, height, width, 3) uint8 on the device."""
-        resized = image.resize(size[::-1], Image.Resampling.BICUBIC)
-        return torch.from_numpy(np.array(resized))[None].to(self.device)
+        """The picture resized as for the evaluation: (1, height, width, 3) uint8 on the device."""
+        return resize_whole(np.array(image), size)[None].to(self.device)
 
 
 def load_segmenter(

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from utils.distributed import Processes
 from utils.losses import kl_divergence
+from utils.parts import cached_parts
 
 UNCERTAINTIES = ("kl", "mc-dropout")
 DROPOUT_PASSES = 10  # T
-CACHED_PIXELS = 1 << 14  # as few take one thread too: see `utils.upsampling`
 
 
 def classifier_divergence(z1: Tensor, z2: Tensor) -> Tensor:
@@ -116,14 +116,12 @@ class UncertaintyGap:
             prediction: the predicted label, integers.
             uncertainty: D, nats.
         """
-        # A few rows at a time stay in a CPU's cache; a GPU takes all at once.
-        rows = max(1, CACHED_PIXELS // label.shape[1]) if label.device.type == "cpu" else len(label)
-        for part in zip(*(maps.split(rows) for maps in (label, prediction, uncertainty)), strict=True):
+        for part in cached_parts(label, prediction, uncertainty):
             self._add(*part)
 
     def _add(self, label: Tensor, prediction: Tensor, uncertainty: Tensor) -> None:
         wide = torch.float32 if uncertainty.device.type == "mps" else torch.float64
-        certainty = torch.exp(-uncertainty.to(wide))
+        certainty = uncertainty.to(wide, copy=True).neg_().exp_()
         known = (label >= 0) & (label < self.classes)
         right = label == prediction
         for index, pixels in enumerate((known & right, known & ~right)):

@@ -1,0 +1,29 @@
+"""Work on whole images in parts that a CPU's cache holds."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+CACHED_PIXELS = 1 << 15  # with the temporary results of counting them
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """For parts too small for several threads: while files are decoded beside, these mostly wait in line."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def cached_parts(*maps: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Maps of one shape, flat, part by part, with one thread for each; a GPU takes all at once."""
+    if maps[0].device.type != "cpu":
+        yield tuple(values.flatten() for values in maps)
+        return
+    with one_thread():
+        yield from zip(*(values.flatten().split(CACHED_PIXELS) for values in maps), strict=True)
