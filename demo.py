@@ -29,6 +29,7 @@ from utils.demo_report import write_demo_report
 from utils.errors import UserError, run_script
 from utils.example_pictures import color_map
 from utils.metrics import format_iou_columns
+from utils.options import demo_args
 from utils.pictures import save_overview
 from utils.recipes import (
     BALANCED,
@@ -66,7 +67,7 @@ class Method:
 
 def main() -> None:
     """Draw the data, run the scripts, show what came out."""
-    args = parse_args()
+    args = demo_args()
     plan = QUICK if args.quick else FULL
     started = time.monotonic()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -84,15 +85,6 @@ def main() -> None:
     minutes = (time.monotonic() - started) / 60
     make_report(args, results, [args.out / f"snapshots/{m.folder}" for m in methods], minutes)
     print(f"\n{minutes:.1f} minutes. The page with pictures and curves: {args.out / 'report.html'}")
-
-
-def parse_args() -> argparse.Namespace:
-    """Flags of the demo."""
-    parser = argparse.ArgumentParser(description="The whole method on embedded data.")
-    parser.add_argument("--out", type=Path, default=Path("demo"), help="folder of everything it writes")
-    parser.add_argument("--seed", type=int, default=0, help="of the scenes and of the trainings")
-    parser.add_argument("--quick", action="store_true", help="about a minute; the numbers mean little")
-    return parser.parse_args()
 
 
 def train_and_evaluate(out: Path, plan: Plan, seed: int) -> list[Method]:

@@ -13,6 +13,7 @@ Writes for each image <name>.png (train ids), <name>_color.png, <name>_heatmap.p
 """
 
 import logging
+import os
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,8 +25,8 @@ from torch import Tensor
 
 from dataset import Adaptation, DataError, PredictionDataset, SegmentationDataset
 from dataset.base import prediction_name
-from dataset.files import IdReader
-from dataset.labels import palette
+from dataset.files import IdReader, read_header
+from dataset.labels import IGNORE, counted, palette
 from utils.device import choose_device
 from utils.distributed import Processes, join, leave
 from utils.errors import run_script
@@ -158,17 +159,38 @@ def predictions_of_files(
 ) -> Iterator[Scored]:
     """Every image in `prediction_order` with its prediction in `folder`, train ids of the label's size."""
     paths = {name: folder / prediction_name(name) for name in data.names}
-    missing = [path for path in paths.values() if not path.is_file()]
+    missing = [path for path in paths.values() if not os.path.isfile(path)]
     if missing:
-        raise DataError(f"{missing[0]}: no such prediction ({len(missing)} are missing)")
+        raise DataError(
+            f"{missing[0]}: no such prediction ({len(missing)} are missing); give --predictions their folder"
+        )
     for index in prediction_order(len(data), processes):
         name = data.names[index]
         path = paths[name]
-        label, prediction = data.train_ids(name), IdReader().read(path)
+        label, prediction = data.train_ids(name), read_prediction(path, len(data.colors))
         if label.shape != prediction.shape:
-            raise DataError(f"{path}: is {prediction.shape}, its label {label.shape} (height, width)")
+            raise DataError(
+                f"{path}: is {prediction.shape}, its label {label.shape} (height, width); predictions must be "
+                "of the label's size"
+            )
         prediction = torch.from_numpy(prediction.astype(np.int64)).to(device)
         yield Scored(torch.from_numpy(label).to(device), [prediction], None)
+
+
+def read_prediction(path: Path, classes: int) -> np.ndarray:
+    """Train ids (H, W) of a file; 255 for none.
+
+    Raises:
+        DataError: it cannot be read, or holds ids that are no train ids.
+    """
+    read_header(path)
+    ids = IdReader().read(path)
+    others = ids[((ids < 0) | (ids >= classes)) & (ids != IGNORE)]
+    if others.size:
+        raise DataError(
+            f"{path}: id {counted(others)} is no train id; write 0 to {classes - 1}, and {IGNORE} for no class"
+        )
+    return ids
 
 
 if __name__ == "__main__":

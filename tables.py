@@ -22,7 +22,7 @@ from utils.errors import UserError, run_script
 from utils.experiments import CLASS_COUNTS, TABLES, Table
 from utils.files import write_whole
 from utils.jobs import RESULT_FILE, Planner
-from utils.options import OneLineParser
+from utils.options import tables_args
 from utils.recipes import Recipe, embedded_recipe, published_recipe
 
 HERE = Path(__file__).resolve().parent  # where the commands run
@@ -30,8 +30,8 @@ HERE = Path(__file__).resolve().parent  # where the commands run
 
 def main() -> None:
     """List, show the commands, or run them and print the tables."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
     args = parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
     if args.list:
         print(
             "\n".join(f"{t.name:<14}{t.title}: {t.shows}\n{' ' * 14}{row_titles(t)}" for t in TABLES.values())
@@ -62,40 +62,11 @@ def main() -> None:
 
 def parse_args() -> argparse.Namespace:
     """Flags of the driver; `out` relative to the project where it lies in it, so that commands stay short."""
-    parser = OneLineParser("Measure tables of the papers.")
-    parser.usage = "%(prog)s NAME [NAME ...] [flags]"
-    add = parser.add_argument
-    add("names", nargs="*", metavar="NAME", help=f"tables: {' '.join(TABLES)}")
-    add("--list", action="store_true", help="print what there is")
-    add("--embedded", action="store_true", help="small network on drawn data, as in demo.py")
-    add("--quick", action="store_true", help="with --embedded: a minute or two a table, numbers mean little")
-    add("--seeds", type=seeds, default="0", help="of each number; several give mean ± standard deviation")
-    add("--out", type=Path, default="tables", help="folder of everything it writes")
-    add("--dry-run", action="store_true", help="print the commands; run and write nothing")
-    add("--jobs", type=int, default=1, help="scripts side by side; each gets its share of the cores")
-    add("--gpu-ids", help="GPUs of every training, such as 0,1 (default: the published command's)")
-    args = parser.parse_args()
-    unknown = [name for name in args.names if name not in TABLES]
-    if unknown or not (args.names or args.list):
-        problem = f"no table is named {unknown[0]}" if unknown else "name a table"
-        parser.error(f"{problem}; there are {', '.join(TABLES)}")
-    if args.quick and not args.embedded:
-        parser.error("--quick shortens --embedded; give both")
-    if args.jobs < 1:
-        parser.error(f"--jobs {args.jobs}: must be 1 or more")
-    if args.gpu_ids and not all(part.isdecimal() for part in args.gpu_ids.split(",")):
-        parser.error(f"--gpu-ids {args.gpu_ids}: is no list of GPU numbers; write 0,1")
-    args.names = list(dict.fromkeys(args.names))
+    args = tables_args(TABLES)
+    args.gpu_ids = args.gpu_ids and ",".join(map(str, args.gpu_ids))
     args.out = Path(os.path.abspath(args.out))
     args.out = args.out.relative_to(HERE) if args.out.is_relative_to(HERE) else args.out
     return args
-
-
-def seeds(text: str) -> list[int]:
-    """0,1,2 as numbers, each once."""
-    if not all(part.isdecimal() for part in text.split(",")):
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of seeds; write 0,1,2")
-    return list(dict.fromkeys(int(part) for part in text.split(",")))
 
 
 def row_titles(table: Table) -> str:

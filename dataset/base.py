@@ -126,7 +126,7 @@ class SegmentationDataset(Dataset):
     def _ids(self, name: str, picture: Picture) -> np.ndarray | None:
         """The label ids (H, W) of a picture, None where there is no label file."""
         path = self.label_path(name)
-        if path is None or not path.is_file():
+        if path is None or not os.path.isfile(path):
             return None
         ids = self.reader.read(path)
         check_sizes(path, ids.shape[::-1], picture.size)
@@ -177,7 +177,7 @@ class SegmentationDataset(Dataset):
         size, image_mode = read_header(self.image_path(name))
         check_picture_mode(self.image_path(name), image_mode)
         path = self.label_path(name)
-        if path is None or not path.is_file():
+        if path is None or not os.path.isfile(path):
             if label_required:
                 raise DataError(self.missing_label(path))
             return
@@ -236,11 +236,19 @@ def exist(paths: Iterable[Path | None]) -> Iterator[tuple[Path | None, bool]]:
         if folder not in listed:
             try:
                 with os.scandir(folder or os.curdir) as entries:
-                    listed[folder] = {entry.name for entry in entries if entry.is_file()}
+                    listed[folder] = {entry.name for entry in entries if _is_file(entry)}
             except OSError:
                 listed[folder] = set()
         # A folder may know a file by another spelling too, such as in capitals.
-        yield path, name in listed[folder] or (bool(listed[folder]) and path.is_file())
+        yield path, name in listed[folder] or (bool(listed[folder]) and os.path.isfile(path))
+
+
+def _is_file(entry: os.DirEntry) -> bool:
+    """Or a link to one; a link that leads nowhere is none."""
+    try:
+        return entry.is_file()
+    except OSError:
+        return False
 
 
 def prediction_name(name: str) -> str:

@@ -5,6 +5,8 @@ header alone what `read` could not use.
 """
 
 import os
+import re
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -25,6 +27,8 @@ ORIENTATION = 0x0112  # EXIF: how a camera was held; only these formats carry it
 ORIENTED_FORMATS = ("JPEG", "MPO", "WEBP", "TIFF")
 # What Pillow and the system raise for a file that is no image, damaged, absurdly large or misnamed.
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+# What Pillow only warns of, as an odd EXIF block or an image of 100 million pixels, is read like any other.
+warnings.filterwarnings("ignore", module="PIL")
 
 
 class DataError(UserError):
@@ -37,7 +41,10 @@ class IdReader:
 
     def check(self, path: Path, mode: str) -> None:
         if mode not in ID_MODES:
-            raise DataError(f"{path}: a label must hold one id a pixel, this image is of mode {mode}")
+            raise DataError(
+                f"{path}: a label must hold one id a pixel, this image is of mode {mode}; save it as 8- or "
+                "16-bit grey or as a palette image"
+            )
 
     def read(self, path: Path) -> np.ndarray:
         """(H, W) uint8, uint16 or int32."""
@@ -47,7 +54,7 @@ class IdReader:
                 self.check(path, header.mode)
                 if (ids := png.decode(data)) is not None:
                     return ids
-            with Image.open(BytesIO(data)) as image:
+            with open_image(BytesIO(data)) as image:
                 self.check(path, image.mode)
                 return _ids(image)
         except UNREADABLE as error:
@@ -71,18 +78,18 @@ class FirstChannelReader:
         try:
             if (ids := png.decode(path.read_bytes())) is not None:
                 return ids if ids.ndim == 2 else ids[..., 0]
-            with Image.open(path) as image:
+            with open_image(path) as image:
                 raw_mode = _raw_mode(image)
                 if image.mode in ID_MODES:
                     return _ids(image)
                 if raw_mode == "LA;16B":
                     raise DataError(f"{path}: 16-bit grey with alpha; leave the alpha channel out")
                 high = np.asarray(image.getchannel(0))
-            with Image.open(path) as image:
+            with open_image(path) as image:
                 image.verify()  # its checksums, which decoding passes over
             if raw_mode not in LOW_BYTES:
                 return high
-            with Image.open(path) as image:
+            with open_image(path) as image:
                 image.tile = [(*tile[:3], LOW_BYTES[raw_mode]) for tile in image.tile]
                 low = np.asarray(image.getchannel(0))
         except UNREADABLE as error:
@@ -125,7 +132,7 @@ class ColorReader:
     def read(self, path: Path) -> np.ndarray:
         """(H, W) uint16."""
         try:
-            with Image.open(path) as image:
+            with open_image(path) as image:
                 pixels = np.asarray(image.convert("RGB"))
         except UNREADABLE as error:
             raise _unreadable(path, error) from error
@@ -150,29 +157,59 @@ def _packed(pixels: np.ndarray) -> np.ndarray:
 LabelReader = IdReader | FirstChannelReader | ColorReader
 
 
+MAX_LIST = 2**26  # bytes: a million names
+# An absolute name or a step up, in the spelling of any system.
+LEAVES = re.compile(r"^[/\\]|^[A-Za-z]:|(?:^|[/\\])\.\.(?:[/\\]|$)")
+NO_NAME = re.compile(r"[\x00-\x1f\x7f]|(?:^|[/\\])\.?$")  # control characters, a folder
+SHOWN = 80  # characters of a name that is none
+
+
 def read_list(path: Path) -> list[str]:
     """The names in a list file, one a line; blank lines do not count."""
     try:
-        names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot read this list of names ({error})") from error
+        with open(path, "rb") as file:
+            data = file.read(MAX_LIST + 1)
+        text = data.decode("utf-8-sig") if len(data) <= MAX_LIST else ""
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{path}: cannot read this list of names ({error}); give a UTF-8 text with one name a line"
+        ) from error
+    if len(data) > MAX_LIST:
+        raise DataError(f"{path}: this is no list of names, it is too long; give one name a line")
+    names = [line.strip() for line in text.splitlines() if line.strip()]
     if not names:
         raise DataError(f"{path}: the list is empty; write one image name a line")
     for name in names:
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise DataError(f"{path}: the name {name} leaves the data folder; names are relative to it")
+        if LEAVES.search(name):
+            raise DataError(
+                f"{path}: the name {name[:SHOWN]} leaves the data folder; names are relative to it"
+            )
+        if NO_NAME.search(name):
+            raise DataError(f"{path}: {name[:SHOWN]} is no name of a file; write one image name a line")
     return names
 
 
-# Registered with Pillow, but no pictures that it decodes by itself.
+# Registered with Pillow, but no pictures that it decodes by itself; EPS is a program, which others execute.
 NO_PICTURES = ("PDF", "MPEG", "HDF5", "GRIB", "BUFR", "EPS", "WMF")
 
 
 @lru_cache
 def picture_suffixes() -> tuple[str, ...]:
     """Endings of the files that Pillow reads as pictures, in lower case."""
-    kinds = Image.registered_extensions()  # loads Pillow's plugins, so it comes before OPEN
-    return tuple(sorted(s for s, kind in kinds.items() if kind in Image.OPEN and kind not in NO_PICTURES))
+    kinds, formats = Image.registered_extensions(), picture_formats()
+    return tuple(sorted(suffix for suffix, kind in kinds.items() if kind in formats))
+
+
+@lru_cache
+def picture_formats() -> tuple[str, ...]:
+    """Pillow's names of the formats that it reads as pictures."""
+    Image.init()  # loads Pillow's plugins
+    return tuple(kind for kind in Image.ID if kind not in NO_PICTURES)
+
+
+def open_image(file: Path | BytesIO) -> Image.Image:
+    """Pillow's picture in a file, by content; of no format that is a program or needs another one to run."""
+    return Image.open(file, formats=picture_formats())
 
 
 def scan(
@@ -209,7 +246,7 @@ def scan(
 def read_header(path: Path) -> tuple[tuple[int, int], str]:
     """(width, height) and mode of an image file, without decoding it."""
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=_without_waiting) as file:
             start = file.read(png.HEADER.size)
             is_png = start.startswith(png.SIGNATURE)
             file.seek(-len(png.END), os.SEEK_END)
@@ -217,7 +254,7 @@ def read_header(path: Path) -> tuple[tuple[int, int], str]:
         if header := png.read_header(start):
             size, mode = (header.width, header.height), header.mode
         else:
-            with Image.open(path) as image:
+            with open_image(path) as image:
                 size, mode = _upright_size(image), image.mode
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file; complete the data set or take it off the list") from error
@@ -226,6 +263,11 @@ def read_header(path: Path) -> tuple[tuple[int, int], str]:
     if not complete:
         raise DataError(f"{path}: the file is cut short; copy it again")
     return size, mode
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a file; of a named pipe nobody may ever write the other end."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def check_picture_mode(path: Path, mode: str) -> None:
@@ -245,7 +287,7 @@ class Picture:
             if self._header:
                 self.size, mode = (self._header.width, self._header.height), self._header.mode
             else:
-                with Image.open(BytesIO(self._data)) as image:
+                with open_image(BytesIO(self._data)) as image:
                     self.size, mode = _upright_size(image), image.mode
         except UNREADABLE as error:
             raise _unreadable(path, error) from error
@@ -262,7 +304,7 @@ class Picture:
                 pixels = png.decode(data)
                 if pixels is not None:
                     return _cut_out(pixels, box)
-            with Image.open(BytesIO(data)) as image:
+            with open_image(BytesIO(data)) as image:
                 if _orientation(image) != 1:
                     image = ImageOps.exif_transpose(image)
                 return image.crop(box).convert("RGB")

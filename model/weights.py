@@ -5,6 +5,8 @@ Caffe-style trunk (every key behind one more name), and torchvision's ResNet.
 """
 
 import logging
+import pickle
+import warnings
 from pathlib import Path
 
 import torch
@@ -12,6 +14,7 @@ from torch import Tensor
 from torchvision.models import ResNet101_Weights
 
 from model.deeplab_multi import DeeplabMulti, is_classifier
+from model.download import download
 from utils.errors import UserError
 
 PIXEL_MAX = 255
@@ -55,40 +58,48 @@ def load_weights(network: DeeplabMulti, source: str, restore_classifiers: bool =
 
 
 def fetch(source: str) -> StateDict:
-    """The state dictionary that `source` names, on the CPU, read without executing anything in it."""
-    if source == "imagenet":
-        return _download(lambda: IMAGENET_WEIGHTS.get_state_dict(check_hash=True), IMAGENET_WEIGHTS.url)
-    if source.startswith(("http://", "https://")):
-        return _download(
-            lambda: torch.hub.load_state_dict_from_url(source, map_location="cpu", weights_only=True), source
-        )
+    """The state dictionary that `source` names, on the CPU, read without executing anything in it.
+
+    Raises:
+        UserError: it cannot be had, or is no dictionary of tensors.
+    """
+    url = IMAGENET_WEIGHTS.url if source == "imagenet" else source
+    if url.startswith(("http://", "https://")):
+        path = download(url)
+        try:
+            return read_state(path, source)
+        except UserError:
+            path.unlink()  # another try is to download it again
+            raise
     path = Path(source)
     if not path.is_file():
         raise UserError(f"--restore-from {source}: no such file; name a snapshot, a URL, imagenet or none")
+    return read_state(path, source)
+
+
+def read_state(path: Path, source: str) -> StateDict:
+    """The state dictionary in a file; `source` is what the user called it."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is odd about a file ends here or does not matter
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged or hostile file can fail in any way
-        reason = str(error).split("\n")[0][:120]
-        raise UserError(f"--restore-from {source}: not a checkpoint of tensors ({reason})") from error
-    return _as_state_dict(state, source)
-
-
-def _as_state_dict(state: object, source: str) -> StateDict:
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()) or not state:
+        reason = str(error).split("\n")[0][:120] or "it is empty"
+        if isinstance(error, pickle.UnpicklingError):
+            reason = "it is another file, or holds more than tensors, which is not executed"
+        raise UserError(
+            f"--restore-from {source}: not a checkpoint of tensors ({reason}); name a snapshot such as "
+            "GTA5_25000.pth, or copy it again"
+        ) from error
+    if not isinstance(state, dict) or not state or not all(map(_is_weight, state.keys(), state.values())):
         raise UserError(f"--restore-from {source}: holds no network; name a snapshot such as GTA5_25000.pth")
     return dict(state)
 
 
-def _download(load, url: str) -> StateDict:
-    try:
-        return _as_state_dict(load(), url)
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(
-            f"--restore-from: cannot download {url} ({error}); fetch it where there is a network and "
-            f"pass the file as --restore-from, or put it into {torch.hub.get_dir()}/checkpoints"
-        ) from error
+def _is_weight(key: object, value: object) -> bool:
+    """Whether both are what a network's state has: a name, and an array of numbers that are there."""
+    plain = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
+    return isinstance(key, str) and plain and not value.is_quantized and not value.is_complex()
 
 
 def count_classes(snapshot: Path) -> int | None:
@@ -98,7 +109,7 @@ def count_classes(snapshot: Path) -> int | None:
         UserError: the file is no checkpoint.
     """
     head = strip_data_parallel(fetch(str(snapshot))).get(HEAD)
-    return None if head is None else len(head)
+    return len(head) if head is not None and head.ndim else None
 
 
 def strip_data_parallel(state: StateDict) -> StateDict:
@@ -114,7 +125,9 @@ def from_torchvision(state: StateDict) -> StateDict:
     """
     state = {key: value for key, value in state.items() if not key.startswith("fc.")}
     scale = torch.tensor(IMAGENET_STD_RGB) * PIXEL_MAX
-    state["conv1.weight"] = (state["conv1.weight"] / scale[:, None, None]).flip(1)
+    first = state.get("conv1.weight")
+    if first is not None and first.ndim == 4 and first.shape[1] == len(scale):  # else it is refused later
+        state["conv1.weight"] = (first / scale[:, None, None]).flip(1)
     return state
 
 
@@ -131,13 +144,14 @@ def _extra_name(state: StateDict, network: DeeplabMulti) -> str | None:
 
 
 def check_state(state: StateDict, expected: StateDict, source: str) -> None:
-    """Refuse a state that would not fill `expected` key by key and shape by shape.
+    """Refuse a state that would not fill `expected` key by key and shape by shape with finite numbers.
 
     Files of old PyTorch versions lack BN's counter of batches, which nothing here reads.
     """
-    if HEAD in state and HEAD in expected and len(state[HEAD]) != len(expected[HEAD]):
+    found, wanted = (weights[HEAD].shape[:1] if HEAD in weights else () for weights in (state, expected))
+    if found and wanted and found != wanted:
         raise UserError(
-            f"--restore-from {source}: has {len(state[HEAD])} classes, not {len(expected[HEAD])}; "
+            f"--restore-from {source}: has {found[0]} classes, not {wanted[0]}; "
             "give --num-classes, or --not-restore-last to start the classifiers afresh"
         )
     missing = [k for k in expected if k not in state and not k.endswith("num_batches_tracked")]
@@ -148,4 +162,11 @@ def check_state(state: StateDict, expected: StateDict, source: str) -> None:
             raise UserError(
                 f"--restore-from {source}: is of another network: it {what} {len(keys)} tensors such as "
                 f"{keys[0]}; check --arch, --norm-style and --use-se"
+            )
+    for key, value in state.items():
+        if value.is_floating_point() != expected[key].is_floating_point():
+            raise UserError(f"--restore-from {source}: {key} holds {value.dtype}; name another snapshot")
+        if not value.isfinite().all():
+            raise UserError(
+                f"--restore-from {source}: {key} holds numbers that are not finite; name an earlier snapshot"
             )

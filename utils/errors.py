@@ -24,8 +24,13 @@ def refuse(line: str) -> NoReturn:
     if rank:
         time.sleep(MAIN_SPEAKS_FIRST)
         line = f"[process {rank}] {line}"
-    print(line, file=sys.stderr, flush=True)
+    print(printable(line), file=sys.stderr, flush=True)
     sys.exit(BAD_INPUT)
+
+
+def printable(text: str) -> str:
+    """The text with what would steer a terminal, or is no text, as escapes: names come from anywhere."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def run_script(main: Callable[[], None]) -> None:

@@ -1,12 +1,19 @@
 """What the text behind a flag may be: argparse types, each with the sentence for what it refuses."""
 
 import argparse
+import os
+import re
 from pathlib import Path
 
 from dataset import SOURCES, TARGETS
 from dataset.domains import BUILT_IN
 
 PUBLISHED_WEIGHTS = "1:0.5"  # of the primary and the auxiliary classifier
+MAX_NAME, MAX_PATH = 255, 4095  # bytes of a file's name and of a whole path, as file systems have them
+MAX_NUMBER = 2**31 - 1  # more is a slip, and overflows somewhere
+MAX_SIDE = 2**16 - 1  # pixels
+MIN_SCALE, MAX_SCALE = 1 / 16, 16
+MAX_WORKERS = 1024
 
 
 def format_size(size: tuple[int, int]) -> str:
@@ -41,8 +48,9 @@ def _number(kind: type, low: float, high: float, low_open: bool, high_open: bool
 
 
 _INF = float("inf")
-positive = _number(int, 0, _INF, True, True, "a whole number above 0")
-not_negative = _number(int, 0, _INF, False, True, "a whole number, 0 or more")
+positive = _number(int, 1, MAX_NUMBER, False, False, f"a whole number from 1 to {MAX_NUMBER}")
+not_negative = _number(int, 0, MAX_NUMBER, False, False, f"a whole number from 0 to {MAX_NUMBER}")
+workers = _number(int, 0, MAX_WORKERS, False, False, f"a whole number from 0 to {MAX_WORKERS}")
 seed = _number(int, 0, 2**64 - 1, False, False, "a whole number from 0 to 2^64 - 1")
 byte = _number(int, 0, 255, False, False, "a whole number from 0 to 255")
 positive_float = _number(float, 0, _INF, True, True, "a number above 0")
@@ -50,20 +58,49 @@ not_negative_float = _number(float, 0, _INF, False, True, "a number, 0 or more")
 share = _number(float, 0, 1, False, True, "a number from 0 to below 1")
 fraction = _number(float, 0, 1, False, False, "a number from 0 to 1")
 percent = _number(float, 0, 100, False, True, "a percentile from 0 to below 100")
+_side = _number(int, 1, MAX_SIDE, False, False, "a side in pixels")
+_scale = _number(float, MIN_SCALE, MAX_SCALE, False, False, "a scale")
+
+
+def text(value: str) -> str:
+    """What a flag takes as it is, mostly a path: not empty, and nothing that no file can be called."""
+    if not value:
+        raise argparse.ArgumentTypeError("is empty; give a value or leave the flag out")
+    if re.search(r"[\x00-\x1f\x7f]", value):
+        raise argparse.ArgumentTypeError(f"{value!r} holds control characters")
+    name = os.fsencode(value)
+    if len(name) > MAX_PATH or any(len(part) > MAX_NAME for part in name.split(b"/")):
+        raise argparse.ArgumentTypeError(f"{value!r} is too long for the name of a file")
+    return value
+
+
+def path(name: str) -> Path:
+    """A file or folder, which need not be there."""
+    return Path(text(name))
+
+
+def split(name: str) -> str:
+    """A folder within those of images and labels."""
+    parts = path(name).parts
+    if not parts or ".." in parts or path(name).is_absolute():
+        raise argparse.ArgumentTypeError(f"{name!r} leaves the data folder; name a part of it such as train")
+    return name
 
 
 def size(text: str) -> tuple[int, int]:
     """`width,height` -> (height, width)."""
     try:
-        width, height = (positive(side) for side in text.split(","))
+        width, height = (_side(side) for side in text.split(","))
     except (ValueError, argparse.ArgumentTypeError):
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; write width,height") from None
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no size; write width,height, each at most {MAX_SIDE}"
+        ) from None
     return height, width
 
 
 def _domain(text: str, names: tuple[str, ...]) -> str:
     """A name among `names`, or the path of a description file or folder."""
-    if text in names or (Path(text).exists() and text not in BUILT_IN):
+    if text in names or (path(text).exists() and text not in BUILT_IN):
         return text
     raise argparse.ArgumentTypeError(
         f"{text!r} is none of {', '.join(names)}, and no description file or folder of that name is here"
@@ -114,9 +151,19 @@ def one_weighting(text: str) -> tuple[float, float]:
 def scales(text: str) -> list[float]:
     """`1,1.25` -> [1.0, 1.25]."""
     try:
-        return [positive_float(scale) for scale in text.split(",")]
+        return [_scale(scale) for scale in text.split(",")]
     except argparse.ArgumentTypeError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of scales; write 1,1.25") from None
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no list of scales from {MIN_SCALE:g} to {MAX_SCALE}; write 1,1.25"
+        ) from None
+
+
+def seeds(text: str) -> list[int]:
+    """`0,1,2` -> [0, 1, 2], each once."""
+    try:
+        return list(dict.fromkeys(seed(number) for number in text.split(",")))
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of seeds; write 0,1,2") from None
 
 
 def gpu_ids(text: str) -> list[int]:

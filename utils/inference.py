@@ -128,5 +128,5 @@ def predict_all(
 
 
 def scaled_sizes(size: tuple[int, int], scales: Sequence[float]) -> list[tuple[int, int]]:
-    """(height, width) at each scale, rounded."""
-    return [tuple(round(scale * side) for side in size) for scale in scales]
+    """(height, width) at each scale, rounded, at least one pixel."""
+    return [tuple(max(1, round(scale * side)) for side in size) for scale in scales]

@@ -63,7 +63,7 @@ def _inputs_of(path: Path, folder: Path) -> list[Input]:
         # Results of an earlier run, in a folder below, are no inputs.
         names = scan(path, (*picture_suffixes(), *VIDEO_SUFFIXES), excluded_folders=[results])
     except DataError:
-        raise UserError(f"{path}: no picture or video in this folder") from None
+        raise UserError(f"{path}: no picture or video in this folder; name another one") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     return [Input(path / name, folder / Path(name).with_suffix("")) for name in names]

@@ -5,6 +5,7 @@ Only what the flags alone show is checked; data, files and GPUs are the scripts'
 """
 
 import argparse
+from collections.abc import Collection
 from pathlib import Path
 
 from dataset import SOURCES, TARGETS, Adaptation, adapt, find_domain
@@ -20,6 +21,7 @@ from utils.uncertainty import DROPOUT_PASSES, UNCERTAINTIES
 
 DEFAULT_PRECISION = "tf32"  # what torch does where nobody chooses
 REPORT_IMAGES = 4  # of the worst and as many of the best on a page
+LONGEST_MESSAGE = 400  # characters
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -40,9 +42,13 @@ class OneLineParser(argparse.ArgumentParser):
             formatter_class=HelpFormatter,
             add_help=add_help,
         )
+        self.register("type", None, flag_types.text)
+        self.register("type", Path, flag_types.path)
 
     def error(self, message: str):
-        """Print the line and leave with exit status 2."""
+        """Print the line, of a long one both ends, and leave with exit status 2."""
+        if len(message) > LONGEST_MESSAGE:
+            message = f"{message[: LONGEST_MESSAGE // 2]} ... {message[-LONGEST_MESSAGE // 2 :]}"
         refuse(f"{self.prog}: error: {message} (--help lists the flags)")
 
 
@@ -266,10 +272,61 @@ def check_data_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--data-dir", type=Path, help="root of the data (default: the data set's own)")
     parser.add_argument("--data-list", type=Path, help="names, one a line; without it the folder is scanned")
-    parser.add_argument("--set", default="train", help="split of the data, where it has splits")
     parser.add_argument(
-        "--num-workers", type=flag_types.not_negative, help="decoding processes (default: by the cores)"
+        "--set", type=flag_types.split, default="train", help="split of the data, where it has splits"
     )
+    parser.add_argument(
+        "--num-workers", type=flag_types.workers, help="decoding processes (default: by the cores)"
+    )
+    return parser.parse_args(argv)
+
+
+def tables_args(tables: Collection[str], argv: list[str] | None = None) -> argparse.Namespace:
+    """Flags of `tables.py`; `tables` are the names that it knows."""
+    parser = OneLineParser("Measure tables of the papers.")
+    parser.usage = "%(prog)s NAME [NAME ...] [flags]"
+    add = parser.add_argument
+    add("names", nargs="*", metavar="NAME", help=f"tables: {' '.join(tables)}")
+    add("--list", action="store_true", help="print what there is")
+    add("--embedded", action="store_true", help="small network on drawn data, as in demo.py")
+    add("--quick", action="store_true", help="with --embedded: a minute or two a table, numbers mean little")
+    add(
+        "--seeds",
+        type=flag_types.seeds,
+        default="0",
+        help="of each number; several give mean ± standard deviation",
+    )
+    add("--out", type=Path, default="tables", help="folder of everything it writes")
+    add("--dry-run", action="store_true", help="print the commands; run and write nothing")
+    add(
+        "--jobs",
+        type=flag_types.positive,
+        default=1,
+        help="scripts side by side; each gets its share of the cores",
+    )
+    add(
+        "--gpu-ids",
+        type=flag_types.gpu_ids,
+        help="GPUs of every training, such as 0,1 (default: the published command's)",
+    )
+    args = parser.parse_args(argv)
+    unknown = [name for name in args.names if name not in tables]
+    if unknown or not (args.names or args.list):
+        problem = f"no table is named {unknown[0]!r}" if unknown else "name a table"
+        parser.error(f"{problem}; there are {', '.join(tables)}")
+    if args.quick and not args.embedded:
+        parser.error("--quick shortens --embedded; give both")
+    args.names = list(dict.fromkeys(args.names))
+    return args
+
+
+def demo_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Flags of `demo.py`."""
+    parser = OneLineParser("The whole method on embedded data.")
+    add = parser.add_argument
+    add("--out", type=Path, default="demo", help="folder of everything it writes")
+    add("--seed", type=flag_types.seed, default=0, help="of the scenes and of the trainings")
+    add("--quick", action="store_true", help="about a minute; the numbers mean little")
     return parser.parse_args(argv)
 
 
@@ -354,7 +411,7 @@ def _add_data_flags(group, pair: Adaptation, data_dir: Path, input_size: str) ->
     add("--data-list", type=Path, help="names in it, one a line; without it the folder is scanned")
     add("--data-dir-target", type=Path, default=pair.target.root, help="root of the target stream")
     add("--data-list-target", type=Path, help="names in it, one a line")
-    add("--set", default="train", help="split of the target to train on")
+    add("--set", type=flag_types.split, default="train", help="split of the target to train on")
     add("--input-size", type=flag_types.size, default=input_size, help="width,height of the labelled images")
     add(
         "--input-size-target",
@@ -375,7 +432,7 @@ def _add_data_flags(group, pair: Adaptation, data_dir: Path, input_size: str) ->
     add("--ignore-label", type=flag_types.byte, default=255, help="train id of pixels without a label")
     add(
         "--num-workers",
-        type=flag_types.not_negative,
+        type=flag_types.workers,
         help="decoding processes a stream (default: by the cores)",
     )
 
@@ -506,7 +563,7 @@ def _add_prediction_flags(parser: OneLineParser, batchsize: int, split: str) -> 
     _add_domain_flags(parser, source=None, target=None)
     add("--data-dir", type=Path, help="root of the target data (default: the target's own)")
     add("--data-list", type=Path, help="names in it, one a line; without it the folder is scanned")
-    add("--set", default=split, help="split of the data to predict")
+    add("--set", type=flag_types.split, default=split, help="split of the data to predict")
     add("--num-classes", type=flag_types.positive, help="number of classes (default: the snapshot's)")
     add(
         "--input-size",
@@ -519,7 +576,7 @@ def _add_prediction_flags(parser: OneLineParser, batchsize: int, split: str) -> 
         help="scales to predict at, each also mirrored (default: 1,1.25; evaluating RobotCar: 1,0.8)",
     )
     add("--batchsize", "--batch-size", type=flag_types.positive, default=batchsize, help="images a pass")
-    add("--num-workers", type=flag_types.not_negative, help="decoding processes (default: by the cores)")
+    add("--num-workers", type=flag_types.workers, help="decoding processes (default: by the cores)")
     add("--gpu", "--gpu-ids", dest="gpu_ids", type=flag_types.gpu_ids, default="0", help="GPU to use")
     _add_switch(parser, "--cpu", "compute on the CPU")
 

@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import os
 from argparse import Namespace
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -10,7 +11,9 @@ import torch
 from torch import Tensor
 
 from dataset import Adaptation, PredictionDataset, SegmentationDataset, adapt, build_dataset, find_domain
+from dataset.base import prediction_name
 from dataset.domains import EVALUATION_SCALES
+from dataset.files import DataError
 from dataset.stream import ShardedBatches, batches
 from model.deeplab_multi import DeeplabMulti
 from model.weights import count_classes, load_weights
@@ -84,14 +87,28 @@ def parsed_size(written: object) -> tuple[int, int] | None:
 
 
 def prediction_target(pair: Adaptation, args: Namespace) -> SegmentationDataset:
-    """The target's images as the flags of a script that predicts name them."""
-    return build_dataset(
+    """The target's images as the flags of a script that predicts name them.
+
+    Raises:
+        DataError: they cannot be used, or an image stands twice in a list.
+    """
+    target = build_dataset(
         args.target or pair.target.name,
         args.data_dir,
         split=args.set,
         list_file=args.data_list,
         colors=pair.colors,
     )
+    seen: dict[str, str] = {}
+    for name in target.names:
+        file = os.path.normpath(prediction_name(name))
+        if file in seen:
+            raise DataError(
+                f"{args.data_list or target.image_folder}: {seen[file]} and {name} stand for one prediction; "
+                "name each image once"
+            )
+        seen[file] = name
+    return target
 
 
 def snapshot_options(snapshot: Path) -> dict:
