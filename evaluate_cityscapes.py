@@ -162,7 +162,7 @@ def predictions_of_files(
     missing = [path for path in paths.values() if not os.path.isfile(path)]
     if missing:
         raise DataError(
-            f"{missing[0]}: no such prediction ({len(missing)} are missing); give --predictions their folder"
+            f"{missing[0]}: no such prediction ({len(missing)} missing); give --predictions their folder"
         )
     for index in prediction_order(len(data), processes):
         name = data.names[index]
@@ -188,7 +188,7 @@ def read_prediction(path: Path, classes: int) -> np.ndarray:
     others = ids[((ids < 0) | (ids >= classes)) & (ids != IGNORE)]
     if others.size:
         raise DataError(
-            f"{path}: id {counted(others)} is no train id; write 0 to {classes - 1}, and {IGNORE} for no class"
+            f"{path}: id {counted(others)} is no train id; write 0 to {classes - 1}, {IGNORE} for none"
         )
     return ids
 

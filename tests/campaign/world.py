@@ -12,7 +12,7 @@ import yaml
 from dataset.description import read_domain
 from dataset.labels import CITYSCAPES_COLORS
 from model.deeplab_multi import DeeplabMulti
-from tests.campaign.case import tree
+from tests.campaign.case import Case, run_forked, tree
 from tests.conftest import (
     cityscapes_names,
     label_blocks,
@@ -54,6 +54,7 @@ GOOD = {
     "check_data": ("gta5", "--num-workers", "0"),
     "segment": ("street.png", "--restore-from", SNAPSHOT, "--input-size", "72,40", "--save", "out", "--cpu"),
     "export_onnx": ("--restore-from", SNAPSHOT, "--input-size", "72,40", "--save", "network.onnx"),
+    "report": ("result", "--save", "page.html"),
     "tables": ("mrnet-2", "--dry-run"),
     "demo": ("--quick", "--out", "demo"),
 }
@@ -112,6 +113,9 @@ class Sandboxes:
         for name in ("world", "cache", "tmp", "outside"):
             (self.template / name).mkdir(parents=True)
         write_world(self.template / "world")
+        flags = (*PREDICTION, "--save", "result")
+        (evaluated,) = run_forked([Case("", "", "evaluate_cityscapes", flags, ())], [self.template / "world"])
+        assert not evaluated.status, evaluated.errors
         # What a name that climbs out would reach.
         save_png(self.template / "outside" / "image.png", np.zeros((*SIZE, 3), np.uint8))
         self.before = tree(self.template)
