@@ -161,9 +161,7 @@ def predictions_of_files(
     paths = {name: folder / prediction_name(name) for name in data.names}
     missing = [path for path in paths.values() if not os.path.isfile(path)]
     if missing:
-        raise DataError(
-            f"{missing[0]}: no such prediction ({len(missing)} missing); give --predictions their folder"
-        )
+        raise DataError(f"{missing[0]}: no such prediction ({len(missing)} missing); give another folder")
     for index in prediction_order(len(data), processes):
         name = data.names[index]
         path = paths[name]
