@@ -65,7 +65,11 @@ class TrainingLog:
             self.file = open(folder / LOG_FILE, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 - see close
             self.board = None
             if tensorboard:
-                self.board = SummaryWriter(str(tensorboard), purge_step=start if 0 < start < total else None)
+                self.board = SummaryWriter(
+                    str(tensorboard),
+                    purge_step=start if 0 < start < total else None,
+                    filename_suffix=f".{os.getpid()}",  # two starts within a second are two files
+                )
         except OSError as error:
             raise UserError(f"{error.filename}: cannot write the log ({error.strerror})") from error
         self.folder, self.every, self.total, self.classes = folder, every, total, classes
