@@ -32,6 +32,7 @@ from utils.schedule import poly, warmup_poly
 
 CLASSIFIER_RATE = 10  # the classifiers' learning rate as a multiple of the trunk's
 ADAM_BETAS = (0.9, 0.99)  # of the discriminators
+OPTIMISATION = ("gen_opt", "dis1_opt", "dis2_opt", "scaler")  # what has a state beside the networks
 
 Predictions = tuple[Tensor, Tensor, Tensor, Tensor]
 Losses = dict[str, Tensor]
@@ -115,6 +116,24 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
     def rates(self) -> dict[str, float]:
         """The trunk's and the discriminators' current learning rates."""
         return {"lr": self.gen_opt.param_groups[0]["lr"], "lr_D": self.dis1_opt.param_groups[0]["lr"]}
+
+    def training_state(self) -> dict:
+        """All that the next steps depend on but random states: networks, class weights, optimisation."""
+        return {"networks": self.state_dict()} | {
+            name: getattr(self, name).state_dict() for name in OPTIMISATION
+        }
+
+    def load_training_state(self, state: dict) -> None:
+        """Go on from what `training_state` gave.
+
+        Raises:
+            RuntimeError, ValueError, KeyError: it is of other networks or optimisers.
+        """
+        self.load_state_dict(state["networks"])
+        for name in OPTIMISATION:
+            getattr(self, name).load_state_dict(state[name])
+        for group in self.gen_opt.param_groups:  # flags that may have changed since
+            group.update(momentum=self.args.momentum, weight_decay=self.args.weight_decay)
 
     def gen_update(
         self,

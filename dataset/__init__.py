@@ -111,6 +111,7 @@ def build_dataset(
         colors=colors,
         reader=IdReader() if pseudo else domain.reader,
         pseudo_folder=folder,
+        labels_required=labelled_stream,
     )
 
 

@@ -1,8 +1,10 @@
 """One base class that finds, checks and decodes images and labels; a data set adds where its files are."""
 
+import logging
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from dataset.beside import ChecksBeside
+from dataset.damaged import Damaged
 from dataset.files import (
     DataError,
     IdReader,
@@ -27,6 +30,7 @@ from dataset.labels import Colors, LabelTable, UnknownIds
 from dataset.names import Names
 from dataset.transforms import TrainingView, resize_whole
 
+log = logging.getLogger(__name__)
 CHECKING_THREADS = 16  # opening files waits for the disk or the network
 CHECKED_FIRST = 1000  # images; the headers of a larger set are opened beside the training
 
@@ -46,6 +50,7 @@ class SegmentationDataset(Dataset):
         colors: class name -> colour, in the order of the train ids.
         reader: how a label file becomes ids.
         pseudo_folder: of labels in train ids, named as the images, that take the place of the set's own.
+        labels_required: a sample whose label is missing is an error; else its label is all ignored.
     """
 
     image_suffixes: tuple[str, ...] = (".png",)
@@ -62,9 +67,11 @@ class SegmentationDataset(Dataset):
         colors: Colors,
         reader: LabelReader | None = None,
         pseudo_folder: Path | None = None,
+        labels_required: bool = False,
     ):
         self.root, self.split, self.view, self.table, self.colors = root, split, view, table, colors
         self.reader, self.pseudo_folder = reader or IdReader(), pseudo_folder
+        self.labels_required = labels_required
         if not self.image_folder.is_dir():
             raise DataError(
                 f"{self.image_folder}: no such folder of images; put the data set there or name its root"
@@ -127,6 +134,8 @@ class SegmentationDataset(Dataset):
         """The label ids (H, W) of a picture, None where there is no label file."""
         path = self.label_path(name)
         if path is None or not os.path.isfile(path):
+            if self.labels_required:
+                raise DataError(self.missing_label(path))
             return None
         ids = self.reader.read(path)
         check_sizes(path, ids.shape[::-1], picture.size)
@@ -145,31 +154,45 @@ class SegmentationDataset(Dataset):
             "description of your own give the id to a class or to the ignored ones"
         )
 
-    def check(self, labels_required: bool, beside: ChecksBeside | None = None) -> bool:
+    def check(
+        self,
+        labels_required: bool,
+        beside: ChecksBeside | None = None,
+        damaged: Damaged | None = None,
+    ) -> bool:
         """Look for every file and open its header; whether any image has a label.
 
         Args:
             labels_required: an image without a label is an error.
             beside: opens the headers of a set of more than `CHECKED_FIRST` images later, so that this takes
                 a fraction of a second; by default all are opened here.
+            damaged: what becomes of files that cannot be used; by default the first one is an error.
 
         Raises:
             DataError: a file is missing, cut short, no image, or a label of another size or mode.
         """
+        damaged = damaged or Damaged()
         if self.listed:  # others have been seen by the scan
             for path, there in exist(self.image_path(name) for name in self.names):
                 if not there:
-                    read_header(path)  # says what is wrong
+                    with _met(damaged):
+                        read_header(path)  # says what is wrong
         any_label = False
         for path, there in exist(self.label_path(name) for name in self.names):
             any_label |= there
             if labels_required and not there:
-                raise DataError(self.missing_label(path))
+                with _met(damaged):
+                    raise DataError(self.missing_label(path))
+
+        def check_pair(name: str) -> None:
+            with _met(damaged):
+                self._check_pair(name, labels_required)
+
         if beside is not None and len(self) > CHECKED_FIRST:
-            beside.add(lambda index: self._check_pair(self.names[index], labels_required), len(self))
+            beside.add(lambda index: check_pair(self.names[index]), len(self))
         else:
             with ThreadPoolExecutor(CHECKING_THREADS) as pool:
-                for _ in pool.map(lambda name: self._check_pair(name, labels_required), self.names):
+                for _ in pool.map(check_pair, self.names):
                     pass  # passes on a thread's error
         return any_label
 
@@ -223,6 +246,16 @@ class PredictionDataset(Dataset):
             "size": pixels.shape[:2],
             "name": name,
         }
+
+
+@contextmanager
+def _met(damaged: Damaged) -> Iterator[None]:
+    """Within it an unusable file is counted in and said once, or stops what runs."""
+    try:
+        yield
+    except DataError as error:
+        if damaged.meet(str(error)):
+            log.warning("Passed over: %s", error)
 
 
 def exist(paths: Iterable[Path | None]) -> Iterator[tuple[Path | None, bool]]:

@@ -151,5 +151,6 @@ def mirror(pixels: np.ndarray) -> np.ndarray:
 def autoaugment(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     """torchvision's ImageNet AutoAugment, drawn from `rng` instead of torch's global generator."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(rng.integers(2**63)))
+        # torch.manual_seed would seed the GPUs' generators too.
+        torch.default_generator.manual_seed(int(rng.integers(2**63)))
         return AutoAugment(AutoAugmentPolicy.IMAGENET)(image)

@@ -282,7 +282,7 @@ def test_a_refused_run_leaves_an_earlier_run_in_its_folder_usable(world, run_mai
 
 def test_a_loss_that_is_not_finite_stops_training_and_is_named(world, run_main):
     flags = (*TRAINING, "--learning-rate", "1e30", "--num-steps", "8")
-    named = ["the loss seg", "--learning-rate"]
+    named = ["iteration 1", "seg1 nan", ".png", "_leftImg8bit.png", "--learning-rate", "--resume"]
     refused(run_main, world, "train_ms", *flags, named=named, untouched=False)
 
 

@@ -36,6 +36,7 @@ STAGE2 = (
     *("--lambda-adv-target1", "0", "--lambda-adv-target2", "0", "--learning-rate", "1e-3"),
 )
 SNAPSHOTS = ["GTA5_2.pth", "GTA5_2_D1.pth", "GTA5_2_D2.pth", "GTA5_4.pth", "GTA5_4_D1.pth", "GTA5_4_D2.pth"]
+WRITTEN = ["log.jsonl", "opts.yaml", "run.yaml", "training_state.pt"]
 SIZE = (48, 96)  # of the target's images
 IMAGES = cityscapes_names(2)
 LABELLED = np.full(256, 255)
@@ -131,10 +132,10 @@ def test_nothing_but_progress_is_said_on_standard_error(finished):
 def test_a_stage_writes_snapshots_flags_log_and_pictures(finished, stage):
     folder = finished[0] / "snapshots" / stage
     files = sorted(str(path.relative_to(folder)) for path in files_of(folder))
-    assert files == sorted([*SNAPSHOTS, "log.jsonl", "opts.yaml", "pictures/2.png", "pictures/4.png"])
+    assert files == sorted([*SNAPSHOTS, *WRITTEN, "pictures/2.png", "pictures/4.png"])
     assert not any(path.name.endswith(".part") for path in finished[0].rglob("*"))
     assert list((finished[0] / "log" / stage).iterdir()), "TensorBoard's files"
-    assert png(folder / "pictures" / "4.png").shape == (2 * 32, 5 * 64, 3)
+    assert png(folder / "pictures" / "4.png").shape == (24 + 2 * 164 - 4, 7 * 324 - 4, 3)
 
 
 def test_stage_1_logs_every_loss_and_rate(finished):

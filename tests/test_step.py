@@ -171,16 +171,16 @@ def test_no_host_waits_within_a_step(stage, flags, branch, one_thread, monkeypat
     if branch == "sorted":  # what a GPU does for the percentile
         monkeypatch.setattr(losses, "_selected", losses._sorted)
     trainer = build(stage, flags, 0.1)
-    history = TrainingLog(tmp_path, None, every=20, total=100)
+    history = TrainingLog(tmp_path, None, every=20, start=0, total=100, classes=["road"])
     raw = raw_batch(0), raw_batch(1)
     step(trainer, 0, raw)  # what is made once
     with NoWaiting(), NoReading():
         for i_iter in (1, 2):
             trainer.adjust_learning_rates(i_iter)
             found = step(trainer, i_iter, raw)
-            history.step(i_iter, found, trainer.rates())
+            history.step(i_iter, found, trainer.rates(), trainer.class_weight)
         with pytest.raises(AssertionError, match="tolist"):
-            history.step(20, found, trainer.rates())  # the watch is awake
+            history.step(20, found, trainer.rates(), trainer.class_weight)  # the watch is awake
     history.close()
 
 

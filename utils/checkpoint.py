@@ -1,5 +1,6 @@
 """Snapshots and the flags beside them."""
 
+import re
 from argparse import Namespace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from utils.files import write_whole
 from utils.flag_types import format_size
 
 OPTIONS_FILE = "opts.yaml"
+PARTS = ("", "_D1", "_D2")  # of a snapshot: network and discriminators
 # What rebuilds a network, with the check of each value.
 NETWORK_OPTIONS = {
     "num_classes": lambda value: type(value) is int and value > 0,
@@ -23,6 +25,7 @@ NETWORK_OPTIONS = {
     "droprate": lambda value: isinstance(value, int | float) and 0 <= value < 1,
     "arch": lambda value: value in ARCHS,
 }
+OF_THE_CALL = ("config", "resume")  # flags that say what to do with a run, and are no part of it
 SHAPING_OPTIONS = ("num_classes", "use_se", "norm_style", "arch")  # without them a snapshot does not load
 
 
@@ -30,30 +33,49 @@ def save_snapshot(trainer: nn.Module, folder: Path, prefix: str, iteration: int)
     """`<prefix>_<iteration>.pth` with the network, `…_D1.pth` and `…_D2.pth` with the discriminators.
 
     Raises:
-        UserError: the network holds values that are not finite, or the files cannot be written.
+        UserError: the files cannot be written.
     """
-    broken = [key for key, value in trainer.G.state_dict().items() if not value.isfinite().all()]
-    if broken:
-        raise UserError(
-            f"iteration {iteration}: {broken[0]} is not finite, so no snapshot is written over a good one; "
-            "lower --learning-rate"
-        )
-    for suffix, module in (("", trainer.G), ("_D1", trainer.D1), ("_D2", trainer.D2)):
-        state = module.state_dict()
-        write_whole(folder / f"{prefix}_{iteration}{suffix}.pth", lambda path, s=state: torch.save(s, path))
+    for suffix, module in zip(PARTS, (trainer.G, trainer.D1, trainer.D2), strict=True):
+        save_tensors(folder / f"{prefix}_{iteration}{suffix}.pth", module.state_dict())
 
 
-def write_options(folder: Path, args: Namespace, classes: Colors) -> None:
-    """The training flags as YAML, spelled as on the command line, and the classes with their colours."""
+def save_tensors(path: Path, content: dict) -> None:
+    """`torch.save`, whole or not at all; the same content gives the same bytes."""
+
+    def write(aside: Path) -> None:
+        with open(aside, "wb") as file:  # by its name torch would write that into the file, too
+            torch.save(content, file)
+
+    write_whole(path, write)
+
+
+def remove_old_snapshots(folder: Path, prefix: str, keep: int, spare: str) -> None:
+    """Leave the last `keep` of the numbered snapshots, and the file `spare`, which others may need."""
+    name = re.compile(rf"{re.escape(prefix)}_(\d+)\.pth")
+    numbers = sorted(int(found[1]) for path in folder.iterdir() if (found := name.fullmatch(path.name)))
+    for number in numbers[:-keep]:
+        for suffix in PARTS:
+            path = folder / f"{prefix}_{number}{suffix}.pth"
+            if not Path(spare).exists() or not path.exists() or not path.samefile(spare):
+                path.unlink(missing_ok=True)
+
+
+def spelled_options(args: Namespace) -> dict:
+    """The training flags by name, spelled as on the command line."""
 
     def spell(name: str, value: object) -> object:
         if name.startswith(("input_size", "crop_size")):
             return format_size(value)
         return str(value) if isinstance(value, Path) else value
 
-    options = {name: spell(name, value) for name, value in vars(args).items()}
-    options["classes"] = {name: list(color) for name, color in classes.items()}
-    write_whole(folder / OPTIONS_FILE, lambda path: path.write_text(yaml.safe_dump(options, sort_keys=False)))
+    return {name: spell(name, value) for name, value in vars(args).items() if name not in OF_THE_CALL}
+
+
+def write_options(folder: Path, args: Namespace, classes: Colors) -> None:
+    """The training flags as YAML, and the classes with their colours."""
+    options = spelled_options(args) | {"classes": {name: list(color) for name, color in classes.items()}}
+    text = yaml.safe_dump(options, sort_keys=False)
+    write_whole(folder / OPTIONS_FILE, lambda path: path.write_text(text, encoding="utf-8"))
 
 
 class _OptionsLoader(yaml.SafeLoader):
@@ -65,13 +87,12 @@ _OptionsLoader.add_constructor(
 )
 
 
-def read_options(snapshot: Path) -> dict:
-    """All that the `opts.yaml` beside a snapshot holds; what rebuilds the network is complete and valid.
+def load_options(path: Path) -> dict:
+    """What a file of training flags holds, as it is.
 
     Raises:
-        UserError: the file is not there, is no YAML, or lacks a flag of the network.
+        UserError: the file is not there, or no YAML of flags.
     """
-    path = snapshot.parent / OPTIONS_FILE
     try:
         options = yaml.load(path.read_text(encoding="utf-8"), _OptionsLoader)
     except FileNotFoundError as error:
@@ -82,6 +103,17 @@ def read_options(snapshot: Path) -> dict:
         raise UserError(f"{path}: cannot be read as the flags of a training ({error})") from error
     if not isinstance(options, dict):
         raise UserError(f"{path}: holds no flags; it must be the file that training wrote")
+    return options
+
+
+def read_options(snapshot: Path) -> dict:
+    """All that the `opts.yaml` beside a snapshot holds; what rebuilds the network is complete and valid.
+
+    Raises:
+        UserError: the file is not there, is no YAML, or lacks a flag of the network.
+    """
+    path = snapshot.parent / OPTIONS_FILE
+    options = load_options(path)
     options.setdefault("arch", "resnet101")  # the published code knew one and did not write it down
     for name, valid in NETWORK_OPTIONS.items():
         if name not in options:

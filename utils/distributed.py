@@ -54,6 +54,22 @@ class Processes:
         dist.broadcast_object_list(values)
         return values[0]
 
+    def gather(self, value: object) -> list:
+        """What each process has as `value`, in the order of their ranks, in all of them; they wait for it."""
+        if not self.several:
+            return [value]
+        values = [None] * self.count
+        dist.all_gather_object(values, value)
+        return values
+
+    def highest(self, value: int) -> int:
+        """The largest of all processes' values; hosts wait for each other, none for its device."""
+        if not self.several:
+            return value
+        values = torch.tensor(value)
+        dist.all_reduce(values, dist.ReduceOp.MAX)
+        return int(values)
+
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Put the sum over all processes in place of each gradient, in one message."""
         if not self.several:
@@ -97,7 +113,8 @@ def join(cpu: bool) -> Processes:
     if gpus:
         torch.cuda.set_device(local_rank)
     try:
-        dist.init_process_group("nccl" if gpus else "gloo", timeout=TIMEOUT)
+        # What lies on a GPU travels by NCCL, what the hosts agree on by gloo.
+        dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=TIMEOUT)
     except (RuntimeError, ValueError) as error:
         raise UserError(f"torchrun: cannot reach the other processes ({error})") from error
     local_count = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

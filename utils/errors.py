@@ -7,8 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+from utils.stopping import Stopped
+
 BAD_INPUT = 2  # exit status
-INTERRUPTED = 130  # exit status of a run stopped by Ctrl-C
+INTERRUPTED = 130  # exit status of a script stopped by Ctrl-C
 # A process other than the main one holds its message back so long: if the main one failed of the same, as
 # of a wrong flag, torchrun ends all within this time, and the user reads one line instead of eight.
 MAIN_SPEAKS_FIRST = 5.0  # seconds
@@ -34,12 +36,18 @@ def printable(text: str) -> str:
 
 
 def run_script(main: Callable[[], None]) -> None:
-    """Run a script's `main`; print a `UserError` as one line and leave with exit status 2."""
+    """Run a script's `main`; print a `UserError` as one line and leave with exit status 2.
+
+    A training that a signal stopped leaves with 128 + its number (SIGTERM 143, Ctrl-C 130), having saved.
+    """
     try:
         main()
     except UserError as error:
         message = " ".join(str(error).split())
         refuse(f"{Path(sys.argv[0]).name}: error: {message}")
+    except Stopped as stopped:
+        print(f"{Path(sys.argv[0]).name}: {stopped}", file=sys.stderr, flush=True)
+        sys.exit(stopped.status)
     except KeyboardInterrupt:
         print(f"{Path(sys.argv[0]).name}: interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)

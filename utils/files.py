@@ -2,13 +2,18 @@
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from utils.errors import UserError
 
 
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+def write_whole(path: Path, write: Callable[[Path], None], durable: bool = True) -> None:
     """Let `write` fill a file beside `path`, then put it in `path`'s place.
+
+    Args:
+        durable: wait until the disk has it, so that not even a crash of the machine leaves half of it; for
+            files that are cheap to make again, False saves the wait.
 
     Raises:
         UserError: the folder cannot be written to or is full; what `path` held before is still there.
@@ -17,9 +22,33 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(aside)
+        if durable:
+            _reach_disk(aside)
         os.replace(aside, path)
+        if durable:
+            _reach_disk(path.parent)  # the new name too
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
-        raise UserError(f"{path}: cannot write ({error}); free space or choose another folder") from error
+        raise UserError(
+            f"{path}: cannot write ({error}); free space or choose another folder (what it held before is "
+            "untouched)"
+        ) from error
     finally:
-        if aside.exists():
+        with suppress(OSError):  # it was never there
             aside.unlink()
+
+
+def remove_half_written(folder: Path) -> None:
+    """Take away what `write_whole` was filling in the folder when its process was killed."""
+    for aside in folder.glob(".*.part"):
+        aside.unlink(missing_ok=True)
+
+
+def _reach_disk(path: Path) -> None:
+    """Wait until the disk has the file, or the names in the folder."""
+    if path.is_dir() and os.name == "nt":  # which cannot open folders
+        return
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,23 +1,29 @@
-"""What a run tells: progress lines, a line of JSON for programs, TensorBoard."""
+"""What a run tells: progress, a line of JSON for programs, TensorBoard."""
 
 import json
 import logging
 import math
+import os
 import sys
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import torch
+from PIL import Image
 from tensorboardX import SummaryWriter
 from torch import Tensor
 from tqdm import tqdm
 
 from utils.distributed import ALONE, Processes
 from utils.errors import UserError
+from utils.files import write_whole
+from utils.progress import ProgressLine, log_handler
 
 LOG_FILE = "log.jsonl"
+VALIDATION_FILE = "validation.jsonl"
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
@@ -25,67 +31,161 @@ log = logging.getLogger(__name__)
 def log_to_terminal(main: bool = True) -> None:
     """Messages of all modules on standard output, as they are; of several processes the main one speaks."""
     level = logging.INFO if main else logging.ERROR
-    logging.basicConfig(level=level, format="%(message)s", stream=sys.stdout, force=True)
+    logging.basicConfig(level=level, format="%(message)s", handlers=[log_handler(sys.stdout)], force=True)
 
 
 class TrainingLog:
     """Losses and rates every `every` iterations; between them nothing waits for the device.
 
+    A run that goes on at iteration `start` takes away what an earlier part of it has written beyond that.
+
     Args:
-        folder: of `log.jsonl`, one object a line with `iteration`, losses and rates.
+        folder: of `log.jsonl`, one object a line with `iteration`, losses and rates, and of
+            `validation.jsonl`, one a measurement with `iteration`, the means and the IoU of each class.
         tensorboard: folder of TensorBoard's files, or None.
-        total: iterations of the run, for the time left.
+        every: iterations between two lines.
+        start, total: the first iteration of this part of the run and the number of all.
+        classes: their names.
     """
 
-    def __init__(self, folder: Path, tensorboard: Path | None, every: int, total: int):
+    def __init__(
+        self,
+        folder: Path,
+        tensorboard: Path | None,
+        every: int,
+        start: int,
+        total: int,
+        classes: Sequence[str],
+    ):
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self.file = open(folder / LOG_FILE, "w", encoding="utf-8", buffering=1)  # noqa: SIM115 - see close
-            self.board = SummaryWriter(str(tensorboard)) if tensorboard else None
+            _keep_before(folder / LOG_FILE, start)
+            # The measurement that follows the last iteration may have been cut off; it is made again.
+            _keep_before(folder / VALIDATION_FILE, start - 1 if start < total else total + 1)
+            self.file = open(folder / LOG_FILE, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 - see close
+            self.board = None
+            if tensorboard:
+                self.board = SummaryWriter(
+                    str(tensorboard),
+                    purge_step=start if 0 < start < total else None,
+                    filename_suffix=f".{os.getpid()}",  # two starts within a second are two files
+                )
         except OSError as error:
             raise UserError(f"{error.filename}: cannot write the log ({error.strerror})") from error
-        self.every, self.total = every, total
-        self.last_time, self.last_iteration = time.monotonic(), -1
+        self.folder, self.every, self.total, self.classes = folder, every, total, classes
+        self.waiting: list[tuple[int, Tensor]] = []  # losses and class weights that are still on the device
+        self.names: list[str] = []
+        self.progress = ProgressLine(start, total)
 
-    def step(self, i_iter: int, losses: dict[str, Tensor], rates: dict[str, float]) -> None:
-        """Record iteration `i_iter` if it is one to record.
+    def step(
+        self, i_iter: int, losses: dict[str, Tensor], rates: dict[str, float], class_weight: Tensor
+    ) -> None:
+        """Note iteration `i_iter`, and write it if it is one to write.
 
         Raises:
-            UserError: a loss is not finite.
+            NotFinite: a loss of an iteration since the last line is not finite.
         """
+        self.names = list(losses)
+        values = torch.stack(list(losses.values()))
+        self.waiting.append((i_iter, torch.cat([values, class_weight.to(values)])))
+        self.progress.step(i_iter)
         if i_iter % self.every and i_iter != self.total - 1:
             return
-        # All in one message: the only place where training waits for the device.
-        values = dict(zip(losses, torch.stack(list(losses.values())).tolist(), strict=True))
+        latest = self.check()
+        values, weights = latest[: len(self.names)], latest[len(self.names) :]
+        values = dict(zip(self.names, values, strict=True))
         try:
             self.file.write(json.dumps({"iteration": i_iter, **values, **rates}) + "\n")
             if self.board:
-                for name, value in (values | rates).items():
-                    self.board.add_scalar(name, value, i_iter)
+                scalars = values | rates
+                scalars |= {f"class_weight/{c}": w for c, w in zip(self.classes, weights, strict=False)}
+                self._scalars(scalars, i_iter)
         except OSError as error:
             raise UserError(f"{self.file.name}: cannot be written ({error.strerror}); free space") from error
-        broken = [name for name, value in values.items() if not math.isfinite(value) and name != "val"]
-        if broken:
-            raise UserError(
-                f"iteration {i_iter}: the loss {broken[0]} is {values[broken[0]]}; lower --learning-rate or "
-                "check the data (snapshots saved so far are untouched)"
-            )
-        log.info("%s", self._line(i_iter, values, rates["lr"]))
+        self.progress.show(i_iter, values, rates)
 
-    def _line(self, i_iter: int, values: dict[str, float], rate: float) -> str:
-        now = time.monotonic()
-        speed = (i_iter - self.last_iteration) / max(now - self.last_time, 1e-9)
-        self.last_time, self.last_iteration = now, i_iter
-        left = int((self.total - 1 - i_iter) / speed)
-        terms = "  ".join(f"{name} {value:.3g}" for name, value in values.items() if value)
-        clock = f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02}"
-        return f"{i_iter:>6}/{self.total}  {terms}  lr {rate:.2e}  {speed:.2f} it/s  {clock} left"
+    def check(self) -> list[float]:
+        """Look at all losses that are still unseen; those of the latest iteration, then its class weights.
+
+        All come in one message: the only place where training waits for the device.
+
+        Raises:
+            NotFinite: one is not finite.
+        """
+        if not self.waiting:
+            return []
+        rows = torch.stack([row for _, row in self.waiting]).tolist()
+        iterations = [iteration for iteration, _ in self.waiting]
+        self.waiting.clear()
+        for iteration, row in zip(iterations, rows, strict=True):
+            values = dict(zip(self.names, row, strict=False))
+            # val is watched and not learned from; it is nan where no pixel of a batch has a label.
+            if any(not math.isfinite(value) for name, value in values.items() if name != "val"):
+                raise NotFinite(iteration, values)
+        return rows[-1]
+
+    def validated(self, iteration: int, result: dict) -> None:
+        """Write a measurement of the validation set: `means` and `iou` as `Validation.measure` has them."""
+        if self.board:
+            groups = {"validation": result["means"], "validation_iou": result["iou"]}
+            scalars = {f"{group}/{name}": v for group, part in groups.items() for name, v in part.items()}
+            self._scalars({name: v for name, v in scalars.items() if v is not None}, iteration)
+            self.board.flush()  # before the line, which keeps it from being measured again
+        path = self.folder / VALIDATION_FILE
+        lines = path.read_text(encoding="utf-8") if path.is_file() else ""
+        line = json.dumps({"iteration": iteration, **result}) + "\n"
+        write_whole(path, lambda aside: aside.write_text(lines + line, encoding="utf-8"))
+
+    def _scalars(self, values: dict[str, float], iteration: int) -> None:
+        for name, value in values.items():
+            self.board.add_scalar(name.replace(" ", "_"), value, iteration)  # TensorBoard has no spaces
+
+    def validations(self) -> list[dict]:
+        """The measurements so far."""
+        path = self.folder / VALIDATION_FILE
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+    def picture(self, i_iter: int, sheet: Image.Image) -> None:
+        """Show what the training sees and says in TensorBoard."""
+        if self.board:
+            self.board.add_image("training", np.asarray(sheet), i_iter, dataformats="HWC")
+
+    def reach_disk(self) -> None:
+        """Wait until what was written would survive a crash of the machine: it is no older than the state."""
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        if self.board:
+            self.board.flush()
 
     def close(self) -> None:
         """Flush and close the files."""
-        self.file.close()
+        self.progress.close()
+        with suppress(OSError):  # on a full disk, of which the write that failed has told
+            self.file.close()
         if self.board:
             self.board.close()
+
+
+class NotFinite(Exception):
+    """An iteration with losses that are not all finite."""
+
+    def __init__(self, iteration: int, losses: dict[str, float]):
+        super().__init__(iteration, losses)
+        self.iteration, self.losses = iteration, losses
+
+
+def _keep_before(path: Path, start: int) -> None:
+    """Of a file of JSON lines those of iterations before `start`, without a last one that was cut."""
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            if json.loads(line)["iteration"] < start:
+                kept.append(line + "\n")
+        except (ValueError, KeyError, TypeError):
+            continue
+    write_whole(path, lambda aside: aside.write_text("".join(kept), encoding="utf-8"))
 
 
 def progress(items: Iterable[T], total: int, processes: Processes = ALONE) -> Iterator[T]:

@@ -5,6 +5,7 @@ Only what the flags alone show is checked; data, files and GPUs are the scripts'
 """
 
 import argparse
+import sys
 from collections.abc import Collection
 from pathlib import Path
 
@@ -13,19 +14,45 @@ from dataset.domains import BUILT_IN
 from dataset.transforms import SCALES
 from model.deeplab_multi import ARCHS, GROUPS, NORM_STYLES, STRIDE
 from utils import flag_types
+from utils.config import as_arguments, earlier_options
 from utils.errors import refuse
 from utils.flag_types import PUBLISHED_WEIGHTS, format_size
 from utils.losses import DIVERGENCES
 from utils.precision import PRECISIONS
 from utils.uncertainty import DROPOUT_PASSES, UNCERTAINTIES
 
+ON_DAMAGED = ("stop", "skip")
 DEFAULT_PRECISION = "tf32"  # what torch does where nobody chooses
 REPORT_IMAGES = 4  # of the worst and as many of the best on a page
 LONGEST_MESSAGE = 400  # characters
 
 
+# How the help calls a value; others go by their flag.
+METAVARS = {
+    Path: "PATH",
+    flag_types.positive: "N",
+    flag_types.not_negative: "N",
+    flag_types.workers: "N",
+    flag_types.seed: "N",
+    flag_types.byte: "N",
+    flag_types.positive_float: "X",
+    flag_types.not_negative_float: "X",
+    flag_types.share: "X",
+    flag_types.fraction: "X",
+    flag_types.percent: "PERCENT",
+    flag_types.size: "W,H",
+    flag_types.boolean: "True|False",
+    flag_types.gpu_ids: "N,N",
+    flag_types.scales: "X,X",
+    flag_types.seeds: "N,N",
+}
+
+
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Defaults behind every flag that has one."""
+
+    def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
+        return METAVARS.get(action.type) or super()._get_default_metavar_for_optional(action)
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         return action.help if action.default is None else super()._get_help_string(action)
@@ -33,6 +60,8 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 
 class OneLineParser(argparse.ArgumentParser):
     """argparse that answers a bad flag with one line instead of the whole usage."""
+
+    origin = ""  # of what is parsed, with a colon, where it was not given on the command line
 
     def __init__(self, description: str | None = None, add_help: bool = True):
         super().__init__(
@@ -49,21 +78,25 @@ class OneLineParser(argparse.ArgumentParser):
         """Print the line, of a long one both ends, and leave with exit status 2."""
         if len(message) > LONGEST_MESSAGE:
             message = f"{message[: LONGEST_MESSAGE // 2]} ... {message[-LONGEST_MESSAGE // 2 :]}"
-        refuse(f"{self.prog}: error: {message} (--help lists the flags)")
+        refuse(f"{self.prog}: error: {self.origin}{message} (--help lists the flags)")
 
 
 def stage1_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Flags of `train_ms.py`; sizes become (height, width), `gpu_ids` a list of numbers."""
     parser = OneLineParser("Stage I: adapt a network from labelled source to unlabelled target (MRNet).")
-    pair = _named_pair(argv)
+    argv = sys.argv[1:] if argv is None else argv
+    earlier = earlier_options(argv)
+    pair = _named_pair(argv, earlier)
     _add_training_flags(parser, pair, data_dir=pair.source.root, input_size=pair.source.source_size)
-    return _checked_training_args(parser, argv)
+    return _checked_training_args(parser, argv, earlier)
 
 
 def stage2_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Flags of `train_ft.py`: Stage I's and those of the rectified pseudo-label loss."""
     parser = OneLineParser("Stage II: fine-tune on pseudo labels rectified by their uncertainty.")
-    pair = _named_pair(argv)
+    argv = sys.argv[1:] if argv is None else argv
+    earlier = earlier_options(argv)
+    pair = _named_pair(argv, earlier)
     _add_training_flags(parser, pair, data_dir=pair.target.root, input_size=pair.target.pseudo_size)
     group = parser.add_argument_group("pseudo labels")
     group.add_argument(
@@ -90,7 +123,7 @@ def stage2_args(argv: list[str] | None = None) -> argparse.Namespace:
         default="kl",
         help="how the two classifiers' disagreement is measured (Rectifying, table 9)",
     )
-    args = _checked_training_args(parser, argv)
+    args = _checked_training_args(parser, argv, earlier)
     _check_threshold(parser, args.threshold, args.pseudo_dir, "--pseudo-dir")
     return args
 
@@ -330,12 +363,24 @@ def demo_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _named_pair(argv: list[str] | None) -> Adaptation:
+def _named_pair(argv: list[str], earlier: tuple[Path, dict] | None) -> Adaptation:
     """What `--source` and `--target` name; the defaults of other flags follow from it."""
     parser = OneLineParser(add_help=False)
     _add_domain_flags(parser, source="gta5", target="cityscapes")
-    args, _ = parser.parse_known_args(argv)
+    args, _ = parser.parse_known_args(_with_earlier(parser, argv, earlier))
     return adapt(find_domain(args.source), find_domain(args.target))
+
+
+def _with_earlier(parser: OneLineParser, argv: list[str], earlier: tuple[Path, dict] | None) -> list[str]:
+    """The command line with an earlier run's flags before it, which are checked on their own."""
+    if earlier is None:
+        return argv
+    path, options = earlier
+    spelled, _ = as_arguments(options, parser)
+    parser.origin = f"{path}: "
+    parser.parse_args(spelled)
+    parser.origin = ""
+    return spelled + argv
 
 
 def _check_threshold(parser: OneLineParser, threshold: float, folder: Path | None, flag: str) -> None:
@@ -356,7 +401,9 @@ def _add_training_flags(
     _add_data_flags(parser.add_argument_group("data"), pair, data_dir, format_size(input_size))
     _add_loss_flags(parser.add_argument_group("losses"))
     _add_optimiser_flags(parser.add_argument_group("optimisation"))
-    _add_run_flags(parser.add_argument_group("run"))
+    _add_device_flags(parser.add_argument_group("device and repeatability"))
+    _add_saving_flags(parser.add_argument_group("saving and going on"))
+    _add_watching_flags(parser.add_argument_group("watching"))
 
 
 def _add_network_flags(group, num_classes: int) -> None:
@@ -534,20 +581,14 @@ def _add_optimiser_flags(group) -> None:
     _add_switch(group, "--compile", "the network through torch.compile, on one device; other dropout masks")
 
 
-def _add_run_flags(group) -> None:
+def _add_device_flags(group) -> None:
     add = group.add_argument
-    add("--snapshot-dir", type=Path, default="./snapshots/", help="folder of snapshots, flags and log")
-    add("--save-pred-every", type=flag_types.positive, default=5000, help="iterations between snapshots")
-    add(
-        "--save-num-images",
-        type=flag_types.not_negative,
-        default=2,
-        help="training pictures saved with each snapshot",
-    )
-    add("--log-dir", type=Path, default="./log", help="folder of TensorBoard's files")
-    add("--log-every", type=flag_types.positive, default=20, help="iterations between two lines of the log")
-    _add_switch(group, "--tensorboard", "write losses and rates for TensorBoard", default=True)
     add("--random-seed", type=flag_types.seed, default=1234, help="of weights, order and augmentation")
+    _add_switch(
+        group,
+        "--deterministic",
+        "on a GPU use only operations that repeat to the bit, which is slower; a CPU's do anyway",
+    )
     add(
         "--gpu-ids",
         type=flag_types.gpu_ids,
@@ -555,6 +596,70 @@ def _add_run_flags(group) -> None:
         help="GPUs to spread a batch over in one process; torchrun gives each process one",
     )
     _add_switch(group, "--cpu", "compute on the CPU")
+
+
+def _add_saving_flags(group) -> None:
+    add = group.add_argument
+    add("--snapshot-dir", type=Path, default="./snapshots/", help="folder of all that a run writes")
+    add("--save-pred-every", type=flag_types.positive, default=5000, help="iterations between snapshots")
+    add(
+        "--keep",
+        type=flag_types.not_negative,
+        default=0,
+        help="snapshots to keep, the latest ones; 0: all, as published",
+    )
+    add(
+        "--save-state-every",
+        type=flag_types.positive,
+        default=1000,
+        help="iterations between two saves of all that --resume needs, each in the place of the last",
+    )
+    _add_switch(
+        group,
+        "--resume",
+        "go on with the run in --snapshot-dir where it was last saved, to the bit; flags that are not given "
+        "are that run's. Where nothing is saved yet, start",
+    )
+    add(
+        "--config",
+        type=Path,
+        help="opts.yaml of an earlier run: its flags in place of the defaults; flags given override them",
+    )
+    add(
+        "--on-damaged",
+        choices=ON_DAMAGED,
+        default=ON_DAMAGED[0],
+        help="an image or label that cannot be used: stop with everything saved, or take another sample",
+    )
+    add("--max-damaged", type=flag_types.not_negative, default=10, help="files to skip before stopping")
+
+
+def _add_watching_flags(group) -> None:
+    add = group.add_argument
+    add("--log-every", type=flag_types.positive, default=20, help="iterations between two lines of the log")
+    _add_switch(group, "--tensorboard", "write everything for TensorBoard, too", default=True)
+    add("--log-dir", type=Path, default="./log", help="folder of TensorBoard's files")
+    add(
+        "--save-num-images",
+        type=flag_types.not_negative,
+        default=2,
+        help="images in each of the training's pictures, which come with every snapshot; 0: no pictures",
+    )
+    add(
+        "--pictures-every",
+        type=flag_types.not_negative,
+        default=1000,
+        help="iterations between two pictures in TensorBoard; 0: none",
+    )
+    add(
+        "--eval-every",
+        type=flag_types.not_negative,
+        default=0,
+        help="iterations between two measurements of the target's validation mIoU, in one pass; 0: never",
+    )
+    add("--eval-set", default="val", help="split of the target that is measured")
+    add("--eval-list", type=Path, help="names in it, one a line, to measure fewer")
+    _add_switch(group, "--keep-best", "keep the network of the highest validation mIoU as <prefix>_best.pth")
 
 
 def _add_prediction_flags(parser: OneLineParser, batchsize: int, split: str) -> None:
@@ -581,8 +686,10 @@ def _add_prediction_flags(parser: OneLineParser, batchsize: int, split: str) -> 
     _add_switch(parser, "--cpu", "compute on the CPU")
 
 
-def _checked_training_args(parser: OneLineParser, argv: list[str] | None) -> argparse.Namespace:
-    args = parser.parse_args(argv)
+def _checked_training_args(
+    parser: OneLineParser, argv: list[str], earlier: tuple[Path, dict] | None
+) -> argparse.Namespace:
+    args = parser.parse_args(_with_earlier(parser, argv, earlier))
     if args.num_steps_stop is None:
         args.num_steps_stop = args.num_steps
     if args.num_steps_stop > args.num_steps:
@@ -594,6 +701,8 @@ def _checked_training_args(parser: OneLineParser, argv: list[str] | None) -> arg
         parser.error(f"--fp16 is --precision fp16, not {args.precision}; give one of the two")
     args.precision = args.precision or ("fp16" if args.fp16 else DEFAULT_PRECISION)
     args.fp16 = args.precision == "fp16"
+    if args.keep_best and not args.eval_every:
+        parser.error("--keep-best needs the validation mIoU; give --eval-every too")
     if args.compile and args.checkpointing:
         parser.error("--compile chooses itself what to compute again; leave out --checkpointing")
     if args.ignore_label < args.num_classes:

@@ -105,16 +105,14 @@ class PredictionWriter:
             write_whole(path, lambda aside, file=file: aside.write_bytes(file))
 
 
-def save_training_pictures(path: Path, rows: list[list[np.ndarray]]) -> None:
-    """One PNG of rows of pictures (H, W, 3) uint8 of one size, side by side; a row may be shorter."""
-    widest = max(map(len, rows))
-    blank = np.zeros_like(rows[0][0])
-    sheet = np.concatenate([np.concatenate(row + [blank] * (widest - len(row)), 1) for row in rows])
-    write_whole(path, lambda aside: Image.fromarray(sheet).save(aside, "PNG"))
-
-
 def save_overview(path: Path, titles: list[str], rows: list[list[Image.Image]], width: int = 256) -> None:
-    """One PNG of pictures in rows of equal length under column titles, each `width` pixels wide."""
+    """`overview` as a PNG."""
+    sheet = overview(titles, rows, width)
+    write_whole(path, lambda aside: sheet.save(aside, "PNG"))
+
+
+def overview(titles: list[str], rows: list[list[Image.Image]], width: int = 256) -> Image.Image:
+    """Pictures in rows of equal length under column titles, each `width` pixels wide."""
     height = width * rows[0][0].height // rows[0][0].width
     gap, head = 4, 24
     sheet = Image.new(
@@ -129,4 +127,4 @@ def save_overview(path: Path, titles: list[str], rows: list[list[Image.Image]], 
         for row, pictures in enumerate(rows):
             picture = pictures[column].convert("RGB").resize((width, height), Image.Resampling.BOX)
             sheet.paste(picture, (left, head + row * (height + gap)))
-    write_whole(path, lambda aside: sheet.save(aside, "PNG"))
+    return sheet

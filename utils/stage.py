@@ -2,6 +2,7 @@
 
 import logging
 from argparse import Namespace
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -9,17 +10,22 @@ from torch import nn
 
 from dataset import Adaptation, SegmentationDataset, adapt, build_dataset, find_domain
 from dataset.beside import ChecksBeside
+from dataset.damaged import Damaged
 from dataset.labels import palette
 from dataset.stream import TrainingStream, batches
 from model.weights import load_weights
 from utils.checkpoint import OPTIONS_FILE, SHAPING_OPTIONS, read_options, write_options
 from utils.compilation import compile_network
 from utils.device import choose_device, default_workers
-from utils.distributed import join, leave
-from utils.engine import train
+from utils.distributed import Processes, join, leave
+from utils.engine import Training
 from utils.errors import UserError
-from utils.logging import log_to_terminal
+from utils.files import remove_half_written
+from utils.logging import TrainingLog, log_to_terminal
 from utils.precision import prepare
+from utils.record import record_start
+from utils.state import check_state, load_state, put_aside, restore_trainer
+from utils.validation import Validation, validation_data
 
 STREAMS = 2
 LABELLED_SEED, TARGET_SEED = range(STREAMS)  # added to --random-seed's own
@@ -47,23 +53,36 @@ def train_stage(trainer_class: type[nn.Module], args: Namespace, pseudo_labels: 
     pair = adapt(find_domain(args.source), find_domain(args.target))
     check_classes(pair, args)
     labelled, target = build_labelled(pair, args, pseudo_labels), build_target(pair, args)
-    checks, target_has_labels = ChecksBeside(), False
+    validation = validation_data(pair, args) if args.eval_every else None
+    state = load_state(args.snapshot_dir) if args.resume else None
+    start = state["iteration"] if state else 0
+    checks = ChecksBeside()
+    damaged = Damaged(
+        args.max_damaged if args.on_damaged == "skip" else None, known=state["damaged"] if state else ()
+    )
+    target_has_labels = False
     if processes.main:  # the others wait here, and end if it fails
         refuse_other_network(args)
-        labelled.check(labels_required=True, beside=checks)
-        target_has_labels = target.check(labels_required=False, beside=checks)
+        labelled.check(labels_required=True, beside=checks, damaged=damaged)
+        target_has_labels = target.check(labels_required=False, beside=checks, damaged=damaged)
+        if validation:
+            validation.check(labels_required=True, beside=checks)
     target_has_labels = processes.from_main(target_has_labels)
     device, gpus = choose_device(args, processes)
     if args.sync_bn and len(gpus) > 1:
         raise UserError("--sync_bn: GPUs of one process keep statistics of their own; start it with torchrun")
-    args.precision = prepare(args.precision, device)
+    args.precision = prepare(args.precision, device, args.deterministic)
     args.fp16 = args.precision == "fp16"
 
     torch.manual_seed(args.random_seed)
     trainer = trainer_class(args)
-    load_weights(trainer.G, args.restore_from, restore_classifiers=not args.not_restore_last)
+    if state is None:
+        load_weights(trainer.G, args.restore_from, restore_classifiers=not args.not_restore_last)
     trainer.to(device, memory_format=torch.channels_last)  # the layout images arrive in
     trainer.device_ids = gpus
+    if state:
+        check_state(state, trainer, args, [len(labelled), len(target)], processes)
+        restore_trainer(state, trainer)
     trainer.join(processes)
     if args.compile:
         images = torch.zeros(args.batch_size, *args.crop_size, 3, device=device).permute(0, 3, 1, 2)
@@ -71,19 +90,70 @@ def train_stage(trainer_class: type[nn.Module], args: Namespace, pseudo_labels: 
     if not processes.main:
         torch.manual_seed(args.random_seed + processes.rank)  # other channels dropped than in the main one
     say_what_is_there(labelled, target, target_has_labels, args)
-    if processes.main:
-        write_options(args.snapshot_dir, args, pair.colors)
-    streams = []
-    for seed, dataset in ((LABELLED_SEED, labelled), (TARGET_SEED, target)):
-        samples = args.num_steps_stop * args.iter_size * args.batch_size
-        stream = TrainingStream(dataset, samples, (args.random_seed, seed))
-        readers = STREAMS * processes.local_count
-        workers = default_workers(readers) if args.num_workers is None else args.num_workers
-        options = dict(pin_memory=device.type == "cuda", shard=processes.shard)
-        streams.append(batches(stream, args.batch_size, workers, **options))
-    with checks:
-        train(trainer, args, *streams, target_has_labels, pair.source.prefix, palette(pair.colors), checks)
+    streams = build_streams(args, labelled, target, start)
+    history = open_run_folder(args, pair, start) if processes.main else None
+    training = Training(
+        trainer=trainer,
+        args=args,
+        state=state,
+        streams=streams,
+        loaded=load_streams(streams, args, device, processes),
+        target_has_labels=target_has_labels,
+        prefix=pair.source.prefix,
+        palette=palette(pair.colors),
+        checks=checks,
+        damaged=damaged,
+        history=history,
+        validation=Validation(validation, pair, args) if validation else None,
+    )
+    del state  # as large as the networks and their optimisers
+    try:
+        with checks:
+            training.run()
+    finally:
+        for loaded in training.loaded:
+            loaded.close()
+        if history:
+            history.close()
     leave()
+
+
+def open_run_folder(args: Namespace, pair: Adaptation, start: int) -> TrainingLog:
+    """The snapshot folder with the flags, a record of this start, and the open log."""
+    folder = args.snapshot_dir
+    remove_half_written(folder)
+    if not args.resume:
+        put_aside(folder)
+    if start:
+        log.info("Going on at iteration %d of %d.", start, args.num_steps_stop)
+    write_options(folder, args, pair.colors)
+    record_start(folder, start)
+    board = args.log_dir / folder.resolve().name if args.tensorboard else None
+    return TrainingLog(folder, board, args.log_every, start, args.num_steps_stop, pair.classes)
+
+
+def build_streams(
+    args: Namespace, labelled: SegmentationDataset, target: SegmentationDataset, start: int
+) -> tuple[TrainingStream, TrainingStream]:
+    """The samples of both streams from iteration `start` to the last one."""
+    drawn = args.iter_size * args.batch_size
+    length = max(0, args.num_steps_stop - start) * drawn
+    options = dict(start=start * drawn, replace=args.on_damaged == "skip")
+    return tuple(
+        TrainingStream(dataset, length, (args.random_seed, seed), **options)
+        for seed, dataset in ((LABELLED_SEED, labelled), (TARGET_SEED, target))
+    )
+
+
+def load_streams(
+    streams: Sequence[TrainingStream], args: Namespace, device: torch.device, processes: Processes
+) -> tuple[Iterator[dict], ...]:
+    """Their batches, decoded beside the training."""
+    workers = args.num_workers
+    if workers is None:
+        workers = default_workers(STREAMS * processes.local_count)
+    options = dict(pin_memory=device.type == "cuda", shard=processes.shard, training=True)
+    return tuple(batches(stream, args.batch_size, workers, **options) for stream in streams)
 
 
 def check_classes(pair: Adaptation, args: Namespace) -> None:
@@ -165,5 +235,9 @@ def say_what_is_there(
     log.info("Labelled: %d images of %s", len(labelled), labelled.image_folder)
     watched = "labels are watched as val" if target_has_labels else "no labels"
     log.info("Target:   %d images of %s (%s)", len(target), target.image_folder, watched)
-    if any(Path(args.snapshot_dir).glob("*.pth")):
-        log.warning("%s holds an earlier run: files of the same name are replaced.", args.snapshot_dir)
+    if not args.resume and any(Path(args.snapshot_dir).glob("*.pth")):
+        log.warning(
+            "%s holds an earlier run: files of the same name are replaced, its log and state are put aside "
+            "as *.earlier.* (--resume would go on with it).",
+            args.snapshot_dir,
+        )

@@ -1,0 +1,198 @@
+"""All that a training needs to go on as if it had never stopped: what `--resume` reads.
+
+One file in the snapshot folder, each save in the place of the last: networks, optimisers, loss scaler, class
+weights, every process's random states and batch statistics, the iteration and with it the position in both
+streams of samples, and the flags.
+"""
+
+import logging
+from argparse import Namespace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from utils.checkpoint import OPTIONS_FILE, save_tensors, spelled_options
+from utils.distributed import Processes
+from utils.errors import UserError
+from utils.logging import LOG_FILE, VALIDATION_FILE
+
+STATE_FILE = "training_state.pt"
+FORMAT = 1
+ENTRIES = {"format", "stage", "iteration", "trainer", "processes", "options", "images", "damaged"}
+# Without them the state does not fit the networks or the optimisers, or the labels mean something else.
+FIXED_OPTIONS = (
+    *("num_classes", "use_se", "norm_style", "arch", "train_bn", "single_updates"),
+    *("source", "target", "batch_size", "iter_size", "random_seed"),
+)
+# They change what is written or where, but no number; any other flag that changes is said.
+FREE_OPTIONS = {
+    *("snapshot_dir", "log_dir", "log_every", "tensorboard", "save_pred_every", "save_num_images", "keep"),
+    *("save_state_every", "pictures_every", "eval_every", "eval_set", "eval_list", "keep_best"),
+    *("num_steps_stop", "num_workers", "gpu_ids", "cpu", "checkpointing", "restore_from", "not_restore_last"),
+    *("data_dir", "data_dir_target", "data_list", "data_list_target", "pseudo_dir", "on_damaged"),
+    *("max_damaged", "deterministic", "fp16"),
+}
+EARLIER = ".earlier"  # before the ending of a file that a new run in the same folder puts aside
+log = logging.getLogger(__name__)
+
+
+def save_state(
+    folder: Path,
+    trainer: nn.Module,
+    iteration: int,
+    args: Namespace,
+    images: list[int],
+    damaged: list[str],
+) -> None:
+    """Save everything before iteration `iteration`; all processes call it, the main one writes.
+
+    Args:
+        images: numbers of the two data sets, on which the order of samples depends.
+        damaged: files skipped so far.
+
+    Raises:
+        UserError: the networks are not finite, or the file cannot be written; the last save is kept.
+    """
+    processes = trainer.processes.gather(
+        {
+            "random": random_states(trainer.device_ids),
+            "buffers": {name: value.cpu() for name, value in trainer.G.named_buffers()},
+        }
+    )
+    if not trainer.processes.main:
+        return
+    content = trainer.training_state()
+    refuse_broken(content["networks"], iteration)
+    state = {
+        "format": FORMAT,
+        "stage": type(trainer).__module__,
+        "iteration": iteration,
+        "trainer": content,
+        "processes": processes,
+        "options": spelled_options(args),
+        "images": images,
+        "damaged": damaged,
+    }
+    save_tensors(folder / STATE_FILE, state)
+
+
+def refuse_broken(networks: dict[str, torch.Tensor], iteration: int) -> None:
+    """Keep values that are not finite from being saved over good ones.
+
+    Raises:
+        UserError: there are some.
+    """
+    finite = torch.stack([value.isfinite().all() for value in networks.values()]).tolist()
+    if not all(finite):
+        name = next(name for name, good in zip(networks, finite, strict=True) if not good)
+        raise UserError(
+            f"iteration {iteration}: {name} is not finite, so nothing is saved over the last good state; "
+            "lower --learning-rate and go on from that with --resume"
+        )
+
+
+def load_state(folder: Path) -> dict | None:
+    """The state in a snapshot folder, checked to be one; None where there is none.
+
+    Raises:
+        UserError: the file is damaged, or not by this program; or there are snapshots but no state.
+    """
+    path = folder / STATE_FILE
+    if not path.is_file():
+        if any(folder.glob("*.pth")):
+            raise UserError(
+                f"--resume: {folder} holds snapshots but no {STATE_FILE}; start from a snapshot with "
+                "--restore-from in another --snapshot-dir"
+            )
+        return None
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # noqa: BLE001 - unpickling a damaged file fails in every way there is
+        raise UserError(
+            f"{path}: cannot be read as a training's state ({_first_line(error)}); put a copy in its place, "
+            "or remove it and start from a snapshot with --restore-from"
+        ) from error
+    if not isinstance(state, dict) or not state.keys() >= ENTRIES or state["format"] != FORMAT:
+        raise UserError(f"{path}: holds no state of this version's training; remove it to start afresh")
+    return state
+
+
+def check_state(
+    state: dict, trainer: nn.Module, args: Namespace, images: list[int], processes: Processes
+) -> None:
+    """Refuse to go on with what the state does not fit; say what makes the run another one.
+
+    Raises:
+        UserError: another stage, network, optimiser, batch size, seed or pair of domains.
+    """
+    path, now = args.snapshot_dir / STATE_FILE, spelled_options(args)
+    if state["stage"] != type(trainer).__module__:
+        raise UserError(f"{path}: is of {state['stage']}, the other stage; choose another --snapshot-dir")
+    before = state["options"]
+    changed = [name for name in now if name in before and before[name] != now[name]]
+    for name in changed:
+        if name in FIXED_OPTIONS:
+            raise UserError(
+                f"--{name.replace('_', '-')} {now[name]}: the run in {args.snapshot_dir} has "
+                f"{before[name]}, and cannot go on with another; choose another --snapshot-dir"
+            )
+    differing = [f"{name} {now[name]} (was {before[name]})" for name in changed if name not in FREE_OPTIONS]
+    if images != state["images"]:
+        differing.append(f"{images} images (were {state['images']})")
+    if processes.count != len(state["processes"]):
+        differing.append(f"{processes.count} processes (were {len(state['processes'])})")
+    if differing:
+        log.warning("Not what an uninterrupted run would have done, from here on: %s.", ", ".join(differing))
+
+
+def restore_trainer(state: dict, trainer: nn.Module) -> None:
+    """Put networks, optimisers, scaler and class weights in place; every process calls it.
+
+    Raises:
+        UserError: they do not fit.
+    """
+    try:
+        trainer.load_training_state(state["trainer"])
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{STATE_FILE}: does not fit the networks ({_first_line(error)}); it is damaged or was made by "
+            "another version"
+        ) from error
+
+
+def restore_process(state: dict, trainer: nn.Module) -> None:
+    """Put this process's own part in place, right before the first step: nothing may draw in between."""
+    own = state["processes"][min(trainer.processes.rank, len(state["processes"]) - 1)]
+    with torch.no_grad():
+        for name, buffer in trainer.G.named_buffers():
+            buffer.copy_(own["buffers"][name])
+    states = own["random"]
+    torch.set_rng_state(states["cpu"])
+    for device, random in zip(trainer.device_ids, states["cuda"], strict=False):
+        torch.cuda.set_rng_state(random, device)
+    if "mps" in states and torch.backends.mps.is_available():
+        torch.mps.set_rng_state(states["mps"])
+
+
+def random_states(gpus: list[int]) -> dict:
+    """Of the generators that dropout draws from. Samples have generators of their own, by position."""
+    states = {"cpu": torch.get_rng_state(), "cuda": [torch.cuda.get_rng_state(gpu) for gpu in gpus]}
+    if torch.backends.mps.is_available():
+        states["mps"] = torch.mps.get_rng_state()
+    return states
+
+
+def put_aside(folder: Path) -> None:
+    """Before a new run in the folder of an earlier one: keep what it would overwrite first."""
+    for name in (STATE_FILE, LOG_FILE, VALIDATION_FILE, OPTIONS_FILE):
+        path = folder / name
+        if path.is_file():
+            try:
+                path.replace(path.with_stem(path.stem + EARLIER))
+            except OSError as error:
+                raise UserError(f"{path}: cannot be put aside ({error.strerror})") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
