@@ -17,7 +17,7 @@ from utils.device import default_workers
 from utils.errors import UserError, run_script
 from utils.flag_types import format_size
 from utils.logging import log_to_terminal, progress
-from utils.options import check_data_args
+from utils.tool_options import check_data_args
 
 SHOWN = 5  # sizes, names and ids printed before the rest is a number
 SQUEEZE = 1.1  # a change of the sides' ratio beyond this is worth a word

@@ -29,7 +29,6 @@ from utils.demo_report import write_demo_report
 from utils.errors import UserError, run_script
 from utils.example_pictures import color_map
 from utils.metrics import format_iou_columns
-from utils.options import demo_args
 from utils.pictures import save_overview
 from utils.recipes import (
     BALANCED,
@@ -46,6 +45,7 @@ from utils.recipes import (
     Plan,
 )
 from utils.result_folder import read_result
+from utils.tool_options import demo_args
 
 HERE = Path(__file__).resolve().parent
 EXAMPLES = 4  # target images in the report

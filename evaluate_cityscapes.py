@@ -34,8 +34,8 @@ from utils.evaluation import Tally, summary, table
 from utils.evaluation_report import write_evaluation_report
 from utils.inference import predict_all, scaled_sizes
 from utils.logging import log_to_terminal, progress
-from utils.options import evaluate_args
 from utils.pictures import PredictionWriter
+from utils.prediction_options import evaluate_args
 from utils.restore import (
     prediction_batches,
     prediction_order,
@@ -161,7 +161,7 @@ def predictions_of_files(
     paths = {name: folder / prediction_name(name) for name in data.names}
     missing = [path for path in paths.values() if not os.path.isfile(path)]
     if missing:
-        raise DataError(f"{missing[0]}: no such prediction ({len(missing)} missing); give another folder")
+        raise DataError(f"{missing[0]}: no such prediction, {len(missing)} are missing; name their folder")
     for index in prediction_order(len(data), processes):
         name = data.names[index]
         path = paths[name]

@@ -15,7 +15,7 @@ from utils.flag_types import format_size
 from utils.logging import log_to_terminal
 from utils.one_pass import OnePass
 from utils.onnx_file import compare, format_differences, libraries, write_onnx
-from utils.options import export_args
+from utils.prediction_options import export_args
 from utils.segmenter import load_segmenter
 
 log = logging.getLogger(__name__)

@@ -16,8 +16,8 @@ from utils.distributed import join, leave
 from utils.errors import run_script
 from utils.inference import predict_all, scaled_sizes
 from utils.logging import log_to_terminal, progress
-from utils.options import generate_args
 from utils.pictures import PredictionWriter
+from utils.prediction_options import generate_args
 from utils.restore import prediction_batches, prediction_target, restore_network, settle_pair
 
 log = logging.getLogger(__name__)

@@ -13,8 +13,8 @@ from utils.comparison_report import write_comparison
 from utils.errors import run_script
 from utils.evaluation_report import write_evaluation_report
 from utils.logging import log_to_terminal
-from utils.options import report_args
 from utils.result_folder import read_result
+from utils.tool_options import report_args
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from utils.errors import run_script
 from utils.files import write_whole
 from utils.inputs import PICTURE_OUTPUTS, VIDEO_OUTPUTS, Input, find_inputs
 from utils.logging import log_to_terminal, progress
-from utils.options import segment_args
+from utils.prediction_options import segment_args
 from utils.segmenter import Segmenter, load_segmenter
 from utils.video import convert_video
 

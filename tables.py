@@ -22,8 +22,8 @@ from utils.errors import UserError, run_script
 from utils.experiments import CLASS_COUNTS, TABLES, Table
 from utils.files import write_whole
 from utils.jobs import RESULT_FILE, Planner
-from utils.options import tables_args
 from utils.recipes import Recipe, embedded_recipe, published_recipe
+from utils.tool_options import tables_args
 
 HERE = Path(__file__).resolve().parent  # where the commands run
 

@@ -31,7 +31,8 @@ from utils.experiments import (
     Table,
 )
 from utils.jobs import Planner
-from utils.options import evaluate_args, generate_args, stage1_args, stage2_args
+from utils.options import stage1_args, stage2_args
+from utils.prediction_options import evaluate_args, generate_args
 from utils.recipes import embedded_recipe, published_recipe
 
 NAMES = ["mrnet-1", "mrnet-2", "mrnet-3", *(f"rectifying-{n}" for n in range(2, 11))]

@@ -82,7 +82,7 @@ def train_stage(trainer_class: type[nn.Module], args: Namespace, pseudo_labels: 
     trainer.device_ids = gpus
     if state:
         check_state(state, trainer, args, [len(labelled), len(target)], processes)
-        restore_trainer(state, trainer)
+        restore_trainer(state, trainer, args.snapshot_dir / STATE_FILE)
     trainer.join(processes)
     if args.compile:
         images = torch.zeros(args.batch_size, *args.crop_size, 3, device=device).permute(0, 3, 1, 2)

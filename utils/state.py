@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
 from utils.checkpoint import OPTIONS_FILE, save_tensors, spelled_options
 from utils.distributed import Processes
@@ -19,7 +20,10 @@ from utils.logging import LOG_FILE, VALIDATION_FILE
 
 STATE_FILE = "training_state.pt"
 FORMAT = 1
-ENTRIES = {"format", "stage", "iteration", "trainer", "processes", "options", "images", "damaged"}
+ENTRIES = {
+    **{"format": int, "stage": str, "iteration": int, "trainer": dict, "processes": list, "options": dict},
+    **{"images": list, "damaged": list},
+}
 # Without them the state does not fit the networks or the optimisers, or the labels mean something else.
 FIXED_OPTIONS = (
     *("num_classes", "use_se", "norm_style", "arch", "train_bn", "single_updates"),
@@ -83,13 +87,17 @@ def refuse_broken(networks: dict[str, torch.Tensor], iteration: int) -> None:
     Raises:
         UserError: there are some.
     """
-    finite = torch.stack([value.isfinite().all() for value in networks.values()]).tolist()
-    if not all(finite):
-        name = next(name for name, good in zip(networks, finite, strict=True) if not good)
+    if name := _not_finite(networks):
         raise UserError(
             f"iteration {iteration}: {name} is not finite, so nothing is saved over the last good state; "
             "lower --learning-rate and go on from that with --resume"
         )
+
+
+def _not_finite(networks: dict[str, torch.Tensor]) -> str | None:
+    """The name of the first tensor with a value that is not finite; waits for the device once."""
+    finite = torch.stack([value.isfinite().all() for value in networks.values()]).tolist()
+    return next((name for name, good in zip(networks, finite, strict=True) if not good), None)
 
 
 def load_state(folder: Path) -> dict | None:
@@ -113,9 +121,34 @@ def load_state(folder: Path) -> dict | None:
             f"{path}: cannot be read as a training's state ({_first_line(error)}); put a copy in its place, "
             "or remove it and start from a snapshot with --restore-from"
         ) from error
-    if not isinstance(state, dict) or not state.keys() >= ENTRIES or state["format"] != FORMAT:
+    if not _well_formed(state):
         raise UserError(f"{path}: holds no state of this version's training; remove it to start afresh")
     return state
+
+
+def _well_formed(state: object) -> bool:
+    """Whether every entry is of its kind; whether it fits the networks, `restore_trainer` sees."""
+    return (
+        isinstance(state, dict)
+        and all(type(state.get(name)) is kind for name, kind in ENTRIES.items())
+        and state["format"] == FORMAT
+        and state["iteration"] >= 0
+        and len(state["images"]) == 2
+        and all(type(count) is int and count > 0 for count in state["images"])
+        and all(type(name) is str for name in (*state["damaged"], *state["options"]))
+        and len(state["processes"]) > 0
+        and all(map(_well_formed_process, state["processes"]))
+    )
+
+
+def _well_formed_process(own: object) -> bool:
+    """Whether a process's part has random states that torch can take, and buffers."""
+    try:
+        random, buffers = own["random"], own["buffers"]
+        torch.Generator().set_state(random["cpu"])
+        return all(isinstance(value, torch.Tensor) for value in (*random["cuda"], *buffers.values()))
+    except (RuntimeError, KeyError, TypeError, AttributeError):
+        return False
 
 
 def check_state(
@@ -146,19 +179,57 @@ def check_state(
         log.warning("Not what an uninterrupted run would have done, from here on: %s.", ", ".join(differing))
 
 
-def restore_trainer(state: dict, trainer: nn.Module) -> None:
+def restore_trainer(state: dict, trainer: nn.Module, path: Path) -> None:
     """Put networks, optimisers, scaler and class weights in place; every process calls it.
 
     Raises:
-        UserError: they do not fit.
+        UserError: the state, which came from `path`, does not fit them.
     """
+    optimisers = [value for value in vars(trainer).values() if isinstance(value, Optimizer)]
+    groups = [_kinds(optimiser) for optimiser in optimisers]
     try:
         trainer.load_training_state(state["trainer"])
+        if groups != [_kinds(optimiser) for optimiser in optimisers]:
+            raise ValueError("the optimisers' settings are of other kinds")
+        for optimiser in optimisers:
+            _check_moments(optimiser)
+        for own in state["processes"]:
+            _check_buffers(own["buffers"], trainer.G)
+        if name := _not_finite(trainer.state_dict()):
+            raise ValueError(f"{name} is not finite")
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{STATE_FILE}: does not fit the networks ({_first_line(error)}); it is damaged or was made by "
-            "another version"
+            f"{path}: does not fit the networks ({_first_line(error)}); it is damaged or was made by another "
+            "version"
         ) from error
+
+
+def _kinds(optimiser: Optimizer) -> list[dict[str, object]]:
+    """Of each group's settings the type, and of lists the length."""
+    return [
+        {name: len(value) if isinstance(value, list) else type(value) for name, value in group.items()}
+        for group in optimiser.param_groups
+    ]
+
+
+def _check_moments(optimiser: Optimizer) -> None:
+    """Refuse moments that the next step could not use: parts missing, of other shapes, not finite."""
+    names = {frozenset(moments) for moments in optimiser.state.values()}
+    if len(names) > 1:
+        raise ValueError("some parameters have moments that others lack")
+    for parameter, moments in optimiser.state.items():
+        for name, value in moments.items():
+            if not isinstance(value, torch.Tensor) or value.shape not in ((), parameter.shape):
+                raise ValueError(f"{name} is not of its parameter's shape {tuple(parameter.shape)}")
+            if not value.isfinite().all():
+                raise ValueError(f"{name} is not finite")
+
+
+def _check_buffers(saved: dict[str, torch.Tensor], network: nn.Module) -> None:
+    """Refuse other batch statistics than the network's."""
+    shapes = {name: value.shape for name, value in network.named_buffers()}
+    if {name: value.shape for name, value in saved.items()} != shapes:
+        raise ValueError("the batch statistics are of another network")
 
 
 def restore_process(state: dict, trainer: nn.Module) -> None:

@@ -151,7 +151,8 @@ def accepted() -> Iterator[Case]:
             "\ufeff" + yaml.safe_dump({"classes": OWN_CLASSES, "ignore": "others"})
         ),
         "a description with a reference": _text(
-            "classes:\n  road: {ids: &seven 7}\n  car: {ids: [26, 27]}\n  person: {ids: 24}\nignore: {ids: [0, 0x1]}\n"
+            "classes:\n  road: {ids: &seven 7}\n  car: {ids: [26, 27]}\n"
+            "  person: {ids: 24}\nignore: {ids: [0, 0x1]}\n"
         ),
         "a description with folders by name": _description(root=".", images="images/{split}", size=[96, 48]),
     }.items():

@@ -1,4 +1,4 @@
-"""Bad `opts.yaml`: missing, no YAML, carrying code, growing without end, of wrong types, of another network."""
+"""Bad `opts.yaml`: missing, no YAML, carrying code, growing without end, of wrong types, another network's."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
