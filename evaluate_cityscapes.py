@@ -168,8 +168,8 @@ def predictions_of_files(
         label, prediction = data.train_ids(name), read_prediction(path, len(data.colors))
         if label.shape != prediction.shape:
             raise DataError(
-                f"{path}: is {prediction.shape}, its label {label.shape} (height, width); predictions must be "
-                "of the label's size"
+                f"{path}: is {prediction.shape}, its label {label.shape} (height, width); predictions must "
+                "be of the label's size"
             )
         prediction = torch.from_numpy(prediction.astype(np.int64)).to(device)
         yield Scored(torch.from_numpy(label).to(device), [prediction], None)

@@ -24,7 +24,7 @@ from utils.files import remove_half_written
 from utils.logging import TrainingLog, log_to_terminal
 from utils.precision import prepare
 from utils.record import record_start
-from utils.state import check_state, load_state, put_aside, restore_trainer
+from utils.state import STATE_FILE, check_state, load_state, put_aside, restore_trainer
 from utils.validation import Validation, validation_data
 
 STREAMS = 2

@@ -68,7 +68,7 @@ def _quantized(tensor: Tensor) -> Tensor:
 
 
 _CODE = hostile.Code
-SPOILT: dict[str, Callable[[Path], object]] = {
+NO_CHECKPOINTS: dict[str, Callable[[Path], object]] = {
     "empty": _write(lambda: b""),
     "text": _write(lambda: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n"),
     "an HTML page": _write(lambda: b"<!DOCTYPE html><title>404</title>"),
@@ -81,11 +81,6 @@ SPOILT: dict[str, Callable[[Path], object]] = {
     **{
         f"code in a pickle of protocol {n}": _write(lambda n=n: hostile.pickled(_CODE(), n)) for n in range(6)
     },
-    "code beside the tensors": _changed(lambda state: state | {"code": _CODE()}),
-    "code in place of a tensor": _changed(_set(HEAD, lambda _: _CODE())),
-    "code in the format of old versions": _changed(
-        lambda state: state | {"code": _CODE()}, _use_new_zipfile_serialization=False
-    ),
     "code as the archive's pickle": lambda path: path.write_bytes(
         hostile.rewritten(path, "data.pkl", hostile.pickled(_CODE()))
     ),
@@ -100,6 +95,14 @@ SPOILT: dict[str, Callable[[Path], object]] = {
     "nothing": _write(lambda: hostile.saved(None)),
     "no tensors": _write(lambda: hostile.saved({})),
     "numbers": _write(lambda: hostile.saved({"epoch": 3})),
+}
+SPOILT: dict[str, Callable[[Path], object]] = {
+    **NO_CHECKPOINTS,
+    "code beside the tensors": _changed(lambda state: state | {"code": _CODE()}),
+    "code in place of a tensor": _changed(_set(HEAD, lambda _: _CODE())),
+    "code in the format of old versions": _changed(
+        lambda state: state | {"code": _CODE()}, _use_new_zipfile_serialization=False
+    ),
     "one thing that is no tensor": _changed(_set(TRUNK, lambda _: "weights")),
     "a training's state": _changed(lambda state: {"model": state, "epoch": 3}),
     "keys that are numbers": _changed(lambda state: dict(enumerate(state.values()))),

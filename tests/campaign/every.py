@@ -7,7 +7,18 @@ from collections.abc import Iterator, Sequence
 from PIL import Image
 
 import dataset.description  # noqa: F401 - imported here and not anew in every forked process
-from tests.campaign import checkpoints, descriptions, flags, images, labels, lists, options_files
+from tests.campaign import (
+    checkpoints,
+    descriptions,
+    flags,
+    images,
+    labels,
+    lists,
+    options_files,
+    places,
+    results,
+    states,
+)
 from tests.campaign.case import Case, nothing, problems, run_forked, tree
 from tests.campaign.world import GOOD, SCORING, Sandboxes
 from utils import onnx_file
@@ -19,7 +30,7 @@ Image.init()  # all of Pillow's plugins, for the same reason
 with contextlib.suppress(UserError):
     onnx_file.libraries()
 
-KINDS = (flags, lists, images, labels, checkpoints, options_files, descriptions)
+KINDS = (flags, lists, images, labels, checkpoints, options_files, descriptions, states, results, places)
 TOGETHER = 25  # cases a process
 CASES = [case for kind in KINDS for case in kind.cases()]
 

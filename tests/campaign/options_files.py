@@ -1,4 +1,4 @@
-"""Bad `opts.yaml`: missing, no YAML, carrying code, growing without end, of wrong types, another network's."""
+"""Bad `opts.yaml`: missing, no YAML, carrying code, growing without end, of wrong types or networks."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -32,6 +32,9 @@ NAMES = cityscapes_names(1)
 SNAPSHOT = "snapshots/old/GTA5_4.pth"
 OPTIONS = "snapshots/old/opts.yaml"
 DESCRIPTION = "own/dataset.yaml"
+RESULT = "result"
+RUN = "snapshots/run"
+STATE = f"{RUN}/training_state.pt"
 OWN_CLASSES = {"road": {"ids": 7, "color": [128, 64, 128]}, "car": {"ids": [26, 27]}, "person": {"ids": 24}}
 
 TRAINING = (
@@ -54,7 +57,7 @@ GOOD = {
     "check_data": ("gta5", "--num-workers", "0"),
     "segment": ("street.png", "--restore-from", SNAPSHOT, "--input-size", "72,40", "--save", "out", "--cpu"),
     "export_onnx": ("--restore-from", SNAPSHOT, "--input-size", "72,40", "--save", "network.onnx"),
-    "report": ("result", "--save", "page.html"),
+    "report": (RESULT, "--save", "page.html"),
     "tables": ("mrnet-2", "--dry-run"),
     "demo": ("--quick", "--out", "demo"),
 }
@@ -113,9 +116,13 @@ class Sandboxes:
         for name in ("world", "cache", "tmp", "outside"):
             (self.template / name).mkdir(parents=True)
         write_world(self.template / "world")
-        flags = (*PREDICTION, "--save", "result")
-        (evaluated,) = run_forked([Case("", "", "evaluate_cityscapes", flags, ())], [self.template / "world"])
-        assert not evaluated.status, evaluated.errors
+        for script, flags in {
+            "evaluate_cityscapes": (*PREDICTION, "--save", RESULT),
+            # Half of a run, to go on with.
+            "train_ms": (*TRAINING, "--snapshot-dir", RUN, "--num-steps", "4", "--num-steps-stop", "2"),
+        }.items():
+            (made,) = run_forked([Case("", "", script, flags, ())], [self.template / "world"])
+            assert not made.status, made.errors
         # What a name that climbs out would reach.
         save_png(self.template / "outside" / "image.png", np.zeros((*SIZE, 3), np.uint8))
         self.before = tree(self.template)
