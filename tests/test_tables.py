@@ -486,7 +486,13 @@ def driver(base: Path) -> subprocess.Popen:
         "job = campaign.Job('slow', ('script.py', str(folder), 'hang'), home, folder)\n"
         "run_script(lambda: campaign.run([job], pathlib.Path.cwd(), pathlib.Path('out')))\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", code, str(ROOT)], cwd=base, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(ROOT)],
+        cwd=base,
+        stderr=subprocess.PIPE,
+        # What was started in the background passes on that Ctrl-C is not heard.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     deadline = time.monotonic() + 30
     while not (base / "out/seed0/made/slow/part").exists():
         assert time.monotonic() < deadline and process.poll() is None

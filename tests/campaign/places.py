@@ -6,7 +6,7 @@ from unittest import mock
 
 from dataset.base import SegmentationDataset
 from tests.campaign.case import Case, full_disk
-from tests.campaign.images import READERS, TRAIN_IMAGE
+from tests.campaign.images import READERS, TRAIN_IMAGE, at
 from tests.campaign.world import (
     CITYSCAPES,
     GOOD,
@@ -113,7 +113,7 @@ def cases() -> Iterator[Case]:
     for writer, (script, good, flag) in WRITERS.items():
         for what, (where, make) in FOLDERS.items():
             place = f"places/{writer}/new"
-            spoil = _at(str(Path(place).parent if where else place), make)
+            spoil = at(str(Path(place).parent if where else place), make)
             yield Case(
                 *(KIND, f"{writer}: {what}", script, (*good, flag, place), (f"places/{writer}",), spoil),
                 adds=(*RUN_FILES, *PREDICTED),
@@ -122,20 +122,20 @@ def cases() -> Iterator[Case]:
         for what, make in {"a folder": Path.mkdir, "a folder without rights": _closed}.items():
             named, adds = ("written",), ("written",)
             yield Case(
-                KIND, f"{writer}: {what}", script, (*good, flag, "written"), named, _at("written", make)
+                KIND, f"{writer}: {what}", script, (*good, flag, "written"), named, at("written", make)
             )
         yield Case(
             *(KIND, f"{writer}: a file above", script, (*good, flag, "street.png/written"), ("street.png",)),
         )
         yield Case(
             *(KIND, f"{writer}: no rights above", script, (*good, flag, "places/written"), ("places",)),
-            _at("places", _closed),
+            at("places", _closed),
         )
     for reader, (script, flags, place) in READ.items():
         for what, spoil in GONE.items():
             if reader == "a run" and what in ("elsewhere", "a link to nothing"):
                 continue  # then there is nothing to go on with, and the run starts
-            yield Case(KIND, f"{reader}: {what}", script, flags, (), _at(place, spoil), adds=PREDICTED)
+            yield Case(KIND, f"{reader}: {what}", script, flags, (), at(place, spoil), adds=PREDICTED)
     for what, (limit, scripts) in FULL.items():
         for script in dict.fromkeys(scripts):
             yield Case(
@@ -155,10 +155,6 @@ def cases() -> Iterator[Case]:
         within=_vanishing(TRAIN_IMAGE),
         adds=RUN_FILES,
     )
-
-
-def _at(place: str, spoil: Callable[[Path], object]) -> Callable[[Path], object]:
-    return lambda world: spoil(world / place)
 
 
 def accepted() -> Iterator[Case]:
