@@ -32,6 +32,7 @@ from utils.distributed import Processes, join, leave
 from utils.errors import run_script
 from utils.evaluation import Tally, summary, table
 from utils.evaluation_report import write_evaluation_report
+from utils.files import real
 from utils.inference import predict_all, scaled_sizes
 from utils.logging import log_to_terminal, progress
 from utils.pictures import PredictionWriter
@@ -77,7 +78,7 @@ def main() -> None:
         scored = predictions_of_files(data, args.predictions, processes, device)
     else:
         titles = list(args.weights)
-        save = args.save or Path(f"./result/cityscapes{Path(args.restore_from).resolve().parent.name}")
+        save = args.save or Path(f"./result/cityscapes{real(args.restore_from).parent.name}")
         scored = predictions_of_network(data, args, save, gap, processes, device)
     tally = Tally(len(data), titles, len(pair.colors), device)
     order = prediction_order(len(data), processes)

@@ -4,6 +4,7 @@
 (`dataset.description`). `Adaptation` holds what follows from the pair: classes, means, defaults.
 """
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -80,7 +81,7 @@ class Domain:
 
     def pseudo_root(self, root: Path) -> Path:
         """Where folders of pseudo labels lie: in the data set's, but never among its pictures."""
-        root = root.resolve() if self.bare else root
+        root = Path(os.path.realpath(root)) if self.bare else root
         return root.with_name(f"{root.name}_pseudo") if self.bare else root
 
 

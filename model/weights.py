@@ -80,20 +80,32 @@ def fetch(source: str) -> StateDict:
 def read_state(path: Path, source: str) -> StateDict:
     """The state dictionary in a file; `source` is what the user called it."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what is odd about a file ends here or does not matter
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged or hostile file can fail in any way
-        reason = str(error).split("\n")[0][:120] or "it is empty"
-        if isinstance(error, pickle.UnpicklingError):
-            reason = "it is another file, or holds more than tensors, which is not executed"
+        state = load_tensors(path)
+    except ValueError as error:
         raise UserError(
-            f"--restore-from {source}: not a checkpoint of tensors ({reason}); name a snapshot such as "
+            f"--restore-from {source}: not a checkpoint of tensors ({error}); name a snapshot such as "
             "GTA5_25000.pth, or copy it again"
         ) from error
     if not isinstance(state, dict) or not state or not all(map(_is_weight, state.keys(), state.values())):
         raise UserError(f"--restore-from {source}: holds no network; name a snapshot such as GTA5_25000.pth")
     return dict(state)
+
+
+def load_tensors(path: Path) -> object:
+    """What `torch.save` wrote, on the CPU: tensors, numbers and text in lists and dictionaries.
+
+    Raises:
+        ValueError: the file is none of that kind, in a few words; no code in it was executed.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is odd about a file ends here or does not matter
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged or hostile file can fail in any way
+        reason = str(error).split("\n")[0][:120] or "it is empty"
+        if isinstance(error, pickle.UnpicklingError) or "TorchScript" in reason:
+            reason = "it is another file, or holds more than tensors, which is not executed"
+        raise ValueError(reason) from error
 
 
 def _is_weight(key: object, value: object) -> bool:

@@ -37,6 +37,11 @@ def write_whole(path: Path, write: Callable[[Path], None], durable: bool = True)
             aside.unlink()
 
 
+def real(path: Path | str) -> Path:
+    """The absolute path without links; unlike `Path.resolve` no error where links lead in a circle."""
+    return Path(os.path.realpath(path))
+
+
 def remove_half_written(folder: Path) -> None:
     """Take away what `write_whole` was filling in the folder when its process was killed."""
     for aside in folder.glob(".*.part"):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dataset.files import DataError, check_picture_mode, picture_suffixes, read_header, scan
 from utils.errors import UserError
+from utils.files import real
 from utils.video import VIDEO_SUFFIXES, check_video
 
 PICTURE_OUTPUTS = (".png", "_overlay.png", "_uncertainty.png")
@@ -59,7 +60,7 @@ def _inputs_of(path: Path, folder: Path) -> list[Input]:
             return [Input(path, folder / path.stem)]
         if not path.is_dir():
             raise UserError(f"{path}: no such file; name a picture, a folder of pictures or a video")
-        path, results = path.resolve(), folder.resolve()
+        path, results = real(path), real(folder)
         # Results of an earlier run, in a folder below, are no inputs.
         names = scan(path, (*picture_suffixes(), *VIDEO_SUFFIXES), excluded_folders=[results])
     except DataError:
@@ -71,7 +72,7 @@ def _inputs_of(path: Path, folder: Path) -> list[Input]:
 
 def _check_outputs(inputs: Sequence[Input], folder: Path) -> None:
     """No two inputs with a result of one name, no result in the place of an input."""
-    sources = {one.path.resolve() for one in inputs}
+    sources = {real(one.path) for one in inputs}
     owner: dict[Path, Input] = {}
     for one in inputs:
         for output in one.outputs:
@@ -80,6 +81,6 @@ def _check_outputs(inputs: Sequence[Input], folder: Path) -> None:
                     f"{owner[output].path} and {one.path}: both would be written as {output}; rename one, or "
                     "segment them one after the other with another --save"
                 )
-            if output.resolve() in sources:
+            if real(output) in sources:
                 raise UserError(f"--save {folder}: {output} would overwrite an input; name another folder")
             owner[output] = one

@@ -71,7 +71,9 @@ class TrainingLog:
                     filename_suffix=f".{os.getpid()}",  # two starts within a second are two files
                 )
         except OSError as error:
-            raise UserError(f"{error.filename}: cannot write the log ({error.strerror})") from error
+            raise UserError(
+                f"{error.filename}: cannot write the log ({error.strerror}); choose another folder"
+            ) from error
         self.folder, self.every, self.total, self.classes = folder, every, total, classes
         self.waiting: list[tuple[int, Tensor]] = []  # losses and class weights that are still on the device
         self.names: list[str] = []

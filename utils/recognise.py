@@ -12,6 +12,7 @@ from dataset import Adaptation, DataError, adapt, find_domain
 from dataset.domains import BUILT_IN, Domain
 from dataset.labels import ROBOTCAR_COLORS, Colors
 from utils.errors import UserError
+from utils.files import real
 
 SYNTHIA_DATA = re.compile("synthia", re.IGNORECASE)  # in the names of data folders, lists and snapshots
 SYNTHIA_FOLDER = re.compile("(?<![A-Za-z])SY(?![A-Za-z])|(?i:synthia)")  # of snapshots; sy may be a user
@@ -60,7 +61,7 @@ def _published(snapshot: Path, options: dict) -> tuple[str, str]:
     data = [Path(str(options.get(name, ""))).parts[-3:] for name in DATA_OPTIONS]
     told = any(SYNTHIA_DATA.search(part) for parts in data for part in parts)
     folders = [*Path(str(options.get("restore_from", ""))).parts[-2:]]
-    folders += [Path(str(options.get("snapshot_dir", ""))).name, *snapshot.resolve().parts[-2:]]
+    folders += [Path(str(options.get("snapshot_dir", ""))).name, *real(snapshot).parts[-2:]]
     told = told or any(map(SYNTHIA_FOLDER.search, folders))
     return ("synthia" if told else "gta5"), "cityscapes"
 

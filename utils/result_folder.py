@@ -5,23 +5,27 @@ What the columns mean is in docs/results.md.
 
 import csv
 import json
+from argparse import ArgumentTypeError
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from dataset.base import prediction_name
-from dataset.files import UNREADABLE, DataError, IdReader
+from dataset.files import UNREADABLE, DataError, IdReader, open_image
 from dataset.labels import Colors
+from utils import flag_types
 from utils.errors import UserError
 from utils.evaluation import ImageScores, Scores
 from utils.files import write_whole
 from utils.pictures import nats_of_levels
+from utils.uncertainty import UNCERTAINTIES
 
 METRICS, CLASSES, IMAGES = "metrics.json", "metrics.csv", "images.csv"
+DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, csv.Error)
+DATA_KEYS = ("source", "target", "data_dir", "set")
 LEVELS = 255  # of a score map
 
 
@@ -115,7 +119,11 @@ class Result:
         if not path.is_file():
             return None
         try:
-            with Image.open(path) as picture:
+            with open_image(path) as picture:
+                if picture.mode not in ("L", "P"):
+                    raise DataError(
+                        f"{path}: is no map of levels, but of mode {picture.mode}; evaluate again"
+                    )
                 return np.asarray(picture)
         except UNREADABLE as error:
             raise DataError(f"{path}: not a readable image ({error}); evaluate again") from error
@@ -128,32 +136,78 @@ def read_result(folder: Path) -> Result:
         UserError: there is nothing of the kind, or it is damaged.
     """
     path = folder / METRICS
-    again = "evaluate again with evaluate_cityscapes.py"
     if not path.is_file():
         raise UserError(f"{folder}: holds no {METRICS}; name a folder that evaluate_cityscapes.py wrote")
     try:
         metrics = json.loads(path.read_text(encoding="utf-8"))
+        _check_metrics(metrics)
         result = Result(folder, metrics, {})
-        needed = ("means", "iou", "confusion", "void_predictions", "uncertainty", "restore_from", "data")
-        missing = [key for key in needed if key not in metrics]
-        if missing:
-            raise UserError(f"{path}: holds no {missing[0]}; {again}")
-        if not {"source", "target", "data_dir", "set"} <= metrics["data"].keys():
-            raise UserError(f"{path}: does not say which data were evaluated; {again}")
-        if list(result.colors) != list(metrics["iou"]) or not result.column:
-            raise UserError(f"{path}: classes and colours differ; {again}")
         path = folder / IMAGES
         with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-            rows = csv.DictReader(file)
             title = next(iter(metrics["classifiers"]))
-            result.images.update((row["image"], _image_scores(row, title)) for row in rows)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
-        raise UserError(f"{path}: cannot be read ({type(error).__name__}: {error}); {again}") from error
+            for row in csv.DictReader(file):
+                scores = _image_scores(row, title)
+                _require(scores.image not in result.images, f"{scores.image} stands there twice")
+                result.images[scores.image] = scores
+        _require(bool(result.images), "it holds no image")
+    except (*DAMAGED, ArgumentTypeError) as error:
+        raise UserError(
+            f"{path}: cannot be read ({type(error).__name__}: {error}); evaluate again with "
+            "evaluate_cityscapes.py"
+        ) from error
     return result
+
+
+def _check_metrics(metrics: dict) -> None:
+    """Refuse what `utils.evaluation.summary` and `evaluate_cityscapes.py` would not have written."""
+    names, classes = list(metrics["colors"]), len(metrics["colors"])
+    _require(classes > 0 and list(metrics["iou"]) == names, "classes and colours differ")
+    _require(all(map(_is_color, metrics["colors"].values())), "a colour is no RGB")
+    _require(len(metrics["classifiers"]) > 0, "it holds no scores")
+    for column in (metrics, *metrics["classifiers"].values()):
+        numbers = [*column["iou"].values(), *column["means"].values(), column["pixel_accuracy"]]
+        _require(list(column["iou"]) == names and all(map(_is_share, numbers)), "a score is none")
+    means = list(metrics["means"])
+    _require(len(means) > 0, "it holds no mean")
+    _require(
+        all(list(column["means"]) == means for column in metrics["classifiers"].values()), "means differ"
+    )
+    confusion = [*metrics["confusion"], metrics["void_predictions"]]
+    _require(
+        len(confusion) == classes + 1
+        and all(type(row) is list and len(row) == classes for row in confusion)
+        and all(type(count) is int and 0 <= count < 2**63 for row in confusion for count in row),
+        "confusion and void_predictions are no counts of the classes",
+    )
+    texts = (metrics["restore_from"], *(metrics["data"][key] for key in DATA_KEYS))
+    _require(all(type(text) is str for text in texts), "restore_from or data name nothing")
+    _require(metrics["uncertainty"] in (None, *UNCERTAINTIES), "uncertainty is none that there is")
+    flag_types.target(metrics["data"]["target"])
+    flag_types.split(metrics["data"]["set"])
+
+
+def _is_color(value: object) -> bool:
+    return type(value) is list and len(value) == 3 and all(type(v) is int and 0 <= v <= 255 for v in value)
+
+
+def _is_share(value: object) -> bool:
+    return value is None or (type(value) in (int, float) and 0 <= value <= 1)
+
+
+def _require(right: bool, problem: str) -> None:
+    if not right:
+        raise ValueError(problem)
 
 
 def _image_scores(row: dict[str, str], title: str) -> ImageScores:
     """A row of `images.csv`, of one column of predictions."""
     keys = (f"accuracy {title}", f"mIoU {title}", "uncertainty_mean", "uncertainty_max")
     accuracy, miou, *uncertainty = (float(row[key]) if row[key] else None for key in keys)
-    return ImageScores(row["image"], int(row["pixels"]), (Scores(accuracy, miou),), *uncertainty)
+    pixels = int(row["pixels"])
+    _require(bool(row["image"]) and pixels >= 0, f"{row['image']} has {pixels} pixels")
+    _require(_is_share(accuracy) and _is_share(miou), f"{row['image']}: a score is none")
+    _require(
+        all(v is None or 0 <= v < float("inf") for v in uncertainty),
+        f"{row['image']}: an uncertainty is none",
+    )
+    return ImageScores(row["image"], pixels, (Scores(accuracy, miou),), *uncertainty)

@@ -20,7 +20,7 @@ from utils.device import choose_device, default_workers
 from utils.distributed import Processes, join, leave
 from utils.engine import Training
 from utils.errors import UserError
-from utils.files import remove_half_written
+from utils.files import real, remove_half_written
 from utils.logging import TrainingLog, log_to_terminal
 from utils.precision import prepare
 from utils.record import record_start
@@ -128,7 +128,7 @@ def open_run_folder(args: Namespace, pair: Adaptation, start: int) -> TrainingLo
         log.info("Going on at iteration %d of %d.", start, args.num_steps_stop)
     write_options(folder, args, pair.colors)
     record_start(folder, start)
-    board = args.log_dir / folder.resolve().name if args.tensorboard else None
+    board = args.log_dir / real(folder).name if args.tensorboard else None
     return TrainingLog(folder, board, args.log_every, start, args.num_steps_stop, pair.classes)
 
 

@@ -6,6 +6,7 @@ streams of samples, and the flags.
 """
 
 import logging
+import os
 from argparse import Namespace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from model.weights import load_tensors
 from utils.checkpoint import OPTIONS_FILE, save_tensors, spelled_options
 from utils.distributed import Processes
 from utils.errors import UserError
@@ -107,7 +109,7 @@ def load_state(folder: Path) -> dict | None:
         UserError: the file is damaged, or not by this program; or there are snapshots but no state.
     """
     path = folder / STATE_FILE
-    if not path.is_file():
+    if not os.path.lexists(path):
         if any(folder.glob("*.pth")):
             raise UserError(
                 f"--resume: {folder} holds snapshots but no {STATE_FILE}; start from a snapshot with "
@@ -115,10 +117,10 @@ def load_state(folder: Path) -> dict | None:
             )
         return None
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001 - unpickling a damaged file fails in every way there is
+        state = load_tensors(path)
+    except ValueError as error:
         raise UserError(
-            f"{path}: cannot be read as a training's state ({_first_line(error)}); put a copy in its place, "
+            f"{path}: cannot be read as a training's state ({error}); put a copy in its place, "
             "or remove it and start from a snapshot with --restore-from"
         ) from error
     if not _well_formed(state):

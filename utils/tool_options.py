@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dataset.domains import BUILT_IN
 from utils import flag_types
+from utils.files import real
 from utils.parser import OneLineParser
 from utils.prediction_options import REPORT_IMAGES
 
@@ -48,7 +49,7 @@ def report_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def _folder_titles(folders: list[Path]) -> list[str]:
     """The folders' names, or the whole paths where two have one name."""
-    names = [folder.resolve().name for folder in folders]
+    names = [real(folder).name for folder in folders]
     return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
 
 

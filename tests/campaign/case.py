@@ -47,6 +47,7 @@ class Case:
         spoil: called with the world's folder before.
         within: called in the forked process before the script: limits, files that vanish.
         adds: patterns of files that may be left, relative to the world; what was there may never change.
+        takes: files that the case itself takes away while the script runs.
     """
 
     kind: str
@@ -57,6 +58,7 @@ class Case:
     spoil: Callable[[Path], object] = nothing
     within: Callable[[], object] = nothing
     adds: tuple[str, ...] = ()
+    takes: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -200,7 +202,12 @@ def problems(case: Case, outcome: Outcome, before: dict[str, tuple], after: dict
         found.append("the line says what is wrong and not what to do")
     if not line.isprintable():
         found.append("the line holds control characters")
-    found += [f"{path} was changed or is gone" for path in before if after.get(path) != before[path]]
+    taken = [f"world/{path}" for path in case.takes]
+    found += [
+        f"{path} was changed or is gone"
+        for path in before
+        if after.get(path) != before[path] and path not in taken
+    ]
     allowed = [f"world/{pattern}" for pattern in case.adds]
     parents = {str(parent) for pattern in allowed for parent in Path(pattern).parents}
     found += [

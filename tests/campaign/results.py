@@ -111,10 +111,15 @@ def cases() -> Iterator[Case]:
         yield Case(KIND, f"{METRICS}: {what}", "report", GOOD["report"], (), at(f"{RESULT}/{METRICS}", spoil))
     for what, spoil in OF_IMAGES.items():
         yield Case(KIND, f"{IMAGES}: {what}", "report", GOOD["report"], (), at(f"{RESULT}/{IMAGES}", spoil))
-    no_images = {what: spoil for what, spoil in SPOILT_IMAGES.items() if "16-bit" not in what}
+    # What is no file counts as removed; and the last bytes that some lack carry no pixels.
+    no_maps = {
+        what: spoil
+        for what, spoil in SPOILT_IMAGES.items()
+        if not what.startswith(("a folder", "a named pipe", "a link", "cut to 99.9", "a 16-bit"))
+    }
     for name in MAPS:
         kind = name.rpartition("_")[2]
-        for what, spoil in no_images.items():
+        for what, spoil in no_maps.items():
             named = (f"{RESULT}/{name}",)
             yield Case(
                 KIND, f"{kind}: {what}", "report", GOOD["report"], named, at(f"{RESULT}/{name}", spoil)
