@@ -54,16 +54,17 @@ def read_domain(path: Path) -> Domain:
 def _pictures(folder: Path) -> Domain:
     images = f"images/{SPLIT}" if (folder / "images").is_dir() else "."
     layout = Layout(images=images, labels=None)
-    return _domain(
-        str(folder), Path(os.path.realpath(folder)).name, folder, layout, {}, {}, (), IdReader(), None
-    )
+    name = os.path.basename(os.path.realpath(folder))
+    return _domain(str(folder), name, folder, layout, {}, {}, (), IdReader(), None)
 
 
 def _described(path: Path, name: str) -> Domain:
     """The domain that a description file tells of; `name` is what the flag said."""
     text = _Checked(path, _load(path), "the description")
     text.only(KEYS)
-    default_name = Path(os.path.realpath(path.parent)).name if path.name == DESCRIPTION_FILE else path.stem
+    default_name = (
+        os.path.basename(os.path.realpath(path.parent)) if path.name == DESCRIPTION_FILE else path.stem
+    )
     prefix = text.string("name", default_name)
     if not NAME.fullmatch(prefix):
         raise text.error(f"name {prefix!r} names files; write letters, digits and . _ - only")

@@ -1,8 +1,10 @@
 """The flags of an earlier run, from its `opts.yaml`: `--config` repeats it, `--resume` goes on with it."""
 
 import argparse
+import os
 from pathlib import Path
 
+from utils import flag_types
 from utils.checkpoint import OF_THE_CALL, OPTIONS_FILE, load_options
 from utils.errors import UserError
 
@@ -16,15 +18,15 @@ def earlier_options(argv: list[str]) -> tuple[Path, dict] | None:
         UserError: the file cannot be read as flags.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--config", type=Path)
+    parser.add_argument("--config", type=flag_types.path)
     parser.add_argument("--resume", nargs="?", const="True", default="False")
-    parser.add_argument("--snapshot-dir", type=Path, default="./snapshots/")
+    parser.add_argument("--snapshot-dir", type=flag_types.path, default="./snapshots/")
     try:
         call, _ = parser.parse_known_args(argv)
     except argparse.ArgumentError:
         return None  # the script's own parser will say so
     path = call.config
-    if path and not path.is_file():
+    if path and not os.path.isfile(path):
         raise UserError(f"--config {path}: no such file; name the opts.yaml in an earlier --snapshot-dir")
     if path is None and call.resume.lower() not in ("false", "no", "off", "0"):
         written = call.snapshot_dir / OPTIONS_FILE

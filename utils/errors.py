@@ -50,8 +50,8 @@ def run_script(main: Callable[[], None]) -> None:
             raise
         # What nobody foresaw of a file, as a folder that loses its rights meanwhile, is still not our fault.
         refuse(
-            f"{Path(sys.argv[0]).name}: error: {os.fsdecode(error.filename)}: {error.strerror}; put it there or "
-            "make it accessible"
+            f"{Path(sys.argv[0]).name}: error: {os.fsdecode(error.filename)}: {error.strerror}; put it there "
+            "or make it accessible"
         )
     except Stopped as stopped:
         print(f"{Path(sys.argv[0]).name}: {stopped}", file=sys.stderr, flush=True)

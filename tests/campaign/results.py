@@ -71,6 +71,7 @@ OF_METRICS: dict[str, Callable[[Path], object]] = {
         f"{key}: {what}": _set(key, value=value)
         for key in (*NEEDED, "classifiers")
         for what, value in NEVER.items()
+        if (key, what) not in (("uncertainty", "null"), ("restore_from", "text"))
     },
     "a class's score of text": _json(lambda m: m["iou"].update({next(iter(m["iou"])): "high"})),
     "a confusion of another size": _json(lambda m: m["confusion"].pop()),
