@@ -11,13 +11,12 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-import yaml
-
 from dataset.domains import Domain
 from dataset.files import ColorReader, DataError, FirstChannelReader, IdReader
 from dataset.folder import SPLIT, FolderDataset, Layout, has_parts
 from dataset.labels import IDS, IGNORE, Color, Colors
 from dataset.transforms import Size
+from utils.safe_yaml import brief, load_yaml
 
 DESCRIPTION_FILE = "dataset.yaml"  # of a folder
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -28,9 +27,8 @@ KEYS = (
 )
 CLASS_KEYS = ("ids", "color", "colors")
 IGNORE_KEYS = ("ids", "colors", "others")
+MAX_WORD = 1000  # characters
 MAX_CLASSES = IGNORE  # train ids 0 ... 254
-# What PyYAML raises for text that is no YAML, for keys that are lists and for tags whose value does not fit.
-YAML_FAULTS = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError)
 GOLDEN_RATIO = 0.618034  # steps of the hue that stay apart however many there are
 
 
@@ -43,7 +41,7 @@ def read_domain(path: Path) -> Domain:
         DataError: there is no such file or folder, or the description has a mistake.
     """
     if path.is_dir():
-        if (path / DESCRIPTION_FILE).is_file():
+        if os.path.lexists(path / DESCRIPTION_FILE):
             return _described(path / DESCRIPTION_FILE, str(path))
         return _pictures(path)
     if path.is_file():
@@ -72,8 +70,8 @@ def _described(path: Path, name: str) -> Domain:
     layout = Layout(
         text.string("images", f"images/{SPLIT}" if (root / "images").is_dir() else "."),
         text.string("labels", Layout.labels),
-        text.string("image-suffix", "") or None,
-        text.string("label-suffix", Layout.label_suffix),
+        text.suffix("image-suffix", "") or None,
+        text.suffix("label-suffix", Layout.label_suffix),
     )
     form = text.string("label-format", "ids")
     if form not in READERS:
@@ -173,26 +171,14 @@ def _distinct_colors(count: int, taken: set[Color]):
             yield color
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """Refuses a key that stands twice, which YAML's loader would let the last one win."""
-
-    def construct_mapping(self, node, deep=False):
-        seen = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"{key.value!r} stands twice", key.start_mark
-                )
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
 def _load(path: Path) -> object:
     try:
-        return yaml.load(path.read_text(encoding="utf-8-sig"), _UniqueKeys)
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot read this description ({error})") from error
-    except YAML_FAULTS as error:
+        return load_yaml(path, unique_keys=True)
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot read this description ({error.strerror}); make it readable or name another"
+        ) from error
+    except ValueError as error:
         raise DataError(f"{path}: is no YAML ({error}); see docs/own-data.md") from error
 
 
@@ -202,16 +188,17 @@ class _Checked:
     def __init__(self, path: Path, values: object, where: str):
         self.path, self.where = path, where
         if not isinstance(values, dict):
-            raise self.error(f"is {values!r}, not a list of keys and values; see docs/own-data.md")
+            raise self.error(f"is {brief(values)}, not a list of keys and values; see docs/own-data.md")
         self.values = values
 
     def error(self, message: str) -> DataError:
-        return DataError(f"{self.path}: {self.where}: {message}")
+        where = "" if ";" in message else "; see docs/own-data.md"
+        return DataError(f"{self.path}: {self.where}: {message}{where}")
 
     def only(self, keys: tuple[str, ...]) -> None:
         unknown = [key for key in self.values if key not in keys]
         if unknown:
-            raise self.error(f"the key {unknown[0]!r} is unknown; possible are {', '.join(keys)}")
+            raise self.error(f"the key {brief(unknown[0])} is unknown; possible are {', '.join(keys)}")
 
     def get(self, key: str, default: object) -> object:
         value = self.values.get(key)
@@ -220,19 +207,30 @@ class _Checked:
     def string(self, key: str, default: str) -> str:
         value = self.get(key, default)
         if not isinstance(value, str):
-            raise self.error(f"{key} is {value!r}; write a word, in quotes if it is a number")
+            raise self.error(f"{key} is {brief(value)}; write a word, in quotes if it is a number")
+        if not value.isprintable() or len(value) > MAX_WORD:
+            raise self.error(f"{key} is {brief(value)}; that is no name of a file")
+        return value
+
+    def suffix(self, key: str, default: str) -> str:
+        """The end of a file's name."""
+        value = self.string(key, default)
+        if "/" in value or "\\" in value:
+            raise self.error(
+                f"{key} is {value!r}; write an ending of file names, and folders under images and labels"
+            )
         return value
 
     def flag(self, key: str) -> bool:
         value = self.get(key, False)
         if not isinstance(value, bool):
-            raise self.error(f"{key} is {value!r}; write true or false")
+            raise self.error(f"{key} is {brief(value)}; write true or false")
         return value
 
     def mapping(self, key: str) -> dict:
         value = self.get(key, {})
         if not isinstance(value, dict):
-            raise self.error(f"{key} is {value!r}; write one class a line, such as  road: {{ids: 7}}")
+            raise self.error(f"{key} is {brief(value)}; write one class a line, such as  road: {{ids: 7}}")
         return value
 
     def ids(self) -> list[int]:
@@ -241,7 +239,7 @@ class _Checked:
         value = value if isinstance(value, list) else [value]
         for number in value:
             if type(number) is not int or not 0 <= number < IDS:
-                raise self.error(f"the id {number!r} is no whole number from 0 to {IDS - 1}")
+                raise self.error(f"the id {brief(number)} is no whole number from 0 to {IDS - 1}")
         return self._once(value, "id")
 
     def colors(self) -> list[Color]:
@@ -265,7 +263,7 @@ class _Checked:
             and all(type(c) is int and 0 <= c <= 255 for c in value)
         ):
             return tuple(value)
-        raise self.error(f'{value!r} is no colour; write [red, green, blue] from 0 to 255 or "#rrggbb"')
+        raise self.error(f'{brief(value)} is no colour; write [red, green, blue] from 0 to 255 or "#rrggbb"')
 
     def _once(self, values: list, what: str) -> list:
         for index, value in enumerate(values):
@@ -284,5 +282,5 @@ class _Checked:
             or len(sides) != 2
             or not all(re.fullmatch(r"\s*[1-9]\d{0,4}\s*", str(s)) for s in sides)
         ):
-            raise self.error(f"{key} is {value!r}; write width,height such as 1280,720")
+            raise self.error(f"{key} is {brief(value)}; write width,height such as 1280,720")
         return int(sides[1]), int(sides[0])

@@ -13,17 +13,18 @@ from model.deeplab_multi import ARCHS, NORM_STYLES
 from utils.errors import UserError
 from utils.files import write_whole
 from utils.flag_types import format_size
+from utils.safe_yaml import brief, load_yaml
 
 OPTIONS_FILE = "opts.yaml"
 PARTS = ("", "_D1", "_D2")  # of a snapshot: network and discriminators
 # What rebuilds a network, with the check of each value.
 NETWORK_OPTIONS = {
-    "num_classes": lambda value: type(value) is int and value > 0,
+    "num_classes": lambda value: type(value) is int and 0 < value < 256,
     "use_se": lambda value: isinstance(value, bool),
     "train_bn": lambda value: isinstance(value, bool),
-    "norm_style": lambda value: value in NORM_STYLES,
+    "norm_style": lambda value: isinstance(value, str) and value in NORM_STYLES,
     "droprate": lambda value: isinstance(value, int | float) and 0 <= value < 1,
-    "arch": lambda value: value in ARCHS,
+    "arch": lambda value: isinstance(value, str) and value in ARCHS,
 }
 OF_THE_CALL = ("config", "resume")  # flags that say what to do with a run, and are no part of it
 SHAPING_OPTIONS = ("num_classes", "use_se", "norm_style", "arch")  # without them a snapshot does not load
@@ -78,15 +79,6 @@ def write_options(folder: Path, args: Namespace, classes: Colors) -> None:
     write_whole(folder / OPTIONS_FILE, lambda path: path.write_text(text, encoding="utf-8"))
 
 
-class _OptionsLoader(yaml.SafeLoader):
-    """Safe, but reads the tuples that the published code wrote into its files."""
-
-
-_OptionsLoader.add_constructor(
-    "tag:yaml.org,2002:python/tuple", lambda loader, node: loader.construct_sequence(node)
-)
-
-
 def load_options(path: Path) -> dict:
     """What a file of training flags holds, as it is.
 
@@ -94,13 +86,16 @@ def load_options(path: Path) -> dict:
         UserError: the file is not there, or no YAML of flags.
     """
     try:
-        options = yaml.load(path.read_text(encoding="utf-8"), _OptionsLoader)
+        options = load_yaml(path)
     except FileNotFoundError as error:
         raise UserError(
             f"{path}: no such file; it must lie beside the snapshot (training writes it)"
         ) from error
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: cannot be read as the flags of a training ({error})") from error
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path}: cannot be read as the flags of a training ({error}); copy it again from where the "
+            "training wrote it"
+        ) from error
     if not isinstance(options, dict):
         raise UserError(f"{path}: holds no flags; it must be the file that training wrote")
     return options
@@ -119,7 +114,7 @@ def read_options(snapshot: Path) -> dict:
         if name not in options:
             raise UserError(f"{path}: lacks {name}; it must be the file that training wrote")
         if not valid(options[name]):
-            raise UserError(f"{path}: {name} cannot be {options[name]!r}; training wrote another file")
+            raise UserError(f"{path}: {name} cannot be {brief(options[name])}; training wrote another file")
     return options
 
 

@@ -105,7 +105,7 @@ def _add_network_flags(group, num_classes: int) -> None:
     add = group.add_argument
     add("--model", choices=["DeepLab"], default="DeepLab", help="family of the network")
     add("--arch", choices=ARCHS, default="resnet101", help="size of the network; mini is the demo's")
-    add("--num-classes", type=flag_types.positive, default=num_classes, help="number of classes")
+    add("--num-classes", type=flag_types.classes, default=num_classes, help="number of classes")
     add("--norm-style", choices=NORM_STYLES, default="bn", help="normalisation in the classifiers")
     add_switch(group, "--use-se", "squeeze and excitation in the classifiers")
     add(

@@ -15,6 +15,7 @@ METAVARS = {
     flag_types.not_negative: "N",
     flag_types.workers: "N",
     flag_types.seed: "N",
+    flag_types.classes: "N",
     flag_types.byte: "N",
     flag_types.positive_float: "X",
     flag_types.not_negative_float: "X",

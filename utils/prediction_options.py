@@ -137,7 +137,7 @@ def _add_prediction_flags(parser: OneLineParser, batchsize: int, split: str) -> 
     network = parser.add_argument_group("network")
     network.add_argument("--restore-from", metavar="FILE", help="snapshot file; opts.yaml must lie beside it")
     network.add_argument(
-        "--num-classes", type=flag_types.positive, help="number of classes (default: the snapshot's)"
+        "--num-classes", type=flag_types.classes, help="number of classes (default: the snapshot's)"
     )
     data = parser.add_argument_group("data")
     add_domain_flags(data, source=None, target=None)

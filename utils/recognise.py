@@ -79,7 +79,9 @@ def _own_classes(snapshot: Path, options: dict) -> Colors | None:
         for name, color in classes.items()
     )
     if not valid or not classes:
-        raise UserError(f"{snapshot.parent / 'opts.yaml'}: classes must be names with [red, green, blue]")
+        raise UserError(
+            f"{snapshot.parent / 'opts.yaml'}: classes must be names with [red, green, blue]; copy it again"
+        )
     return {name: tuple(color) for name, color in classes.items()}
 
 

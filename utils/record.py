@@ -13,6 +13,7 @@ import yaml
 
 from utils.errors import UserError
 from utils.files import write_whole
+from utils.safe_yaml import load_yaml
 
 RECORD_FILE = "run.yaml"
 PACKAGES = ("torch", "torchvision", "numpy", "pillow", "kornia-rs", "tensorboardX")
@@ -23,8 +24,8 @@ def record_start(folder: Path, iteration: int) -> None:
     """Add an entry to `run.yaml`: when, what command, at which iteration, and `surroundings`."""
     path = folder / RECORD_FILE
     try:
-        earlier = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() and iteration else []
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        earlier = load_yaml(path) if path.is_file() and iteration else []
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({error}); remove it, nothing else needs it") from error
     entry = {
         "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),

@@ -1,6 +1,7 @@
 """What both stages set up: checked data, seeded trainer with its weights on its device, and the loop."""
 
 import logging
+import os
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -181,7 +182,7 @@ def check_classes(pair: Adaptation, args: Namespace) -> None:
 def refuse_other_network(args: Namespace) -> None:
     """Keep the `opts.yaml` without which the snapshots of an earlier run could not be loaded."""
     folder = Path(args.snapshot_dir)
-    if any(folder.glob("*.pth")) and (folder / OPTIONS_FILE).is_file():
+    if any(folder.glob("*.pth")) and os.path.lexists(folder / OPTIONS_FILE):
         earlier = read_options(folder / OPTIONS_FILE)
         if any(earlier[name] != getattr(args, name) for name in SHAPING_OPTIONS):
             raise UserError(
