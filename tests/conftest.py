@@ -17,6 +17,11 @@ from PIL import Image
 
 from utils.errors import run_script as run_guarded
 
+# Processes of pytest-xdist share the cores, and so do the scripts that their tests start.
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // WORKERS)))
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
 ROOT = Path(__file__).resolve().parent.parent
 # Label ids in train id order, written out here and not imported: the tests are to notice a wrong table.
 LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)

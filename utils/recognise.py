@@ -58,10 +58,11 @@ def _published(snapshot: Path, options: dict) -> tuple[str, str]:
     """
     if options["num_classes"] == len(ROBOTCAR_COLORS):
         return "cityscapes", "robotcar"
-    data = [Path(str(options.get(name, ""))).parts[-3:] for name in DATA_OPTIONS]
+    written = {name: Path(v) for name, v in options.items() if isinstance(v, str)}
+    data = [written[name].parts[-3:] for name in DATA_OPTIONS if name in written]
     told = any(SYNTHIA_DATA.search(part) for parts in data for part in parts)
-    folders = [*Path(str(options.get("restore_from", ""))).parts[-2:]]
-    folders += [Path(str(options.get("snapshot_dir", ""))).name, *real(snapshot).parts[-2:]]
+    folders = [*written.get("restore_from", Path()).parts[-2:]]
+    folders += [written.get("snapshot_dir", Path()).name, *real(snapshot).parts[-2:]]
     told = told or any(map(SYNTHIA_FOLDER.search, folders))
     return ("synthia" if told else "gta5"), "cityscapes"
 

@@ -3,6 +3,7 @@
 import itertools
 import logging
 import os
+import re
 from argparse import Namespace
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -80,8 +81,8 @@ def trained_size(pair: Adaptation, options: dict) -> tuple[int, int] | None:
 
 def parsed_size(written: object) -> tuple[int, int] | None:
     """The (height, width) that `opts.yaml` spells width,height; None where it is nothing of the kind."""
-    sides = str(written).split(",")
-    if len(sides) != 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
+    sides = written.split(",") if isinstance(written, str) else ()
+    if len(sides) != 2 or not all(re.fullmatch(r"0*[1-9]\d{0,4}", side, re.ASCII) for side in sides):
         return None
     return int(sides[1]), int(sides[0])
 
