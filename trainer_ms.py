@@ -12,12 +12,11 @@ from argparse import Namespace
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from model.deeplab_multi import DeeplabMulti, fuse
 from model.ms_discriminator import MsImageDis
 from model.sync_bn import synchronise
-from utils.distributed import ALONE, Processes
+from utils.distributed import ALONE, Processes, add_gradients_up
 from utils.losses import (
     class_pixel_counts,
     confidence_weighted_entropy,
@@ -60,7 +59,7 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
         self.class_weight = torch.ones(args.num_classes)  # of the latest step, for the log
         self.device_ids: list[int] = []  # more than one: the batch is split over these GPUs
         self.processes = ALONE
-        self._parallel: list[DistributedDataParallel] = []  # a list: G's parameters are registered once
+        self._parallel: list[nn.Module] = []  # a list: G's parameters are registered once
 
         trunk, classifiers = self.G.trunk_parameters(), self.G.classifier_parameters()
         trunk = {key: p for key, p in trunk.items() if p.requires_grad}
@@ -92,12 +91,7 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
         device = self.often_weight.device
         if self.args.sync_bn:
             synchronise(self.G, device.type == "cuda")
-        devices = [device.index] if device.type == "cuda" else None
-        self._parallel = [
-            DistributedDataParallel(
-                self.G, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
-            )
-        ]
+        self._parallel = [add_gradients_up(self.G, device)]
 
     @property
     def adversarial(self) -> bool:

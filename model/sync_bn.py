@@ -4,9 +4,25 @@ On GPUs torch's `SyncBatchNorm` does it; that one refuses the CPU, where the sam
 several processes can be compared with one without a GPU.
 """
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
+
+
+class _Sum(torch.autograd.Function):
+    """Of one tensor of every process; each process's loss depends on all of them, so gradients add up too."""
+
+    @staticmethod
+    def forward(ctx, value: Tensor) -> Tensor:
+        total = value.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        total = gradient.clone()
+        dist.all_reduce(total)
+        return total
 
 
 class GlobalBatchNorm2d(nn.BatchNorm2d):
@@ -18,9 +34,9 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
             return super().forward(x)
         pixels = x.new_tensor([x.numel() / x.shape[1]])
         dist.all_reduce(pixels)
-        mean = all_reduce(x.sum((0, 2, 3))) / pixels
+        mean = _Sum.apply(x.sum((0, 2, 3))) / pixels
         centred = x - mean[:, None, None]
-        var = all_reduce(centred.square().sum((0, 2, 3))) / pixels
+        var = _Sum.apply(centred.square().sum((0, 2, 3))) / pixels
         self.num_batches_tracked.add_(1)
         unbiased = var.detach() * pixels / (pixels - 1).clamp_min(1)
         self.running_mean.lerp_(mean.detach().to(self.running_mean), self.momentum)

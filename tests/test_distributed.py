@@ -2,9 +2,11 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -154,17 +156,18 @@ def test_percentile_over_three_processes_is_numpys(tmp_path):
 # The scripts, as torchrun starts them
 
 
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+def torchrun_command(count: int, name: str, *flags: str) -> list[str]:
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}")
+    return [*launcher, str(ROOT / f"{name}.py"), *map(str, flags)]
+
+
 def torchrun(count: int, name: str, *flags: str, cwd: Path) -> subprocess.CompletedProcess:
     """A script in `count` processes."""
-    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}")
-    return subprocess.run(
-        [*launcher, str(ROOT / f"{name}.py"), *map(str, flags)],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
+    command = torchrun_command(count, name, *flags)
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, env=ENVIRONMENT)
 
 
 TRAIN = (*TRAINING, "--batch-size", "3", "--drop", "0", "--sync_bn", "--norm-style", "gn", "--use-se")
@@ -230,3 +233,48 @@ def test_what_all_processes_refuse_is_said_once(tmp_path):
     refused = torchrun(2, "train_ms", *TRAIN, "--batch-size", "1", cwd=tmp_path)
     lines = [line for line in refused.stderr.splitlines() if "train_ms.py: error:" in line]
     assert refused.returncode != 0 and len(lines) == 1 and "--batch-size 1: 2 processes" in lines[0]
+
+
+WATCHED = ("--num-steps", "36", "--save-pred-every", "36", "--eval-every", "12", "--log-every", "3")
+
+
+def test_a_preempted_run_of_two_processes_saves_goes_on_and_ends_as_a_whole_one(tmp_path):
+    write_world(tmp_path)
+    flags = (*TRAIN, *WATCHED, "--batch-size", "2")
+    whole = torchrun(2, "train_ms", *flags, "--snapshot-dir", "snapshots/whole", cwd=tmp_path)
+    assert whole.returncode == 0, whole.stderr
+    command = torchrun_command(2, "train_ms", *flags, "--snapshot-dir", "snapshots/run")
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
+    )
+    log = tmp_path / "snapshots/run/log.jsonl"
+    deadline = time.monotonic() + 120
+    while not log.exists() or log.read_bytes().count(b"\n") < 3:
+        assert time.monotonic() < deadline and process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)  # torchrun passes it on to its processes
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "SIGTERM: saved before iteration" in errors
+    reached = torch.load(tmp_path / "snapshots/run/training_state.pt", weights_only=True)["iteration"]
+    assert 5 <= reached < 36
+    again = torchrun(2, "train_ms", "--snapshot-dir", "snapshots/run", "--cpu", "--resume", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert f"Going on at iteration {reached} of 36." in again.stdout
+    one, two = (losses_of(tmp_path / "snapshots" / name) for name in ("whole", "run"))
+    assert len(one) == len(two) == 13
+    assert [pytest.approx(losses, rel=1e-5) for losses in one] == two
+    validations = [
+        [
+            json.loads(line)
+            for line in (tmp_path / "snapshots" / n / "validation.jsonl").read_text().splitlines()
+        ]
+        for n in ("whole", "run")
+    ]
+    assert [line["iteration"] for line in validations[1]] == [12, 24, 36]
+    for found, expected in zip(*validations, strict=True):
+        assert found["means"] == pytest.approx(expected["means"], abs=1e-3)
+    # Of two processes one speaks, and not in place: this is no terminal.
+    for iteration in (12, 24, 36):
+        assert whole.stdout.count(f"Iteration {iteration}: validation mIoU") == 1
+    assert whole.stdout.count(" left\n") == 13 and "\r" not in whole.stdout

@@ -5,6 +5,7 @@ processes do what one does with the same samples, to rounding.
 """
 
 import datetime
+import inspect
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from utils.errors import UserError
 
@@ -85,6 +87,19 @@ class Processes:
 
 
 ALONE = Processes()
+
+
+def add_gradients_up(network: nn.Module, device: torch.device) -> DistributedDataParallel:
+    """The network, whose gradients travel between the processes while they are computed.
+
+    Each process keeps its own batch statistics.
+    """
+    known = inspect.signature(DistributedDataParallel).parameters  # torch 2.15 renamed one of them
+    statistics = next(name for name in ("forward_sync_buffers", "broadcast_buffers") if name in known)
+    devices = [device.index] if device.type == "cuda" else None
+    return DistributedDataParallel(
+        network, device_ids=devices, gradient_as_bucket_view=True, **{statistics: False}
+    )
 
 
 def started_by_torchrun() -> bool:

@@ -55,7 +55,7 @@ class ProgressLine:
     def show(self, i_iter: int, losses: dict[str, float], rates: dict[str, float]) -> None:
         """Say what the losses, those that are not 0, and the rates are at an iteration."""
         terms = "  ".join(f"{name} {value:.3g}" for name, value in losses.items() if value)
-        words = f"{terms}  " + "  ".join(f"{name} {value:.2e}" for name, value in rates.items())
+        words = f"{terms}  " + "  ".join(f"{name} {value:.1e}" for name, value in rates.items())
         if self.bar is not None:
             self.bar.set_postfix_str(words, refresh=True)
             return
