@@ -29,7 +29,7 @@ WITHOUT_TRAIN = tuple(i for i in LABEL_IDS if i != 31)
 CLASSES = tuple(range(19))
 SETS = {  # label ids, predicted train ids
     "random": (LABELS_ONLY_OF_CLASSES, CLASSES),
-    "ignored labels and predictions out of range": (LABELS_WITH_IGNORED, (*CLASSES, 255, 19, 200)),
+    "ignored labels and pixels without a prediction": (LABELS_WITH_IGNORED, (*CLASSES, 255)),
     "train is absent": (WITHOUT_TRAIN, tuple(c for c in CLASSES if c != 16)),
 }
 

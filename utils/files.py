@@ -43,8 +43,8 @@ def real(path: Path | str) -> Path:
 
 
 def remove_half_written(folder: Path) -> None:
-    """Take away what `write_whole` was filling in the folder when its process was killed."""
-    for aside in folder.glob(".*.part"):
+    """Take away what `write_whole` was filling in the folder, and below it, when its process was killed."""
+    for aside in folder.rglob(".*.part"):
         aside.unlink(missing_ok=True)
 
 

@@ -10,13 +10,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
 import torch
 from PIL import Image
-from tensorboardX import SummaryWriter
 from torch import Tensor
 from tqdm import tqdm
 
+from utils.board import Board
 from utils.distributed import ALONE, Processes
 from utils.errors import UserError
 from utils.files import write_whole
@@ -63,17 +62,11 @@ class TrainingLog:
             # The measurement that follows the last iteration may have been cut off; it is made again.
             _keep_before(folder / VALIDATION_FILE, start - 1 if start < total else total + 1)
             self.file = open(folder / LOG_FILE, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 - see close
-            self.board = None
-            if tensorboard:
-                self.board = SummaryWriter(
-                    str(tensorboard),
-                    purge_step=start if 0 < start < total else None,
-                    filename_suffix=f".{os.getpid()}",  # two starts within a second are two files
-                )
         except OSError as error:
             raise UserError(
                 f"{error.filename}: cannot write the log ({error.strerror}); choose another folder"
             ) from error
+        self.board = Board(tensorboard, start if 0 < start < total else None) if tensorboard else None
         self.folder, self.every, self.total, self.classes = folder, every, total, classes
         self.waiting: list[tuple[int, Tensor]] = []  # losses and class weights that are still on the device
         self.names: list[str] = []
@@ -101,7 +94,7 @@ class TrainingLog:
             if self.board:
                 scalars = values | rates
                 scalars |= {f"class_weight/{c}": w for c, w in zip(self.classes, weights, strict=False)}
-                self._scalars(scalars, i_iter)
+                self.board.scalars(scalars, i_iter)
         except OSError as error:
             raise UserError(f"{self.file.name}: cannot be written ({error.strerror}); free space") from error
         self.progress.show(i_iter, values, rates)
@@ -131,16 +124,12 @@ class TrainingLog:
         if self.board:
             groups = {"validation": result["means"], "validation_iou": result["iou"]}
             scalars = {f"{group}/{name}": v for group, part in groups.items() for name, v in part.items()}
-            self._scalars({name: v for name, v in scalars.items() if v is not None}, iteration)
+            self.board.scalars({name: v for name, v in scalars.items() if v is not None}, iteration)
             self.board.flush()  # before the line, which keeps it from being measured again
         path = self.folder / VALIDATION_FILE
         lines = path.read_text(encoding="utf-8") if path.is_file() else ""
         line = json.dumps({"iteration": iteration, **result}) + "\n"
         write_whole(path, lambda aside: aside.write_text(lines + line, encoding="utf-8"))
-
-    def _scalars(self, values: dict[str, float], iteration: int) -> None:
-        for name, value in values.items():
-            self.board.add_scalar(name.replace(" ", "_"), value, iteration)  # TensorBoard has no spaces
 
     def validations(self) -> list[dict]:
         """The measurements so far."""
@@ -150,7 +139,7 @@ class TrainingLog:
     def picture(self, i_iter: int, sheet: Image.Image) -> None:
         """Show what the training sees and says in TensorBoard."""
         if self.board:
-            self.board.add_image("training", np.asarray(sheet), i_iter, dataformats="HWC")
+            self.board.image("training", sheet, i_iter)
 
     def reach_disk(self) -> None:
         """Wait until what was written would survive a crash of the machine: it is no older than the state."""
@@ -165,7 +154,8 @@ class TrainingLog:
         with suppress(OSError):  # on a full disk, of which the write that failed has told
             self.file.close()
         if self.board:
-            self.board.close()
+            with suppress(UserError):
+                self.board.close()
 
 
 class NotFinite(Exception):

@@ -13,7 +13,7 @@ _SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = 60
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe, reads the tuples that the published code wrote, and refuses merges, which can multiply."""
+    """Safe, and refuses merges, which can multiply."""
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
@@ -34,13 +34,20 @@ class _UniqueKeys(_Loader):
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_constructor(
+class _Tuples(_Loader):
+    """Reads the tuples that the published code wrote too."""
+
+
+_Tuples.add_constructor(
     "tag:yaml.org,2002:python/tuple", lambda loader, node: loader.construct_sequence(node)
 )
 
 
 def load_yaml(path: Path, unique_keys: bool = False) -> object:
     """What a YAML file holds.
+
+    Args:
+        unique_keys: for a file that people write: refuse keys that stand twice, and Python's own tags.
 
     Raises:
         OSError: it cannot be opened.
@@ -51,7 +58,7 @@ def load_yaml(path: Path, unique_keys: bool = False) -> object:
     if len(data) > MAX_BYTES:
         raise ValueError(f"it has more than {MAX_BYTES} bytes")
     try:
-        return yaml.load(data.decode("utf-8-sig"), _UniqueKeys if unique_keys else _Loader)
+        return yaml.load(data.decode("utf-8-sig"), _UniqueKeys if unique_keys else _Tuples)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     except Exception as error:  # a value that does not fit its tag can fail in any way

@@ -61,7 +61,7 @@ LEAVING = {
 # A name that no file has.
 ABSENT = {
     "no file": "nowhere.png",
-    "a folder": ".",
+    "the name of a folder": ".",
     "a name too long": LONG,
     "a path too long": "a/" * 3000 + "b.png",
     "a zero byte": "zero\0byte.png",
