@@ -344,7 +344,8 @@ def test_files_of_predictions_have_a_page_too(here, run_main):
 
 
 HOSTILE = "<script>alert(1)</script>\"'&"
-HOSTILE_FILES = ("<img src=x onerror=alert(1)>.png", "a\"b' & c,d;\n=1+1.png")
+NAMED = ("<img src=x onerror=alert(1)>.png", "a\"b' & c,d;=1+1.png")
+HOSTILE_FILES = (*NAMED, "two\nlines.png")  # which no flag takes
 
 
 def test_hostile_names_are_text(tmp_path, monkeypatch, run_main):
@@ -363,14 +364,16 @@ def test_hostile_names_are_text(tmp_path, monkeypatch, run_main):
     assert [row["image"] for row in table(tmp_path / "<b>one" / "images.csv")] == sorted(HOSTILE_FILES)
     assert [row["name"] for row in table(tmp_path / "<b>one" / "metrics.csv")] == [HOSTILE, "=1+1", "mIoU"]
     assert sorted(read_result(Path("<b>one")).images) == sorted(HOSTILE_FILES)
-    assert run_main("report", "<b>one", "<b>two", "--save", "both.html").returncode == 0
-    for path in (tmp_path / "<b>one" / "report.html", tmp_path / "both.html"):
+    flags = ("<b>one", "<b>two", "--save", "both.html", "--names", *NAMED)
+    assert run_main("report", *flags).returncode == 0
+    pages = {tmp_path / "<b>one" / "report.html": HOSTILE_FILES, tmp_path / "both.html": NAMED}
+    for path, images in pages.items():
         page = Page(path)
         self_contained(page)
         assert "script" not in {tag for tag, _ in page.tags} and "b" not in page.source[:300].split("<")
         assert any(row[0] == HOSTILE for row in page.rows)
         shown = [name for names in page.sections.values() for name in names]
-        assert sorted(shown) == sorted(HOSTILE_FILES) and "<b>one" in page.text
+        assert sorted(shown) == sorted(images) and "<b>one" in page.text
 
 
 def test_an_image_that_is_gone_since_leaves_an_empty_frame(here, run_main):
