@@ -51,7 +51,7 @@ def segment_picture(segmenter: Segmenter, one: Input, args: Namespace) -> None:
         segmenter.uncertainty(image, result, args.uncertainty_max),
     )
     for suffix, picture in zip(PICTURE_OUTPUTS, pictures, strict=True):
-        write_whole(one.output(suffix), partial(picture.save, format="PNG"))
+        write_whole(one.output(suffix), partial(picture.save, format="PNG"), durable=False)
 
 
 def segment_video(segmenter: Segmenter, one: Input, fast: bool) -> None:

@@ -2,9 +2,12 @@
 
 import json
 import random
+import shlex
 import shutil
 import signal
 import struct
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +17,7 @@ import torch
 import yaml
 from tensorboardX.proto.event_pb2 import Event
 
-from tests.conftest import TRAINING, files_of, one_line_error, run_chain, write_world
+from tests.conftest import ROOT, TRAINING, files_of, one_line_error, run_chain, write_world
 from tests.killed import Child, run_child
 
 STAGE1 = (
@@ -307,6 +310,30 @@ def test_a_full_disk_leaves_the_last_save_and_says_so(start, tmp_path):
     go_on_to_the_end(start, (*flags[: 1 + len(TRAINING)], "--num-steps-stop", "4"), folder)
     assert run_child(start, "train_ms", *TRAINING, *folders(whole), "--save-pred-every", "100").status == 0
     assert (folder / "GTA5_4.pth").read_bytes() == (whole / "GTA5_4.pth").read_bytes()
+
+
+OWN_MOUNTS = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c")
+
+
+def test_a_small_file_system_that_is_full_leaves_the_last_save(start, tmp_path):
+    disk, kept, whole = tmp_path / "disk", tmp_path / "kept", tmp_path / "whole"
+    disk.mkdir()
+    mount = f"mount -t tmpfs -o size=48m tmpfs {disk}"
+    if not shutil.which("unshare") or subprocess.run([*OWN_MOUNTS, mount], capture_output=True).returncode:
+        pytest.skip("only root may mount here; the test before this one limits the size of files instead")
+    flags = ("train_ms", *TRAINING, "--save-state-every", "2", "--save-pred-every", "3", "--num-steps", "9")
+    name, *rest = flags
+    script = shlex.join([sys.executable, str(ROOT / f"{name}.py"), *rest, *folders(disk / "run")])
+    # Room for the first state and the first snapshot, and not for the next state beside them.
+    command = f"{mount} && {script}; status=$?; cp -r {disk}/run {kept}; exit $status"
+    child = subprocess.run([*OWN_MOUNTS, command], cwd=start, capture_output=True, text=True, timeout=120)
+    (line,) = child.stderr.splitlines()
+    assert child.returncode == 2 and "No space left on device" in line and "untouched" in line
+    assert 0 < torch.load(kept / "training_state.pt", weights_only=True)["iteration"] < 9
+    assert list(kept.rglob("*.part")) == []
+    go_on_to_the_end(start, flags, kept)
+    assert run_child(start, *flags, *folders(whole)).status == 0
+    assert_same_end(kept, whole)
 
 
 def test_only_the_last_snapshots_and_the_best_are_kept(uninterrupted):

@@ -3,6 +3,7 @@
 import re
 from argparse import Namespace
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 import yaml
@@ -45,9 +46,30 @@ def save_tensors(path: Path, content: dict) -> None:
 
     def write(aside: Path) -> None:
         with open(aside, "wb") as file:  # by its name torch would write that into the file, too
-            torch.save(content, file)
+            sink = _Sink(file)
+            try:
+                torch.save(content, sink)
+            except RuntimeError as error:
+                raise sink.failure or error from error
 
     write_whole(path, write)
+
+
+class _Sink:
+    """Remembers why a write failed: of a full disk torch only says that positions differ."""
+
+    def __init__(self, file: BinaryIO):
+        self.file, self.failure = file, None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.failure = error
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()
 
 
 def remove_old_snapshots(folder: Path, prefix: str, keep: int, spare: str) -> None:

@@ -27,9 +27,10 @@ def write_whole(path: Path, write: Callable[[Path], None], durable: bool = True)
         os.replace(aside, path)
         if durable:
             _reach_disk(path.parent)  # the new name too
-    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise UserError(
-            f"{path}: cannot write ({error}); free space or choose another folder (what it held before is "
+            f"{path}: cannot write ({reason}); free space or choose another folder (what it held before is "
             "untouched)"
         ) from error
     finally:

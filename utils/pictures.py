@@ -102,7 +102,7 @@ class PredictionWriter:
             files["_score"] = png_file(score.shape, compress(score))
         for suffix, file in files.items():
             path = self.folder / stem.with_name(f"{stem.name}{suffix}.png")
-            write_whole(path, lambda aside, file=file: aside.write_bytes(file))
+            write_whole(path, lambda aside, file=file: aside.write_bytes(file), durable=False)
 
 
 def save_overview(path: Path, titles: list[str], rows: list[list[Image.Image]], width: int = 256) -> None:
