@@ -37,6 +37,7 @@ from utils.inference import predict_all, scaled_sizes
 from utils.logging import log_to_terminal, progress
 from utils.pictures import PredictionWriter
 from utils.prediction_options import evaluate_args
+from utils.record import record_result
 from utils.restore import (
     prediction_batches,
     prediction_order,
@@ -116,6 +117,7 @@ def finish(
     }
     scores = tally.image_scores(data.names, next(iter(pair.means.values())))
     write_result(save, result, scores)
+    record_result(save, args)
     log.info("%d images: %s", len(data), save)
     if args.report:
         write_evaluation_report(save / PAGE, read_result(save), data, args.report_images)

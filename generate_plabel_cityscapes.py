@@ -18,6 +18,7 @@ from utils.inference import predict_all, scaled_sizes
 from utils.logging import log_to_terminal, progress
 from utils.pictures import PredictionWriter
 from utils.prediction_options import generate_args
+from utils.record import record_result
 from utils.restore import prediction_batches, prediction_target, restore_network, settle_pair
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,8 @@ def main() -> None:
             labelled += (prediction.label != IGNORE).sum()
             total += prediction.label.numel()
             writer.write(name, prediction)
+    if processes.main:
+        record_result(folder, args)
     labelled, total = processes.sum(torch.stack([labelled, torch.tensor(total, device=device)])).tolist()
     log.info("Labelled %.1f %% of the pixels of %d images: %s", 100 * labelled / total, len(images), folder)
     leave()

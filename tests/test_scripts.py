@@ -235,6 +235,23 @@ def test_pseudo_labels_are_train_ids_of_the_image_size(finished):
     assert "Labelled 100.0 % of the pixels of 4 images: data/Cityscapes/data/pseudo_FULL/train" in output
 
 
+@pytest.mark.parametrize(
+    ("folder", "script", "flags"),
+    [
+        ("data/Cityscapes/data/pseudo_FULL/train", "generate_plabel_cityscapes", {"threshold": 1.0}),
+        ("result/cityscapesstage2", "evaluate_cityscapes", {"set": "val"}),
+    ],
+)
+def test_predictions_say_how_they_were_made(folder, script, flags, finished):
+    (entry,) = yaml.safe_load((finished[0] / folder / "run.yaml").read_text())
+    assert entry["command"].startswith(f"{script}.py --restore-from ./snapshots/")
+    assert entry["folder"] == str(finished[0]) and entry["packages"]["torch"] == metadata.version("torch")
+    # What the snapshot or the data said is written down too.
+    used = {"input_size": "(40, 72)", "scales": "[1.0, 1.25]", "num_classes": 19, "random_seed": 1234}
+    assert flags.items() <= entry["flags"].items()
+    assert {name: entry["flags"].get(name, value) for name, value in used.items()} == used
+
+
 def test_evaluation_agrees_with_the_files_it_wrote(finished):
     world, said = finished
     folder = world / "result" / "cityscapesstage2"

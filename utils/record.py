@@ -5,6 +5,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from argparse import Namespace
 from importlib import metadata
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from utils.files import write_whole
 from utils.safe_yaml import load_yaml
 
 RECORD_FILE = "run.yaml"
+PLAIN = (bool, int, float, str, type(None))  # what YAML holds as it is
 PACKAGES = ("torch", "torchvision", "numpy", "pillow", "kornia-rs", "tensorboardX")
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -27,13 +29,23 @@ def record_start(folder: Path, iteration: int) -> None:
         earlier = load_yaml(path) if path.is_file() and iteration else []
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({error}); remove it, nothing else needs it") from error
-    entry = {
-        "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "iteration": iteration,
-        **surroundings(),
-    }
-    text = yaml.safe_dump([*(earlier if isinstance(earlier, list) else []), entry], sort_keys=False)
-    write_whole(path, lambda aside: aside.write_text(text, encoding="utf-8"))
+    entry = {"started": _now(), "iteration": iteration, **surroundings()}
+    _write(folder, [*(earlier if isinstance(earlier, list) else []), entry])
+
+
+def record_result(folder: Path, args: Namespace) -> None:
+    """Write `run.yaml` beside finished predictions: when, all flags as they were used, `surroundings`."""
+    flags = {name: value if type(value) in PLAIN else str(value) for name, value in vars(args).items()}
+    _write(folder, [{"finished": _now(), "flags": flags, **surroundings()}])
+
+
+def _write(folder: Path, entries: list[dict]) -> None:
+    text = yaml.safe_dump(entries, sort_keys=False)
+    write_whole(folder / RECORD_FILE, lambda aside: aside.write_text(text, encoding="utf-8"))
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
 
 
 def surroundings() -> dict:
@@ -47,6 +59,8 @@ def surroundings() -> dict:
         "packages": {name: _version(name) for name in PACKAGES},
         "system": platform.platform(),
         "gpus": gpus,
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version() if gpus else None,
         "threads": torch.get_num_threads(),
     }
 
