@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from argparse import Namespace
+from importlib import metadata
 
 import numpy as np
 import pytest
