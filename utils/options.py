@@ -120,6 +120,7 @@ def _add_network_flags(group, num_classes: int) -> None:
     add_switch(group, "--sync_bn", "batch normalisation over all processes that torchrun started")
     add(
         "--restore-from",
+        metavar="SOURCE",
         default="imagenet",
         help="initial weights: a file, a URL, imagenet (torchvision's, converted) or none",
     )
@@ -134,18 +135,23 @@ def _add_data_flags(group, pair: Adaptation, data_dir: Path, input_size: str) ->
     add("--data-dir-target", type=Path, default=pair.target.root, help="root of the target stream")
     add("--data-list-target", type=Path, help="names in it, one a line")
     add("--set", type=flag_types.split, default="train", help="split of the target to train on")
-    add("--input-size", type=flag_types.size, default=input_size, help="width,height of the labelled images")
+    add(
+        "--input-size",
+        type=flag_types.size,
+        default=input_size,
+        help="width,height of the labelled images, pixels",
+    )
     add(
         "--input-size-target",
         type=flag_types.size,
         default=format_size(pair.target.target_size),
-        help="width,height of target images",
+        help="width,height of target images, pixels",
     )
     add(
         "--crop-size",
         type=flag_types.size,
         default="640,360",
-        help="width,height of the crops of both streams",
+        help="width,height of the crops of both streams, pixels",
     )
     add_switch(group, "--random-mirror", "mirror the target stream too (the labelled one always is)")
     add_switch(group, "--random-scale", "scale the target stream too (the labelled one always is)")
@@ -211,7 +217,7 @@ def _add_optimiser_flags(group) -> None:
         "--batch-size",
         type=flag_types.positive,
         default=16,
-        help="images of each stream a step, over all GPUs",
+        help="images of each stream a step, over all GPUs and processes",
     )
     add(
         "--iter-size",
@@ -332,7 +338,7 @@ def _add_watching_flags(group) -> None:
         default=0,
         help="iterations between two measurements of the target's validation mIoU, in one pass; 0: never",
     )
-    add("--eval-set", default="val", help="split of the target that is measured")
+    add("--eval-set", type=flag_types.split, default="val", help="split of the target that is measured")
     add("--eval-list", type=Path, help="names in it, one a line, to measure fewer")
     add_switch(group, "--keep-best", "keep the network of the highest validation mIoU as <prefix>_best.pth")
 

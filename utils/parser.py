@@ -23,6 +23,7 @@ METAVARS = {
     flag_types.fraction: "X",
     flag_types.percent: "PERCENT",
     flag_types.size: "W,H",
+    flag_types.split: "NAME",
     flag_types.boolean: "True|False",
     flag_types.gpu_ids: "N,N",
     flag_types.scales: "X,X",
