@@ -49,9 +49,9 @@ def main() -> None:
             labelled += (prediction.label != IGNORE).sum()
             total += prediction.label.numel()
             writer.write(name, prediction)
-    if processes.main:
-        record_result(folder, args)
     labelled, total = processes.sum(torch.stack([labelled, torch.tensor(total, device=device)])).tolist()
+    if processes.main:  # all have finished
+        record_result(folder, args)
     log.info("Labelled %.1f %% of the pixels of %d images: %s", 100 * labelled / total, len(images), folder)
     leave()
 

@@ -7,10 +7,12 @@ Nothing is predicted again. The data must be where the evaluation found them, or
 """
 
 import logging
+from argparse import ArgumentTypeError
 
 from dataset import build_dataset
+from utils import flag_types
 from utils.comparison_report import write_comparison
-from utils.errors import run_script
+from utils.errors import UserError, run_script
 from utils.evaluation_report import write_evaluation_report
 from utils.logging import log_to_terminal
 from utils.result_folder import read_result
@@ -25,8 +27,12 @@ def main() -> None:
     log_to_terminal()
     results = [read_result(folder) for folder in args.results]
     evaluated = results[0].metrics["data"]
+    try:
+        target = args.target or flag_types.target(evaluated["target"])
+    except ArgumentTypeError as error:
+        raise UserError(f"{args.results[0]}: evaluated with --target {error}; give --target") from error
     data = build_dataset(
-        args.target or evaluated["target"],
+        target,
         args.data_dir or evaluated["data_dir"],
         split=evaluated["set"],
         colors=results[0].colors,

@@ -26,8 +26,12 @@ class Damaged:
 
     @property
     def lines(self) -> list[str]:
-        """What was said of each of them."""
-        return list(self._lines.values())
+        """What was said of each of them, in the order of their names."""
+        return [self._lines[file] for file in sorted(self._lines)]
+
+    def knows(self, line: str) -> bool:
+        """Whether the file that a line is about was met before."""
+        return _file(line) in self._lines
 
     def meet(self, line: str) -> bool:
         """Count a file in, of which `line` says what is wrong; whether it is the first time.

@@ -246,7 +246,7 @@ class _Checked:
         """`color: [128, 64, 128]` or "#804080", or several as `colors`; distinct, in order."""
         several = self.get("colors", [])
         if not isinstance(several, list):
-            raise self.error(f"colors is {several!r}; write a list of colours")
+            raise self.error(f"colors is {brief(several)}; write a list of colours")
         one = self.get("color", None)
         if "color" in self.values and one is None:
             raise self.error('color is empty; a # begins a remark, so write "#rrggbb" in quotes')
@@ -280,6 +280,7 @@ class _Checked:
         if (
             not isinstance(sides, list)
             or len(sides) != 2
+            or not all(type(s) in (int, str) for s in sides)
             or not all(re.fullmatch(r"\s*[1-9]\d{0,4}\s*", str(s)) for s in sides)
         ):
             raise self.error(f"{key} is {brief(value)}; write width,height such as 1280,720")

@@ -38,8 +38,7 @@ def download(url: str) -> Path:
     if fragment and not given:
         raise UserError(f"--restore-from {url}: no hash; write #sha256= and 64 hexadecimal digits behind it")
     path = cached_file(address)
-    in_name = HASH_IN_NAME.search(path.name)
-    wanted = given[1].lower() if given else in_name[1] if in_name else ""
+    wanted = given[1].lower() if given else _hash_in(path.name)
     if path.is_file():
         found = sha256(path)
         if not found.startswith(wanted):
@@ -71,16 +70,22 @@ def _fetch(address: str, path: Path, wanted: str) -> str:
         aside.unlink(missing_ok=True)
     raise UserError(
         f"--restore-from {address}: what came has the sha256 {found}, not {wanted}, and was not kept; ask "
-        "where you have the hash from"
+        "where you have the hash from (#sha256=… behind the URL overrules one in the name)"
     )
 
 
 def cached_file(address: str) -> Path:
     """Where a URL's file lies: by its name if there is a hash in it, else with one of the URL before it."""
     name = UNSAFE.sub("_", Path(unquote(urlsplit(address).path)).name)[-MAX_NAME:]
-    if not HASH_IN_NAME.search(name):
+    if not _hash_in(name):
         name = f"{hashlib.sha256(address.encode()).hexdigest()[:16]}_{name}"
     return Path(torch.hub.get_dir()) / "checkpoints" / name
+
+
+def _hash_in(name: str) -> str:
+    """The first digits of the hash that a file's name gives, or nothing; a date is none."""
+    found = HASH_IN_NAME.search(name)
+    return found[1] if found and not found[1].isdecimal() else ""
 
 
 def sha256(path: Path) -> str:

@@ -8,16 +8,19 @@ import logging
 import pickle
 import warnings
 from pathlib import Path
+from urllib.parse import urldefrag
 
 import torch
 from torch import Tensor
 from torchvision.models import ResNet101_Weights
 
 from model.deeplab_multi import DeeplabMulti, is_classifier
-from model.download import download
+from model.download import cached_file, download
 from utils.errors import UserError
 
 PIXEL_MAX = 255
+FIRST = (64, 3, 7, 7)  # shape of the first convolution of torchvision's ResNets
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 HEAD = "layer6.head.1.weight"  # has a row each class
 IMAGENET_STD_RGB = (0.229, 0.224, 0.225)  # what torchvision divides its inputs by
 # The plain training recipe; the V2 weights come from a much longer one with other augmentations.
@@ -65,11 +68,13 @@ def fetch(source: str) -> StateDict:
     """
     url = IMAGENET_WEIGHTS.url if source == "imagenet" else source
     if url.startswith(("http://", "https://")):
+        was_there = cached_file(urldefrag(url)[0]).is_file()
         path = download(url)
         try:
             return read_state(path, source)
         except UserError:
-            path.unlink()  # another try is to download it again
+            if not was_there:  # another try is to download it again
+                path.unlink(missing_ok=True)
             raise
     path = Path(source)
     if not path.is_file():
@@ -138,7 +143,7 @@ def from_torchvision(state: StateDict) -> StateDict:
     state = {key: value for key, value in state.items() if not key.startswith("fc.")}
     scale = torch.tensor(IMAGENET_STD_RGB) * PIXEL_MAX
     first = state.get("conv1.weight")
-    if first is not None and first.ndim == 4 and first.shape[1] == len(scale):  # else it is refused later
+    if first is not None and first.shape == FIRST and first.dtype in FLOATS:  # else it is refused later
         state["conv1.weight"] = (first / scale[:, None, None]).flip(1)
     return state
 

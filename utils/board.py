@@ -1,4 +1,4 @@
-"""TensorBoard's files, written at once.
+"""TensorBoard's files, written by the thread that trains.
 
 tensorboardX's own `SummaryWriter` hands its records to a thread, and its `flush` does not wait for them: of a
 run that is killed after a save, some from before the save would be lost.
@@ -17,6 +17,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from utils.errors import UserError
+from utils.files import reach_disk
 
 
 class Board:
@@ -31,11 +32,11 @@ class Board:
     """
 
     def __init__(self, folder: Path, start: int | None):
-        self.folder = folder
+        self.folder, self._suffix = folder, f".{os.getpid()}"
         with self._writing():
             folder.mkdir(parents=True, exist_ok=True)
             # Two starts within a second are two files.
-            self._file = EventsWriter(str(folder / "events"), f".{os.getpid()}")
+            self._file = EventsWriter(str(folder / "events"), self._suffix)
         if start is not None:
             self._write(Event(step=start, session_log=SessionLog(status=SessionLog.START)))
 
@@ -51,9 +52,16 @@ class Board:
         self._write(Event(step=step, summary=summary.image(name, np.asarray(picture), dataformats="HWC")))
 
     def flush(self) -> None:
-        """Hand everything to the system, which survives the end of this process."""
+        """Hand everything to the system, where it survives the end of this process."""
         with self._writing():
             self._file.flush()
+
+    def reach_disk(self) -> None:
+        """Wait until it survives a crash of the machine too."""
+        self.flush()
+        with self._writing():
+            for path in self.folder.glob(f"events*{self._suffix}"):
+                reach_disk(path)
 
     def close(self) -> None:
         """Flush and close the file."""

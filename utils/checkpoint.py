@@ -72,11 +72,14 @@ class _Sink:
         self.file.flush()
 
 
-def remove_old_snapshots(folder: Path, prefix: str, keep: int, spare: str) -> None:
-    """Leave the last `keep` of the numbered snapshots, and the file `spare`, which others may need."""
+def remove_old_snapshots(folder: Path, prefix: str, keep: int, saved: int, spare: str) -> None:
+    """Leave the last `keep` of the snapshots up to number `saved`, and those after it, another run's.
+
+    The file `spare`, which others may need, is left too.
+    """
     name = re.compile(rf"{re.escape(prefix)}_(\d+)\.pth")
     numbers = sorted(int(found[1]) for path in folder.iterdir() if (found := name.fullmatch(path.name)))
-    for number in numbers[:-keep]:
+    for number in [number for number in numbers if number <= saved][:-keep]:
         for suffix in PARTS:
             path = folder / f"{prefix}_{number}{suffix}.pth"
             if not Path(spare).exists() or not path.exists() or not path.samefile(spare):

@@ -2,11 +2,13 @@
 
 import argparse
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from utils import flag_types
 from utils.checkpoint import OF_THE_CALL, OPTIONS_FILE, load_options
 from utils.errors import UserError
+from utils.safe_yaml import brief
 
 NO_FLAGS = ("classes",)  # what the file says beyond flags
 
@@ -42,13 +44,13 @@ def as_arguments(options: dict, parser: argparse.ArgumentParser) -> tuple[list[s
     if options.get("num_steps_stop") == options.get("num_steps"):
         options.pop("num_steps_stop", None)  # the default, which follows --num-steps
     flags = {action.dest: action.option_strings[0] for action in parser._actions if action.option_strings}
-    spelled = [
-        f"{flags[name]}={_spell(value)}"
-        for name, value in options.items()
-        if name in flags and value is not None
-    ]
+    given = {name: value for name, value in options.items() if name in flags and value is not None}
+    for name, value in given.items():
+        if not all(isinstance(one, str | int | float) for one in _parts(value)):
+            parser.error(f"{name} is {brief(value)}, which no flag takes")
+    spelled = [f"{flags[name]}={','.join(map(str, _parts(value)))}" for name, value in given.items()]
     return spelled, [str(name) for name in options if name not in flags]
 
 
-def _spell(value: object) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+def _parts(value: object) -> Sequence:
+    return value if isinstance(value, list | tuple) else (value,)

@@ -1,8 +1,9 @@
 """The training loop of both stages."""
 
+import itertools
 import logging
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -24,6 +25,7 @@ from utils.stopping import Stopped, StopRequest
 from utils.training_pictures import training_pictures
 from utils.validation import Validation
 
+PICTURES = "pictures"  # folder below the snapshots'
 Pair = tuple[dict, dict]  # a labelled and a target batch
 Batch = tuple[Tensor, Tensor, Tensor, Tensor | None]  # images, images_t, labels, labels_t
 Predictions = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -90,17 +92,15 @@ class Training:
 
     def _draw(self, i_iter: int, stop: StopRequest) -> list[Pair]:
         """The batches of an iteration; where a process cannot have them or is to stop, all save and leave."""
-        pairs, problem = [], None
+        pairs, damaged, problem = [], [], None
         try:
             self.checks.poll()
             for _ in range(0 if stop.number else self.args.iter_size):
                 pairs.append(tuple(next(batches) for batches in self.loaded))
-                for line in (line for batch in pairs[-1] for line in batch["damaged"]):
-                    if self.damaged.meet(line):
-                        log.warning("Passed over: %s", line)
+                damaged += [line for batch in pairs[-1] for line in batch["damaged"]]
         except DataError as error:
             problem = str(error)
-        self._stop_together(i_iter, stop, problem)
+        self._stop_together(i_iter, stop, problem, [line for line in damaged if not self.damaged.knows(line)])
         return pairs
 
     def _step(self, i_iter: int, pairs: list[Pair]) -> tuple[Batch, dict[str, Tensor], Predictions]:
@@ -124,7 +124,7 @@ class Training:
             refuse_broken(self.trainer.state_dict(), i_iter)
             save_snapshot(self.trainer, folder, self.prefix, name)
             if args.keep:
-                remove_old_snapshots(folder, self.prefix, args.keep, args.restore_from)
+                remove_old_snapshots(folder, self.prefix, args.keep, name, args.restore_from)
             log.info("Saved %s", folder / f"{self.prefix}_{name}.pth")
         shown = self.history.board is not None and _due(i_iter, args.pictures_every)
         if args.save_num_images and (name or shown):
@@ -134,7 +134,7 @@ class Training:
             )
             self.history.picture(i_iter, sheet)
             if name:
-                write_whole(folder / "pictures" / f"{name}.png", lambda aside: sheet.save(aside, "PNG"))
+                write_whole(folder / PICTURES / f"{name}.png", lambda aside: sheet.save(aside, "PNG"))
 
     def _save(self, i_iter: int) -> None:
         """Save the state before iteration `i_iter`; all processes."""
@@ -144,13 +144,21 @@ class Training:
         images = [len(stream.dataset) for stream in self.streams]
         save_state(self.args.snapshot_dir, self.trainer, i_iter, self.args, images, self.damaged.lines)
 
-    def _stop_together(self, i_iter: int, stop: StopRequest, problem: str | None = None) -> None:
-        """Save before iteration `i_iter` and leave, all processes together, if one has a reason to."""
+    def _stop_together(
+        self, i_iter: int, stop: StopRequest, problem: str | None = None, damaged: Sequence[str] = ()
+    ) -> None:
+        """Save before iteration `i_iter` and leave, all processes together, if one has a reason to.
+
+        What one of them passed over as damaged counts in all.
+        """
         processes = self.trainer.processes
-        if not processes.highest(bool(stop.number or problem)):
+        if not processes.highest(bool(stop.number or problem or damaged)):
             return
-        numbers, problems = zip(*processes.gather((stop.number, problem)), strict=True)
-        said = next((line for line in problems if line), None)
+        numbers, problems, damaged = zip(*processes.gather((stop.number, problem, damaged)), strict=True)
+        too_many = processes.from_main(self._pass_over(itertools.chain(*damaged)))
+        said = next((line for line in (*problems, too_many) if line), None)
+        if not said and not any(numbers):
+            return
         try:
             self._save(i_iter)
         except UserError as error:
@@ -159,6 +167,16 @@ class Training:
         if said:
             raise DataError(f"{said} ({saved})")
         raise Stopped(max(numbers), saved)
+
+    def _pass_over(self, damaged: Iterable[str]) -> str | None:
+        """Count damaged files in and say so; what is wrong if they are too many."""
+        try:
+            for line in damaged:
+                if self.damaged.meet(line):
+                    log.warning("Passed over: %s", line)
+        except DataError as error:
+            return str(error)
+        return None
 
     def _validate(self, name: int, i_iter: int, stop: StopRequest) -> None:
         """Measure the network that iteration `name` left; if to stop meanwhile, save before `i_iter`."""
@@ -172,12 +190,12 @@ class Training:
             return
         value, *before = (next(iter(line["means"].values())) for line in (result, *earlier))
         best = max((old for old in before if old is not None), default=-1)
-        self.history.validated(name, result)
         log.info("Iteration %d: validation %s", name, _in_percent(result["means"]))
         if self.args.keep_best and value is not None and value > best:
             path = self.args.snapshot_dir / f"{self.prefix}_best.pth"
             save_tensors(path, self.trainer.G.state_dict())
             log.info("Saved %s, the best so far", path)
+        self.history.validated(name, result)  # after it: what is noted is not measured and saved again
 
     @contextmanager
     def _broken_losses(self) -> Iterator[None]:

@@ -23,10 +23,10 @@ def write_whole(path: Path, write: Callable[[Path], None], durable: bool = True)
         path.parent.mkdir(parents=True, exist_ok=True)
         write(aside)
         if durable:
-            _reach_disk(aside)
+            reach_disk(aside)
         os.replace(aside, path)
         if durable:
-            _reach_disk(path.parent)  # the new name too
+            reach_disk(path.parent)  # the new name too
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(
@@ -44,12 +44,15 @@ def real(path: Path | str) -> Path:
 
 
 def remove_half_written(folder: Path) -> None:
-    """Take away what `write_whole` was filling in the folder, and below it, when its process was killed."""
-    for aside in folder.rglob(".*.part"):
+    """Take away what `write_whole` was filling in the folder when its process was killed.
+
+    Not in those below it, where other runs may be writing.
+    """
+    for aside in folder.glob(".*.part"):
         aside.unlink(missing_ok=True)
 
 
-def _reach_disk(path: Path) -> None:
+def reach_disk(path: Path) -> None:
     """Wait until the disk has the file, or the names in the folder."""
     if path.is_dir() and os.name == "nt":  # which cannot open folders
         return

@@ -65,14 +65,24 @@ _scale = _number(float, MIN_SCALE, MAX_SCALE, False, False, "a scale")
 
 def text(value: str) -> str:
     """What a flag takes as it is, mostly a path: not empty, and nothing that no file can be called."""
+    name = os.fsencode(words(value))
+    if len(name) > MAX_PATH or any(len(part) > MAX_NAME for part in name.split(b"/")):
+        raise argparse.ArgumentTypeError(f"{value!r} is too long for the name of a file")
+    return value
+
+
+def words(value: str) -> str:
+    """Any text, on one line."""
     if not value:
         raise argparse.ArgumentTypeError("is empty; give a value or leave the flag out")
     if re.search(r"[\x00-\x1f\x7f]", value):
         raise argparse.ArgumentTypeError(f"{value!r} holds control characters")
-    name = os.fsencode(value)
-    if len(name) > MAX_PATH or any(len(part) > MAX_NAME for part in name.split(b"/")):
-        raise argparse.ArgumentTypeError(f"{value!r} is too long for the name of a file")
     return value
+
+
+def weights(value: str) -> str:
+    """A file, or a URL of any length."""
+    return words(value) if "://" in value else text(value)
 
 
 def path(name: str) -> Path:

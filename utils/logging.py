@@ -45,6 +45,7 @@ class TrainingLog:
         every: iterations between two lines.
         start, total: the first iteration of this part of the run and the number of all.
         classes: their names.
+        resumed: TensorBoard's files may hold an earlier part of this run.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class TrainingLog:
         start: int,
         total: int,
         classes: Sequence[str],
+        resumed: bool = False,
     ):
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -66,7 +68,8 @@ class TrainingLog:
             raise UserError(
                 f"{error.filename}: cannot write the log ({error.strerror}); choose another folder"
             ) from error
-        self.board = Board(tensorboard, start if 0 < start < total else None) if tensorboard else None
+        again = start if resumed and start < total else None
+        self.board = Board(tensorboard, again) if tensorboard else None
         self.folder, self.every, self.total, self.classes = folder, every, total, classes
         self.waiting: list[tuple[int, Tensor]] = []  # losses and class weights that are still on the device
         self.names: list[str] = []
@@ -95,6 +98,7 @@ class TrainingLog:
                 scalars = values | rates
                 scalars |= {f"class_weight/{c}": w for c, w in zip(self.classes, weights, strict=False)}
                 self.board.scalars(scalars, i_iter)
+                self.board.flush()
         except OSError as error:
             raise UserError(f"{self.file.name}: cannot be written ({error.strerror}); free space") from error
         self.progress.show(i_iter, values, rates)
@@ -146,7 +150,7 @@ class TrainingLog:
         self.file.flush()
         os.fsync(self.file.fileno())
         if self.board:
-            self.board.flush()
+            self.board.reach_disk()
 
     def close(self) -> None:
         """Flush and close the files."""

@@ -82,8 +82,8 @@ def _with_earlier(parser: OneLineParser, argv: list[str], earlier: tuple[Path, d
     if earlier is None:
         return argv
     path, options = earlier
-    spelled, _ = as_arguments(options, parser)
     parser.origin = f"{path}: "
+    spelled, _ = as_arguments(options, parser)
     parser.parse_args(spelled)
     parser.origin = ""
     return spelled + argv
@@ -120,6 +120,7 @@ def _add_network_flags(group, num_classes: int) -> None:
     add_switch(group, "--sync_bn", "batch normalisation over all processes that torchrun started")
     add(
         "--restore-from",
+        type=flag_types.weights,
         metavar="SOURCE",
         default="imagenet",
         help="initial weights: a file, a URL, imagenet (torchvision's, converted) or none",

@@ -27,6 +27,7 @@ METAVARS = {
     flag_types.boolean: "True|False",
     flag_types.gpu_ids: "N,N",
     flag_types.scales: "X,X",
+    flag_types.words: "TEXT",
     flag_types.seeds: "N,N",
 }
 

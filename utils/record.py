@@ -24,19 +24,23 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 def record_start(folder: Path, iteration: int) -> None:
     """Add an entry to `run.yaml`: when, what command, at which iteration, and `surroundings`."""
-    path = folder / RECORD_FILE
-    try:
-        earlier = load_yaml(path) if path.is_file() and iteration else []
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); remove it, nothing else needs it") from error
     entry = {"started": _now(), "iteration": iteration, **surroundings()}
-    _write(folder, [*(earlier if isinstance(earlier, list) else []), entry])
+    _write(folder, [*(_earlier(folder) if iteration else []), entry])
 
 
 def record_result(folder: Path, args: Namespace) -> None:
-    """Write `run.yaml` beside finished predictions: when, all flags as they were used, `surroundings`."""
+    """Add to `run.yaml` beside finished predictions: when, all flags as they were used, `surroundings`."""
     flags = {name: value if type(value) in PLAIN else str(value) for name, value in vars(args).items()}
-    _write(folder, [{"finished": _now(), "flags": flags, **surroundings()}])
+    _write(folder, [*_earlier(folder), {"finished": _now(), "flags": flags, **surroundings()}])
+
+
+def _earlier(folder: Path) -> list[dict]:
+    path = folder / RECORD_FILE
+    try:
+        entries = load_yaml(path) if path.is_file() else []
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); remove it, nothing else needs it") from error
+    return entries if isinstance(entries, list) else []
 
 
 def _write(folder: Path, entries: list[dict]) -> None:

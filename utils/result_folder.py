@@ -182,7 +182,6 @@ def _check_metrics(metrics: dict) -> None:
     texts = (metrics["restore_from"], *(metrics["data"][key] for key in DATA_KEYS))
     _require(all(type(text) is str for text in texts), "restore_from or data name nothing")
     _require(metrics["uncertainty"] in (None, *UNCERTAINTIES), "uncertainty is none that there is")
-    flag_types.target(metrics["data"]["target"])
     flag_types.split(metrics["data"]["set"])
 
 

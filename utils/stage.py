@@ -19,7 +19,7 @@ from utils.checkpoint import OPTIONS_FILE, SHAPING_OPTIONS, read_options, write_
 from utils.compilation import compile_network
 from utils.device import choose_device, default_workers
 from utils.distributed import Processes, join, leave
-from utils.engine import Training
+from utils.engine import PICTURES, Training
 from utils.errors import UserError
 from utils.files import real, remove_half_written
 from utils.logging import TrainingLog, log_to_terminal
@@ -122,7 +122,8 @@ def train_stage(trainer_class: type[nn.Module], args: Namespace, pseudo_labels: 
 def open_run_folder(args: Namespace, pair: Adaptation, start: int) -> TrainingLog:
     """The snapshot folder with the flags, a record of this start, and the open log."""
     folder = args.snapshot_dir
-    remove_half_written(folder)
+    for place in (folder, folder / PICTURES):
+        remove_half_written(place)
     if not args.resume:
         put_aside(folder)
     if start:
@@ -130,7 +131,8 @@ def open_run_folder(args: Namespace, pair: Adaptation, start: int) -> TrainingLo
     write_options(folder, args, pair.colors)
     record_start(folder, start)
     board = args.log_dir / real(folder).name if args.tensorboard else None
-    return TrainingLog(folder, board, args.log_every, start, args.num_steps_stop, pair.classes)
+    length = start, args.num_steps_stop
+    return TrainingLog(folder, board, args.log_every, *length, pair.classes, resumed=args.resume)
 
 
 def build_streams(

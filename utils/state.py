@@ -19,6 +19,7 @@ from utils.checkpoint import OPTIONS_FILE, save_tensors, spelled_options
 from utils.distributed import Processes
 from utils.errors import UserError
 from utils.logging import LOG_FILE, VALIDATION_FILE
+from utils.safe_yaml import brief
 
 STATE_FILE = "training_state.pt"
 FORMAT = 1
@@ -147,9 +148,11 @@ def _well_formed_process(own: object) -> bool:
     """Whether a process's part has random states that torch can take, and buffers."""
     try:
         random, buffers = own["random"], own["buffers"]
+        if not type(own) is type(random) is type(buffers) is dict:
+            return False
         torch.Generator().set_state(random["cpu"])
         return all(isinstance(value, torch.Tensor) for value in (*random["cuda"], *buffers.values()))
-    except (RuntimeError, KeyError, TypeError, AttributeError):
+    except (RuntimeError, LookupError, TypeError, AttributeError):
         return False
 
 
@@ -170,9 +173,13 @@ def check_state(
         if name in FIXED_OPTIONS:
             raise UserError(
                 f"--{name.replace('_', '-')} {now[name]}: the run in {args.snapshot_dir} has "
-                f"{before[name]}, and cannot go on with another; choose another --snapshot-dir"
+                f"{brief(before[name])}, and cannot go on with another; choose another --snapshot-dir"
             )
-    differing = [f"{name} {now[name]} (was {before[name]})" for name in changed if name not in FREE_OPTIONS]
+    differing = [
+        f"{name} {now[name]} (was {brief(before[name])})" for name in changed if name not in FREE_OPTIONS
+    ]
+        f"{name} {now[name]} (was {brief(before[name])})" for name in changed if name not in FREE_OPTIONS
+    ]
     if images != state["images"]:
         differing.append(f"{images} images (were {state['images']})")
     if processes.count != len(state["processes"]):

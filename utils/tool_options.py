@@ -17,7 +17,11 @@ def report_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.usage = "%(prog)s RESULT [RESULT ...] [flags]"
     add = parser.add_argument
     add("results", type=Path, nargs="+", metavar="RESULT", help="folder that evaluate_cityscapes.py wrote")
-    add("--titles", help="of the results, separated by commas (default: the folders' names)")
+    add(
+        "--titles",
+        type=flag_types.words,
+        help="of the results, separated by commas (default: the folders' names)",
+    )
     add(
         "--images",
         type=flag_types.not_negative,
