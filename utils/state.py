@@ -178,8 +178,6 @@ def check_state(
     differing = [
         f"{name} {now[name]} (was {brief(before[name])})" for name in changed if name not in FREE_OPTIONS
     ]
-        f"{name} {now[name]} (was {brief(before[name])})" for name in changed if name not in FREE_OPTIONS
-    ]
     if images != state["images"]:
         differing.append(f"{images} images (were {state['images']})")
     if processes.count != len(state["processes"]):
