@@ -83,6 +83,19 @@ def test_the_hash_in_a_name_counts_as_torch_hub_has_it(site, cache, caplog):
     assert left(cache) == [f"net-{digest[:8]}.pth"] and "Unverified" not in caplog.text
 
 
+def test_a_date_in_a_name_is_no_hash(site, cache, caplog):
+    folder, address = site
+    put(folder, "GTA5-20240101.pth")
+    assert download(f"{address}/GTA5-20240101.pth").read_bytes() == b"weights"
+    assert "Unverified" in caplog.text
+
+
+def test_a_hash_behind_the_url_overrules_the_name(site, cache):
+    folder, address = site
+    digest = put(folder, "net-abcdef01.pth")
+    assert download(f"{address}/net-abcdef01.pth#sha256={digest}").read_bytes() == b"weights"
+
+
 def test_without_a_hash_a_line_says_which_one_to_write(site, cache, caplog):
     folder, address = site
     digest = put(folder, "net.pth")
@@ -138,6 +151,15 @@ def test_what_is_no_checkpoint_is_taken_out_of_the_cache(site, cache, world, run
     result = run_main("train_ms", *TRAINING, "--restore-from", f"{address}/net.pth")
     assert "not a checkpoint of tensors" in one_line_error(result, f"{address}/net.pth")
     assert left(cache) == []
+
+
+def test_what_lay_in_the_cache_before_stays_there(site, cache, world, run_main):
+    folder, address = site
+    put(folder, "net.pth", b"<html>404</html>")
+    path = download(f"{address}/net.pth")
+    result = run_main("train_ms", *TRAINING, "--restore-from", f"{address}/net.pth")
+    one_line_error(result, "not a checkpoint of tensors")
+    assert path.read_bytes() == b"<html>404</html>"
 
 
 def test_no_network_is_one_line_that_says_where_to_put_the_file(cache, world, run_main):

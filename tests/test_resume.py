@@ -165,6 +165,22 @@ def test_a_run_killed_at_any_moment_ends_as_one_that_was_not(title, uninterrupte
     assert_same_end(folder, expected)
 
 
+@pytest.mark.parametrize("place", ["os.replace", "after os.replace"])
+def test_a_run_killed_at_one_save_after_another_ends_as_one_that_was_not(
+    place, uninterrupted, start, tmp_path
+):
+    expected, _ = uninterrupted("stage 1")
+    folder, calls = tmp_path / "run", random.Random()
+    for _ in range(100):
+        call = calls.randint(5, 16)  # the first four are at the start of a run
+        child = run_child(start, *SCRIPTS["stage 1"], *folders(folder), "--resume", kill=(place, call))
+        if child.status == 0:
+            break
+        assert child.status == -signal.SIGKILL, child.errors
+    go_on_to_the_end(start, SCRIPTS["stage 1"], folder)  # the last kill may have been at its last save
+    assert_same_end(folder, expected)
+
+
 # Where in a save: before a file is opened, with half of it written, before and after it takes its place.
 @pytest.mark.parametrize("place", ["torch.save", "half", "os.fsync", "os.replace", "after os.replace"])
 def test_a_run_killed_inside_a_save_ends_as_one_that_was_not(place, uninterrupted, start, tmp_path):

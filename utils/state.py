@@ -146,10 +146,10 @@ def _well_formed(state: object) -> bool:
 
 def _well_formed_process(own: object) -> bool:
     """Whether a process's part has random states that torch can take, and buffers."""
+    if type(own) is not dict or not type(own.get("random")) is type(own.get("buffers")) is dict:
+        return False
+    random, buffers = own["random"], own["buffers"]
     try:
-        random, buffers = own["random"], own["buffers"]
-        if not type(own) is type(random) is type(buffers) is dict:
-            return False
         torch.Generator().set_state(random["cpu"])
         return all(isinstance(value, torch.Tensor) for value in (*random["cuda"], *buffers.values()))
     except (RuntimeError, LookupError, TypeError, AttributeError):

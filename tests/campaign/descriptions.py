@@ -99,6 +99,17 @@ BROKEN: dict[str, Callable[[Path], object]] = {
         "classes:\n  road:\n    ids:\n    - &a0 [ha, ha]\n"
         + "".join(f"    - &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 30))
     ),
+    **{
+        f"{what} of 10^30 words": _text(f"{hostile.yaml_laughs()}{line}")
+        for what, line in {
+            "a colour": "classes: {road: {ids: 7, color: *a29}}",
+            "colours": "classes: {road: {ids: 7, colors: {k: *a29}}}",
+            "a size": "size: [*a29, 1]",
+            "a name": "name: *a29",
+        }.items()
+    },
+    "an id of 5000 hexadecimal digits": _text(f"classes: {{road: {{ids: 0x{'f' * 5000}}}}}\n"),
+    "an id in base 60": _text(f"classes: {{road: {{ids: {':'.join(['1'] * 5000)}}}}}\n"),
     "code as a class": _text(f"classes: {{road: {hostile.YAML_CODE['apply']}}}\n"),
     "a class with control codes": _text('classes: {"a\\e[2J\\nb": {ids: -1}}\n'),
     **{f"classes: {what}": _description(classes=value) for what, value in CLASSES.items()},

@@ -103,6 +103,7 @@ FILES: dict[str, Callable[[Path], object]] = {
     "a key that is a list": _with("? [a, b]\n: 1\n"),
     "a date that is none": _with("extra: 2020-13-45\n"),
     "a number of many digits": _with(f"extra: {'9' * 100_000}\n"),
+    "a number of many hexadecimal digits": _with(f"extra: 0x{'f' * 5000}\n"),
     "a tag whose value does not fit": _with("extra: !!timestamp nonsense\n"),
     "bytes that are none": _with("extra: !!binary \xff\n"),
     "a set that is none": _with("extra: !!set [1]\n"),
@@ -138,8 +139,24 @@ def spoilt() -> Iterator[tuple[str, Callable[[Path], object], bool]]:
         yield f"classes: {what}", _set("classes", value), True
 
 
+AS_CONFIG = {
+    "a folder of 10^30 words": _written("set", "*a29", hostile.yaml_laughs()),
+    "a size of 10^30 words": _written("input_size", "*a29", hostile.yaml_laughs()),
+    "a size of mappings": _set("input_size", [{"a": 1}, 2]),
+    "a rate of text": _set("learning_rate", "high"),
+    "a mapping": _set("batch_size", {"a": 1}),
+    "a date": _written("batch_size", "2020-01-01"),
+    "not a number": _set("learning_rate", float("nan")),
+    "a batch of 0": _set("batch_size", 0),
+    "an unknown precision": _set("precision", "fp8"),
+}
+
+
 def cases() -> Iterator[Case]:
     """Every spoilt file in every script that reads one."""
+    config = (*TRAINING, "--config", OPTIONS)
+    for what, spoil in AS_CONFIG.items():
+        yield Case(KIND, f"--config: {what}", "train_ms", config, (OPTIONS,), at(OPTIONS, spoil))
     for script, flags in READERS.items():
         for what, spoil, by_value in spoilt():
             if script == "train_ms":

@@ -87,6 +87,8 @@ SPOILT: dict[str, Callable[[Path], object]] = {
     "a momentum not finite": _first_moment(lambda m: m["momentum_buffer"].fill_(float("inf"))),
     "a momentum of text": _first_moment(lambda m: m.update(momentum_buffer="fast")),
     "a momentum less": _first_moment(lambda m: m.pop("momentum_buffer")),
+    "a process that is a tensor": _set("processes", value=[torch.zeros(3)]),
+    "random states that are a tensor": _set("processes", 0, "random", value=torch.zeros(3)),
     "random states of text": _set("processes", 0, "random", "cpu", value="random"),
     "random states cut short": _set("processes", 0, "random", "cpu", value=torch.zeros(9, dtype=torch.uint8)),
     "no random states": _without("processes", 0, "random"),
