@@ -278,3 +278,37 @@ def test_a_preempted_run_of_two_processes_saves_goes_on_and_ends_as_a_whole_one(
     for iteration in (12, 24, 36):
         assert whole.stdout.count(f"Iteration {iteration}: validation mIoU") == 1
     assert whole.stdout.count(" left\n") == 13 and "\r" not in whole.stdout
+
+
+def test_what_any_process_passes_over_is_named_once_and_counted_in_all(tmp_path):
+    write_world(tmp_path)
+    images = [tmp_path / "data/GTA5/images" / name for name in ("00001.png", "00002.png")]
+    for image in images:  # the headers are whole: it shows when one of the processes decodes it
+        content = image.read_bytes()
+        image.write_bytes(content[:200] + bytes(len(content) - 400) + content[-200:])
+    flags = (*TRAIN, "--num-steps", "8", "--snapshot-dir", "snapshots/x", "--on-damaged", "skip")
+    stopped = torchrun(2, "train_ms", *flags, "--max-damaged", "1", cwd=tmp_path)
+    assert stopped.returncode != 0 and "more than --max-damaged 1 files" in stopped.stderr
+    assert len(damaged_of(tmp_path)) == 2
+    went_on = torchrun(
+        2,
+        "train_ms",
+        "--resume",
+        "--cpu",
+        "--snapshot-dir",
+        "snapshots/x",
+        "--max-damaged",
+        "2",
+        cwd=tmp_path,
+    )
+    assert went_on.returncode == 0, went_on.stderr
+    for image in images:
+        said = stopped.stdout + went_on.stdout
+        assert said.count(f"Passed over: data/GTA5/images/{image.name}") <= 1
+    assert [line.split(": ")[0] for line in damaged_of(tmp_path)] == [
+        f"data/GTA5/images/{image.name}" for image in images
+    ]
+
+
+def damaged_of(world: Path) -> list[str]:
+    return torch.load(world / "snapshots/x/training_state.pt", weights_only=True)["damaged"]
