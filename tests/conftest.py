@@ -19,8 +19,9 @@ from utils.errors import run_script as run_guarded
 
 # Processes of pytest-xdist share the cores, and so do the scripts that their tests start.
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // WORKERS)))
-torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+if WORKERS > 1:
+    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // WORKERS))
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 ROOT = Path(__file__).resolve().parent.parent
 # Label ids in train id order, written out here and not imported: the tests are to notice a wrong table.

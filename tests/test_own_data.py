@@ -524,7 +524,8 @@ def test_pseudo_labels_of_a_bare_folder_lie_beside_it_and_not_among_its_pictures
     names = ["a", "b/c", "b/d/e", "b/f", "g", "h"]
     folder = world / "photos_pseudo" / "pseudo_Campus-1" / "train"
     written = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-    assert written == sorted(f"{n}{kind}.png" for n in names for kind in ("", "_color", "_heatmap"))
+    pictures = [f"{n}{kind}.png" for n in names for kind in ("", "_color", "_heatmap")]
+    assert written == sorted([*pictures, "run.yaml"])
     files = {str(p.relative_to(world / "photos")) for p in files_of(world / "photos")}
     assert files == {
         *("a.jpg", "b/c.webp", "b/d/e.bmp", "b/f.TIF", "g.PNG", "h.JPEG"),

@@ -1,6 +1,7 @@
 """Runs that are killed, stopped or out of disk: what they leave, and that going on ends as it would have."""
 
 import json
+import os
 import random
 import shlex
 import shutil
@@ -342,7 +343,14 @@ def test_a_small_file_system_that_is_full_leaves_the_last_save(start, tmp_path):
     script = shlex.join([sys.executable, str(ROOT / f"{name}.py"), *rest, *folders(disk / "run")])
     # Room for the first state and the first snapshot, and not for the next state beside them.
     command = f"{mount} && {script}; status=$?; cp -r {disk}/run {kept}; exit $status"
-    child = subprocess.run([*OWN_MOUNTS, command], cwd=start, capture_output=True, text=True, timeout=120)
+    child = subprocess.run(
+        [*OWN_MOUNTS, command],
+        cwd=start,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},  # as in `run_child`: results depend on it
+    )
     (line,) = child.stderr.splitlines()
     assert child.returncode == 2 and "No space left on device" in line and "untouched" in line
     assert 0 < torch.load(kept / "training_state.pt", weights_only=True)["iteration"] < 9

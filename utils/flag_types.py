@@ -72,11 +72,13 @@ def text(value: str) -> str:
 
 
 def words(value: str) -> str:
-    """Any text, on one line."""
+    """Any text, on one line that a person can read."""
     if not value:
         raise argparse.ArgumentTypeError("is empty; give a value or leave the flag out")
     if re.search(r"[\x00-\x1f\x7f]", value):
         raise argparse.ArgumentTypeError(f"{value!r} holds control characters")
+    if len(value) > MAX_PATH:
+        raise argparse.ArgumentTypeError(f"{value!r} is too long")
     return value
 
 
