@@ -248,9 +248,8 @@ def test_predictions_say_how_they_were_made(folder, script, flags, finished):
     assert entry["command"].startswith(f"{script}.py --restore-from ./snapshots/")
     assert entry["folder"] == str(finished[0]) and entry["packages"]["torch"] == metadata.version("torch")
     # What the snapshot or the data said is written down too.
-    used = {"input_size": "(40, 72)", "scales": "[1.0, 1.25]", "num_classes": 19, "random_seed": 1234}
-    assert flags.items() <= entry["flags"].items()
-    assert {name: entry["flags"].get(name, value) for name, value in used.items()} == used
+    used = {"input_size": "72,40", "scales": "1,1.25", "num_classes": 19, "weights": "1:0.5", **flags}
+    assert used.items() <= entry["flags"].items()
 
 
 def test_evaluation_agrees_with_the_files_it_wrote(finished):

@@ -14,6 +14,7 @@ import yaml
 
 from utils.errors import UserError
 from utils.files import write_whole
+from utils.flag_types import format_size
 from utils.safe_yaml import load_yaml
 
 RECORD_FILE = "run.yaml"
@@ -30,8 +31,20 @@ def record_start(folder: Path, iteration: int) -> None:
 
 def record_result(folder: Path, args: Namespace) -> None:
     """Add to `run.yaml` beside finished predictions: when, all flags as they were used, `surroundings`."""
-    flags = {name: value if type(value) in PLAIN else str(value) for name, value in vars(args).items()}
+    flags = {name: _spelled(name, value) for name, value in vars(args).items()}
     _write(folder, [*_earlier(folder), {"finished": _now(), "flags": flags, **surroundings()}])
+
+
+def _spelled(name: str, value: object) -> object:
+    """A flag's value as on the command line."""
+    if name == "input_size":
+        return format_size(value)
+    if name == "weights" and isinstance(value, tuple):
+        auxiliary, primary = value
+        return f"{primary:g}:{auxiliary:g}"
+    if isinstance(value, list | dict):
+        return ",".join(f"{part:g}" if isinstance(part, float) else str(part) for part in value)
+    return value if type(value) in PLAIN else str(value)
 
 
 def _earlier(folder: Path) -> list[dict]:
