@@ -62,3 +62,16 @@ def test_a_folder_that_cannot_be_written_is_a_user_error(tmp_path):
     (tmp_path / "town").write_text("in the way")
     with pytest.raises(UserError, match="cannot write"), PredictionWriter(tmp_path, PALETTE, False) as writer:
         writer.write("town/a.png", drawn(0))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_scores_that_are_not_finite_name_the_image_and_are_not_written(value, tmp_path):
+    good, bad = drawn(0), drawn(1)
+    bad.score[3, 5] = value
+    with (
+        pytest.raises(UserError, match="town/b: the network's scores .* not finite"),
+        PredictionWriter(tmp_path, PALETTE, True) as writer,
+    ):
+        writer.write("town/a.png", good)
+        writer.write("town/b.png", bad)
+    assert {path.stem.split("_")[0] for path in tmp_path.rglob("*.png")} == {"a"}

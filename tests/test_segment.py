@@ -197,6 +197,16 @@ def test_a_snapshot_that_cannot_be_used_says_why(tmp_path, snapshot):
         load_segmenter(alone)
 
 
+@pytest.mark.parametrize("fast", [True, False])
+def test_scores_that_are_not_finite_are_no_result(snapshot, tmp_path, fast):
+    (tmp_path / "opts.yaml").write_bytes((snapshot.parent / "opts.yaml").read_bytes())
+    state = torch.load(snapshot, weights_only=True)
+    state["layer6.head.1.weight"].fill_(3e38)
+    torch.save(state, tmp_path / snapshot.name)
+    with pytest.raises(UserError, match="scores are not finite"):
+        load_segmenter(tmp_path / snapshot.name, "cpu")(photograph(), fast=fast)
+
+
 # Pictures
 
 

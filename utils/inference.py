@@ -12,6 +12,8 @@ from utils.preprocess import to_network_input
 from utils.uncertainty import DROPOUT_PASSES, UNCERTAINTIES, classifier_divergence, dropout_divergence
 from utils.upsampling import maximum_of_sum, upsample
 
+NOT_FINITE = "the network's scores are not finite; name another snapshot (--restore-from)"
+
 
 class Prediction(NamedTuple):
     """Of one image, each (H, W): `label` uint8, `score` in 0 ... 1, `uncertainty` in nats."""

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 
 from dataset.labels import Colors
 from utils.errors import UserError
+from utils.inference import NOT_FINITE
 from utils.one_pass import OnePass
 
 INPUT, OUTPUTS, LOGITS = "images", ("label", "score", "uncertainty"), "logits"
@@ -59,6 +60,8 @@ def compare(path: Path, model: OnePass, size: tuple[int, int]) -> dict[str, floa
     onnxruntime = libraries()
     pictures = patchwork(BATCH, size)
     expected = OnePass(model.network, logits=True)(pictures)
+    if not expected[1].isfinite().all():
+        raise UserError(NOT_FINITE)
     try:
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         names = [output.name for output in session.get_outputs()]

@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from utils.errors import UserError
 from utils.files import write_whole
-from utils.inference import Prediction
+from utils.inference import NOT_FINITE, Prediction
 from utils.png import compress, png_file
 
 WRITERS = 4  # compressing leaves Python's lock, so threads suffice
@@ -67,9 +68,14 @@ class PredictionWriter:
             self._collect(0)
 
     def write(self, name: str, prediction: Prediction) -> None:
-        """Queue one image; waits while too many are queued, and raises what an earlier one failed with."""
+        """Queue one image; waits while too many are queued, and raises what an earlier one failed with.
+
+        Raises:
+            UserError: an image's scores are not finite, or its files cannot be written.
+        """
         self._collect(PENDING)
-        maps = [prediction.label, heat_levels(prediction.uncertainty)]
+        # A sum is finite where all scores are, and says so without making the host wait for the device.
+        maps = [prediction.score.sum(), prediction.label, heat_levels(prediction.uncertainty)]
         if self.scores:
             maps.append((255 * prediction.score).round_().to(torch.uint8))
         # The device goes on meanwhile; a writer waits for the copies.
@@ -86,12 +92,15 @@ class PredictionWriter:
         self,
         stem: Path,
         copied: torch.cuda.Event | None,
+        total: np.ndarray,
         label: np.ndarray,
         heat: np.ndarray,
         score: np.ndarray | None = None,
     ) -> None:
         if copied is not None:
             copied.synchronize()
+        if not np.isfinite(total):
+            raise UserError(f"{stem}: {NOT_FINITE}")
         labels = compress(label)
         files = {
             "": png_file(label.shape, labels),

@@ -24,7 +24,8 @@ from dataset.labels import Colors
 from dataset.transforms import resize_whole
 from model.deeplab_multi import STRIDE, DeeplabMulti
 from utils.annotate import class_overlay, overlay_with_legend, uncertainty_picture
-from utils.inference import predict, scaled_sizes
+from utils.errors import UserError
+from utils.inference import NOT_FINITE, predict, scaled_sizes
 from utils.one_pass import OnePass
 from utils.preprocess import to_network_input
 from utils.recognise import recognise
@@ -80,6 +81,7 @@ class Segmenter:
 
         Raises:
             TypeError, ValueError: no picture, or one of more than 8 bits a channel.
+            UserError: the network's scores are not finite.
         """
         image = as_picture(image)
         size = image.height, image.width
@@ -92,6 +94,8 @@ class Segmenter:
             inputs = [to_network_input(self._pixels(image, scaled)) for scaled in sizes]
             (prediction,) = predict(self.network, inputs, [shrunk], mirrored_uncertainty=True)
         label, *maps = prediction
+        if not maps[0].isfinite().all():
+            raise UserError(NOT_FINITE)
         if shrunk != size:
             label = F.interpolate(label[None, None], size, mode="nearest-exact")[0, 0]
             maps = [F.interpolate(m[None, None], size, mode="bilinear")[0, 0] for m in maps]

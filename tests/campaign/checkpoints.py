@@ -131,10 +131,11 @@ SPOILT: dict[str, Callable[[Path], object]] = {
     "a quantised tensor": _changed(_set(TRUNK, _quantized)),
     "tensors without values": _changed(_set(TRUNK, lambda tensor: tensor.to("meta"))),
 }
+PREDICTING = ("generate_plabel_cityscapes", "evaluate_cityscapes", "segment", "export_onnx")
 READERS = {
     "train_ms": (*GOOD["train_ms"], "--norm-style", "gn", "--use-se", "--restore-from", SNAPSHOT),
     "train_ft": (*GOOD["train_ft"], "--norm-style", "gn", "--use-se", "--restore-from", SNAPSHOT),
-    **{s: GOOD[s] for s in ("generate_plabel_cityscapes", "evaluate_cityscapes", "segment", "export_onnx")},
+    **{s: GOOD[s] for s in PREDICTING},
 }
 
 
@@ -143,6 +144,10 @@ def cases() -> Iterator[Case]:
     for script, flags in READERS.items():
         for what, spoil in SPOILT.items():
             yield Case(KIND, what, script, flags, (SNAPSHOT,), at(SNAPSHOT, spoil))
+    overflow = _changed(_set(HEAD, lambda tensor: tensor.fill_(3e38)))
+    for script in PREDICTING:
+        what = "finite numbers whose sums are not"
+        yield Case(KIND, what, script, READERS[script], ("scores are not finite",), at(SNAPSHOT, overflow))
 
 
 def accepted() -> Iterator[Case]:
