@@ -1,5 +1,6 @@
 """All cases, and a table of their number by kind: `python -m tests.campaign [WORD]` (only titles with it)."""
 
+import argparse
 import sys
 import tempfile
 import time
@@ -13,7 +14,7 @@ from tests.campaign.world import Sandboxes
 
 
 def main(word: str = "") -> int:
-    """Run what has the word in its title; 1 if a case fails."""
+    """Run what has the word in its title; 1 if a case fails, 2 if there is none."""
     started = time.monotonic()
     counts, failed = Counter(), Counter()
     for case, found in results(word):
@@ -21,6 +22,9 @@ def main(word: str = "") -> int:
         if found:
             failed[case.kind] += 1
             print(f"FAILED  {case.title}", *found, sep="\n        ", flush=True)
+    if not counts:
+        print(f"no case has {word!r} in its title", file=sys.stderr)
+        return 2
     width = max(map(len, counts))
     print(f"{'kind':<{width}}  cases  failed")
     for kind, count in counts.items():
@@ -44,4 +48,6 @@ def results(word: str) -> Iterator[tuple[Case, list[str]]]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    parser = argparse.ArgumentParser(prog="python -m tests.campaign", description=__doc__)
+    parser.add_argument("word", nargs="?", default="", help="in the title of a case, as in `images:`")
+    sys.exit(main(parser.parse_args().word))
