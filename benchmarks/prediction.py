@@ -41,8 +41,8 @@ from dataset.labels import CITYSCAPES_COLORS, CITYSCAPES_IDS, IGNORE, palette
 from model.deeplab_multi import DeeplabMulti
 from utils.device import default_workers
 from utils.distributed import ALONE
+from utils.evaluation import Tally
 from utils.inference import predict_all, scaled_sizes
-from utils.metrics import confusion_matrix
 from utils.pictures import PredictionWriter, heat_levels
 from utils.png import compress
 from utils.preprocess import MEAN_BGR, to_network_input
@@ -167,13 +167,14 @@ class OurWay:
         flags = dict(input_size=SCALES[0], scales=[1, 1.25], weights={"1:0.5": (0.5, 1.0)})
         args = Namespace(**vars(self.flags), **options, **flags)
         evaluate_cityscapes.restore_network = lambda *_: network
-        counts = torch.zeros(CLASSES, CLASSES + 1, dtype=torch.int64, device=self.device)
+        tally = Tally(len(self.data), list(flags["weights"]), CLASSES, self.device)
         gap = UncertaintyGap(CLASSES)
         scored = evaluate_cityscapes.predictions_of_network(self.data, args, folder, gap, ALONE, self.device)
-        for label, (prediction,) in scored:
-            counts += confusion_matrix(label, prediction, CLASSES, void=True)
+        for index, image in enumerate(scored):
+            tally.add(index, *image)
+        tally.gather(ALONE)
         gap.value()
-        return counts[:, :CLASSES].cpu()
+        return tally.matrices[0, :, :CLASSES]
 
     def parts(self, task: str, network: nn.Module) -> dict[str, float]:
         """Milliseconds of each part for one image, alone; in use they run beside one another."""
@@ -200,7 +201,7 @@ class OurWay:
             if task == EVALUATE:
                 with clock("confusion matrix, gap"):
                     truth = item["label"].to(self.device)
-                    confusion_matrix(truth, label, CLASSES, void=True)
+                    Tally(1, [""], CLASSES, self.device).add(0, truth, [label], divergence)
                     UncertaintyGap(CLASSES).add(truth, label, divergence)
                 with clock("compress score (threads)"):
                     compress((255 * score / 4).round_().to(torch.uint8).cpu().numpy())

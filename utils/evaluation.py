@@ -10,6 +10,7 @@ from torch import Tensor
 from dataset import Adaptation
 from utils.distributed import Processes
 from utils.metrics import class_mean, confusion_matrix, format_iou_columns, iou
+from utils.parts import one_thread
 
 HITS, LABELLED, PREDICTED = range(3)  # what is counted of an image for each class, in pixels
 
@@ -71,7 +72,8 @@ class Tally:
             of_classes = matrix[:, : self.classes]
             self._counts[index, column] = torch.stack([matrix.diagonal(), matrix.sum(1), of_classes.sum(0)])
         if uncertainty is not None:
-            self._uncertainty[index] = torch.stack([uncertainty.mean(), uncertainty.max()])
+            with one_thread(uncertainty.device):
+                self._uncertainty[index] = torch.stack([uncertainty.mean(), uncertainty.max()])
             self._unsure[index] = 1
 
     def gather(self, processes: Processes) -> None:

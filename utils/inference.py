@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from model.deeplab_multi import CLASSIFIER_WEIGHTS, fuse
+from utils.parts import one_thread
 from utils.preprocess import to_network_input
 from utils.uncertainty import DROPOUT_PASSES, UNCERTAINTIES, classifier_divergence, dropout_divergence
 from utils.upsampling import maximum_of_sum, upsample
@@ -74,19 +75,24 @@ def predict_weightings(
     """
     if uncertainty not in UNCERTAINTIES:
         raise ValueError(f"uncertainty {uncertainty!r} is none of {', '.join(UNCERTAINTIES)}")
-    logits = [(network(batch), [z.flip(3) for z in network(batch.flip(3))]) for batch in images]
+    device = images[0].device
+    with one_thread(device):  # the network alone gains from several
+        mirrored = [batch.flip(3) for batch in images]
+    logits = [tuple(map(network, pair)) for pair in zip(images, mirrored, strict=True)]
+    divergence = None
     if uncertainty == "mc-dropout":
         divergence = dropout_divergence(network, images[0], passes, droprate, seed)
-    elif mirrored_uncertainty:
-        divergence = classifier_divergence(*(z + mirrored for z, mirrored in zip(*logits[0], strict=True)))
-    else:
-        divergence = classifier_divergence(*logits[0][0])
-    results = []
-    for index, size in enumerate(sizes):
-        image = slice(index, index + 1)
-        shown = upsample(divergence[image, None], size)[0, 0]
-        of_image = [[[z[image] for z in pair] for pair in scale] for scale in logits]
-        results.append([Prediction(*_fused_label(of_image, size, weights), shown) for weights in weightings])
+    with one_thread(device):
+        scales = [(pair, [z.flip(3) for z in mirror]) for pair, mirror in logits]
+        if divergence is None:
+            shown = map(sum, zip(*scales[0], strict=True)) if mirrored_uncertainty else scales[0][0]
+            divergence = classifier_divergence(*shown)
+        results = []
+        for index, size in enumerate(sizes):
+            image = slice(index, index + 1)
+            of_image = [[[z[image] for z in pair] for pair in scale] for scale in scales]
+            shown = upsample(divergence[image, None], size)[0, 0]
+            results.append([Prediction(*_fused_label(of_image, size, w), shown) for w in weightings])
     return results
 
 
@@ -120,13 +126,11 @@ def predict_all(
     """
     run = predict if weightings is None else partial(predict_weightings, weightings=weightings)
     for batch in batches:
-        count = len(batch["name"])
-        # A CPU gains nothing from several images a pass, and loses time on large blocks of new memory.
-        together = 1 if device.type == "cpu" else count
-        for part in (slice(start, start + together) for start in range(0, count, together)):
-            scales = [scale[part].to(device, non_blocking=True) for scale in batch["images"]]
-            predictions = run(network, list(map(to_network_input, scales)), batch["size"][part], **options)
-            yield from zip(batch["name"][part], batch["label"][part], predictions, strict=True)
+        scales = [scale.to(device, non_blocking=True) for scale in batch["images"]]
+        with one_thread(device):
+            images = [to_network_input(scale) for scale in scales]
+        predictions = run(network, images, batch["size"], **options)
+        yield from zip(batch["name"], batch["label"], predictions, strict=True)
 
 
 def scaled_sizes(size: tuple[int, int], scales: Sequence[float]) -> list[tuple[int, int]]:

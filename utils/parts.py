@@ -10,8 +10,13 @@ CACHED_PIXELS = 1 << 15  # with the temporary results of counting them
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """For parts too small for several threads: while files are decoded beside, these mostly wait in line."""
+def one_thread(device: torch.device) -> Iterator[None]:
+    """For work on a CPU too small for several threads: beside decoding processes these mostly wait in line,
+    and between two operations they keep a core busy with waiting. Another device is left alone.
+    """
+    if device.type != "cpu":
+        yield
+        return
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -22,8 +27,9 @@ def one_thread() -> Iterator[None]:
 
 def cached_parts(*maps: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Maps of one shape, flat, part by part, with one thread for each; a GPU takes all at once."""
-    if maps[0].device.type != "cpu":
+    device = maps[0].device
+    if device.type != "cpu":
         yield tuple(values.flatten() for values in maps)
         return
-    with one_thread():
+    with one_thread(device):
         yield from zip(*(values.flatten().split(CACHED_PIXELS) for values in maps), strict=True)

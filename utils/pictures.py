@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from utils.errors import UserError
 from utils.files import write_whole
 from utils.inference import NOT_FINITE, Prediction
+from utils.parts import one_thread
 from utils.png import compress, png_file
 
 WRITERS = 4  # compressing leaves Python's lock, so threads suffice
@@ -74,10 +75,11 @@ class PredictionWriter:
             UserError: an image's scores are not finite, or its files cannot be written.
         """
         self._collect(PENDING)
-        # A sum is finite where all scores are, and says so without making the host wait for the device.
-        maps = [prediction.score.sum(), prediction.label, heat_levels(prediction.uncertainty)]
-        if self.scores:
-            maps.append((255 * prediction.score).round_().to(torch.uint8))
+        with one_thread(prediction.label.device):
+            # A sum is finite where all scores are, and says so without making the host wait for the device.
+            maps = [prediction.score.sum(), prediction.label, heat_levels(prediction.uncertainty)]
+            if self.scores:
+                maps.append((255 * prediction.score).round_().to(torch.uint8))
         # The device goes on meanwhile; a writer waits for the copies.
         copies = [pixels.to("cpu", non_blocking=True).numpy() for pixels in maps]
         on_gpu = prediction.label.is_cuda

@@ -20,7 +20,7 @@ from model.deeplab_multi import DeeplabMulti
 from model.weights import count_classes, load_weights
 from utils.checkpoint import network_options, read_options
 from utils.device import default_workers
-from utils.distributed import ALONE, Processes
+from utils.distributed import Processes
 from utils.errors import UserError
 from utils.memory import free_memory
 from utils.recognise import recognise
@@ -157,8 +157,10 @@ def prediction_batches(
     """Batches of whole images as the flags say, of several processes each its part."""
     workers = default_workers(processes.local_count) if args.num_workers is None else args.num_workers
     pinned = device.type == "cuda"
-    # --batchsize is of a device, since nothing depends on it but memory.
-    batch_size = processes.from_main(fitting_batch(args.batchsize, images, device, processes))
+    # --batchsize is of a device, since nothing depends on it but memory. A CPU gains nothing from several
+    # images a pass, and loses time on large blocks of new memory and on waiting for the others.
+    wanted = 1 if device.type == "cpu" else args.batchsize
+    batch_size = processes.from_main(fitting_batch(wanted, images, device))
     # Workers hand images over one by one: however large a batch is, few wait, and no worker has a whole one
     # to itself while the others have none.
     single = batches(images, processes.count, workers, pin_memory=False, shard=processes.shard)
@@ -180,24 +182,22 @@ def together(single: Iterable[dict], batch_size: int, pinned: bool) -> Iterator[
 
 
 def _joined(images: Sequence[Tensor], pinned: bool) -> Tensor:
+    if len(images) == 1 and not pinned:
+        return images[0]
     shape = (sum(map(len, images)), *images[0].shape[1:])
     return torch.cat(images, out=torch.empty(shape, dtype=torch.uint8, pin_memory=pinned))
 
 
-def fitting_batch(
-    wanted: int, images: PredictionDataset, device: torch.device, processes: Processes = ALONE
-) -> int:
+def fitting_batch(wanted: int, images: PredictionDataset, device: torch.device) -> int:
     """`wanted`, the images a pass, or as many as fit into the memory at hand, which it then says."""
     free = free_memory(device)
     if free is None:
         return wanted
-    # Processes on the CPU share its memory.
-    share = free // processes.local_count if device.type == "cpu" else free
     an_image = BYTES_A_PIXEL * max(height * width for height, width in images.sizes)
-    fitting = max(1, min(wanted, share // an_image))
+    fitting = max(1, min(wanted, free // an_image))
     if fitting < wanted:
         log.info(
             "--batchsize %d: %.1f GiB of memory are free, so %d images a pass (the results are the same).",
-            *(wanted, share / 2**30, fitting),
+            *(wanted, free / 2**30, fitting),
         )
     return fitting

@@ -99,14 +99,15 @@ def _input_of(module: nn.Module, network: nn.Module, images: Tensor) -> Tensor:
 class UncertaintyGap:
     """Mean exp(-D) over rightly minus wrongly predicted pixels of a whole set (Rectifying).
 
-    The larger the gap, the better the uncertainty D tells errors. Its four sums, in float64 where the device
-    has it, stay on the device, so that `add` never waits for it.
+    The larger the gap, the better the uncertainty D tells errors. Its sums, in float64 where the device has
+    it, stay on the device, so that `add` never waits for it.
     """
 
     def __init__(self, classes: int):
         self.classes = classes
-        self._certainty = [0.0, 0.0]  # of right and of wrong pixels; 0-dim tensors after the first image
-        self._pixels = [0, 0]
+        # Of right and of wrong pixels: sum of exp(-D), and how many; on the device after the first image.
+        self._certainty = torch.zeros(2, dtype=torch.float64)
+        self._pixels = torch.zeros(2, dtype=torch.int64)
 
     def add(self, label: Tensor, prediction: Tensor, uncertainty: Tensor) -> None:
         """Count an image in; all (H, W), on one device.
@@ -116,30 +117,30 @@ class UncertaintyGap:
             prediction: the predicted label, integers.
             uncertainty: D, nats.
         """
+        wide = torch.float32 if uncertainty.device.type == "mps" else torch.float64
+        self._certainty = self._certainty.to(uncertainty.device, wide)
+        self._pixels = self._pixels.to(uncertainty.device)
         for part in cached_parts(label, prediction, uncertainty):
             self._add(*part)
 
     def _add(self, label: Tensor, prediction: Tensor, uncertainty: Tensor) -> None:
-        wide = torch.float32 if uncertainty.device.type == "mps" else torch.float64
-        certainty = uncertainty.to(wide, copy=True).neg_().exp_()
         known = (label >= 0) & (label < self.classes)
         right = label == prediction
-        for index, pixels in enumerate((known & right, known & ~right)):
-            self._certainty[index] = self._certainty[index] + torch.where(pixels, certainty, 0.0).sum()
-            self._pixels[index] = self._pixels[index] + pixels.sum()
+        pixels = torch.stack([known & right, known & ~right])
+        # Bytes become floats several times as fast as truth values do.
+        certainty = pixels.view(torch.uint8).to(uncertainty.dtype).mul_(uncertainty.neg().exp_())
+        self._certainty += certainty.sum(1, dtype=self._certainty.dtype)
+        self._pixels += pixels.sum(1)
 
     def gather(self, processes: Processes, device: torch.device) -> None:
         """Count in what all processes counted; `device` is where they communicate."""
-        if not processes.several:
-            return
-        for sums, dtype in ((self._certainty, torch.float64), (self._pixels, torch.int64)):
-            mine = torch.stack([torch.as_tensor(s, dtype=dtype, device=device) for s in sums])
-            sums[:] = processes.sum(mine).unbind()
+        if processes.several:
+            self._certainty = processes.sum(self._certainty.to(device))
+            self._pixels = processes.sum(self._pixels.to(device))
 
     def means(self) -> tuple[float, float]:
         """Mean exp(-D) over right and over wrong pixels, nan where there is none."""
-        sums = zip(map(float, self._certainty), map(int, self._pixels), strict=True)
-        right, wrong = (total / count if count else math.nan for total, count in sums)
+        right, wrong = (self._certainty / self._pixels).tolist()
         return right, wrong
 
     def value(self) -> float:

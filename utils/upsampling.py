@@ -30,7 +30,7 @@ def maximum_of_sum(maps: Sequence[Tensor], size: tuple[int, int]) -> tuple[Tenso
         size: (H, W), that of both results.
     """
     if maps[0].device.type == "cpu":
-        with one_thread():
+        with one_thread(maps[0].device):
             return _in_tiles([m[0].contiguous() for m in maps], size)
     value, index = sum(upsample(m, size) for m in maps)[0].max(0)
     return value, index.to(torch.uint8)
