@@ -157,7 +157,13 @@ def _add_prediction_flags(parser: OneLineParser, batchsize: int, split: str) -> 
     )
     device = parser.add_argument_group("device")
     add = device.add_argument
-    add("--batchsize", "--batch-size", type=flag_types.positive, default=batchsize, help="images a pass")
+    add(
+        "--batchsize",
+        "--batch-size",
+        type=flag_types.positive,
+        default=batchsize,
+        help="images a pass; a CPU takes one",
+    )
     add("--num-workers", type=flag_types.workers, help="decoding processes (default: by the cores)")
     add("--gpu", "--gpu-ids", dest="gpu_ids", type=flag_types.gpu_ids, default="0", help="GPU to use")
     add_switch(device, "--cpu", "compute on the CPU")

@@ -23,7 +23,7 @@ def to_pixels(images: Tensor) -> Tensor:
 
 @lru_cache
 def _mean_row(width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The mean colour for each pixel of a row, (W, 3): one long row is subtracted faster than three numbers."""
+    """The mean colour for each pixel of a row, (W, 3): a long row is subtracted faster than three numbers."""
     return _mean(dtype, device).repeat(width, 1)
 
 

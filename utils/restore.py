@@ -22,11 +22,9 @@ from utils.checkpoint import network_options, read_options
 from utils.device import default_workers
 from utils.distributed import Processes
 from utils.errors import UserError
-from utils.memory import free_memory
+from utils.memory import images_a_pass
 from utils.recognise import recognise
 
-# Memory of a pass by the pixels of the largest scale: 840 bytes measured with ResNet-101 on a CPU, and room.
-BYTES_A_PIXEL = 1200
 log = logging.getLogger(__name__)
 
 
@@ -157,10 +155,9 @@ def prediction_batches(
     """Batches of whole images as the flags say, of several processes each its part."""
     workers = default_workers(processes.local_count) if args.num_workers is None else args.num_workers
     pinned = device.type == "cuda"
-    # --batchsize is of a device, since nothing depends on it but memory. A CPU gains nothing from several
-    # images a pass, and loses time on large blocks of new memory and on waiting for the others.
-    wanted = 1 if device.type == "cpu" else args.batchsize
-    batch_size = processes.from_main(fitting_batch(wanted, images, device))
+    # --batchsize is of a device, since nothing depends on it but memory.
+    pixels = max(height * width for height, width in images.sizes)
+    batch_size = processes.from_main(images_a_pass(args.batchsize, pixels, device))
     # Workers hand images over one by one: however large a batch is, few wait, and no worker has a whole one
     # to itself while the others have none.
     single = batches(images, processes.count, workers, pin_memory=False, shard=processes.shard)
@@ -186,18 +183,3 @@ def _joined(images: Sequence[Tensor], pinned: bool) -> Tensor:
         return images[0]
     shape = (sum(map(len, images)), *images[0].shape[1:])
     return torch.cat(images, out=torch.empty(shape, dtype=torch.uint8, pin_memory=pinned))
-
-
-def fitting_batch(wanted: int, images: PredictionDataset, device: torch.device) -> int:
-    """`wanted`, the images a pass, or as many as fit into the memory at hand, which it then says."""
-    free = free_memory(device)
-    if free is None:
-        return wanted
-    an_image = BYTES_A_PIXEL * max(height * width for height, width in images.sizes)
-    fitting = max(1, min(wanted, free // an_image))
-    if fitting < wanted:
-        log.info(
-            "--batchsize %d: %.1f GiB of memory are free, so %d images a pass (the results are the same).",
-            *(wanted, free / 2**30, fitting),
-        )
-    return fitting

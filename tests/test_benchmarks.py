@@ -1,0 +1,63 @@
+"""The benchmarks run, and their two ways do the same work; how fast is not asked here."""
+
+import json
+import subprocess
+import sys
+from argparse import Namespace
+from functools import partial
+
+import pytest
+import torch
+
+from benchmarks import data_path, step
+from benchmarks.data_path import SOURCE, TARGET, WORKS
+from tests.conftest import ROOT
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_prediction_compares_pseudo_labels_and_evaluation(tmp_path):
+    file = tmp_path / "figures.json"
+    command = [sys.executable, "benchmarks/prediction.py", "--images", "2", "--repeats", "1", "--cpu"]
+    done = subprocess.run([*command, "--json", str(file)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr  # it ends with an error where the confusion matrices differ
+    found = json.loads(file.read_text())
+    for task in ("pseudo labels", "evaluation"):
+        ours, plain = (found[task]["ms_an_image"][way] for way in ("ours", "plain"))
+        assert found[task]["ratio"] == pytest.approx(plain / ours)
+        assert found[task]["differing_pixels"] < 100  # of four million
+
+
+@pytest.mark.parametrize("stage", step.STAGES)
+def test_step_compares_losses_and_gradients(stage, monkeypatch):
+    small = partial(step.stage_args, crop="64,32")
+    monkeypatch.setattr(step, "stage_args", lambda *args: small(*args[:2]))
+    options = Namespace(
+        arch="mini", precision="fp32", checkpointing=False, compile=False, crop_size=None, rounds=1
+    )
+    row = step.measure(stage, options, torch.device("cpu"))  # ends with an error where they differ
+    for figures in (row, row["losses"]):
+        assert figures["ratio"] == pytest.approx(figures["plain"]["seconds"] / figures["ours"]["seconds"])
+
+
+def test_data_path_compares_the_samples_of_each_stream(tmp_path, monkeypatch):
+    monkeypatch.setattr(data_path, "IMAGES", 1)
+    for split in (SOURCE, TARGET):
+        data_path.draw(tmp_path, (split, 0))
+    for work in WORKS:
+        found = data_path.per_core(work, tmp_path, 0.1)  # raises where samples differ
+        assert found["samples"] > 0 and found["ratio"] > 0
+    assert data_path.with_workers(WORKS[0], tmp_path, 0.1, 1)["ratio"] > 0
+
+
+def test_data_path_measures_the_start(tmp_path, monkeypatch):
+    monkeypatch.setattr(data_path, "GTA5_IMAGES", 30)
+    monkeypatch.setattr(data_path, "SAMPLES", 3000)
+    data_path.link_images(tmp_path / "many")
+    found = data_path.startup(tmp_path / "many")
+    assert set(found) == {"plain", "checked first", "here"}
+    assert found["here"]["held_mb"] < found["plain"]["held_mb"]  # a list as long as the training
+
+
+def test_labels_of_16_bits_are_read_alike(tmp_path):
+    assert len(data_path.labels_of_16_bits(tmp_path, 0.1)) == 3
