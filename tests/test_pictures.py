@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
+from utils import png
 from utils.errors import UserError
 from utils.inference import Prediction
 from utils.pictures import HEAT_TABLE, PredictionWriter, heat_levels
@@ -15,6 +16,16 @@ PALETTE = np.random.default_rng(0).integers(0, 256, (256, 3), np.uint8)
 SIZE = (37, 53)
 
 
+@pytest.fixture(params=["ISA-L", "zlib"])
+def packer(request, monkeypatch):
+    """What compresses."""
+    if request.param == "zlib":
+        monkeypatch.setattr(png, "isal_zlib", None)
+    elif png.isal_zlib is None:
+        pytest.skip("isal is not installed")
+
+
+@pytest.mark.usefixtures("packer")
 @pytest.mark.parametrize("size", [SIZE, (1, 1), (1, 9), (9, 1)])
 @pytest.mark.parametrize("values", [1, 19, 256])
 def test_png_files_hold_the_pixels_for_pillow_and_opencv(size, values, tmp_path):

@@ -1,7 +1,8 @@
-"""PNG files of one byte a pixel, encoded several times as fast as Pillow does and about as small.
+"""PNG files of one byte a pixel, encoded many times as fast as Pillow does and about as small.
 
 Each row is stored as its difference from the row above, the one filter that suits label and heat maps,
-where Pillow tries all five on every row; and repeated bytes are all that is looked for.
+where Pillow tries all five on every row. ISA-L compresses; where it is not installed zlib does, four times as
+slowly, looking for nothing but repeated bytes.
 """
 
 import struct
@@ -9,8 +10,14 @@ import zlib
 
 import numpy as np
 
+try:
+    from isal import isal_zlib
+except ImportError:  # not installed
+    isal_zlib = None
+
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 UP = 2  # the filter
+ISAL_LEVEL = 1  # 0 is hardly faster, and its files are 15 to 30 % larger
 GREY, INDEXED = 0, 3  # colour types
 
 
@@ -20,6 +27,8 @@ def compress(pixels: np.ndarray) -> bytes:
     rows[:, 0] = UP
     rows[0, 1:] = pixels[0]
     np.subtract(pixels[1:], pixels[:-1], out=rows[1:, 1:])
+    if isal_zlib is not None:
+        return isal_zlib.compress(rows, ISAL_LEVEL)
     packer = zlib.compressobj(zlib.Z_BEST_SPEED, strategy=zlib.Z_RLE)
     return packer.compress(rows) + packer.flush()
 

@@ -19,7 +19,7 @@ from utils.safe_yaml import load_yaml
 
 RECORD_FILE = "run.yaml"
 PLAIN = (bool, int, float, str, type(None))  # what YAML holds as it is
-PACKAGES = ("torch", "torchvision", "numpy", "pillow", "kornia-rs", "tensorboardX")
+PACKAGES = ("torch", "torchvision", "numpy", "pillow", "kornia-rs", "isal", "tensorboardX")
 PROJECT = Path(__file__).resolve().parent.parent
 
 
