@@ -43,6 +43,7 @@ from utils.device import default_workers
 from utils.distributed import ALONE
 from utils.evaluation import Tally
 from utils.inference import predict_all, scaled_sizes
+from utils.parts import one_thread
 from utils.pictures import PredictionWriter, heat_levels
 from utils.png import compress
 from utils.preprocess import MEAN_BGR, to_network_input
@@ -93,7 +94,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--images", type=int, default=12, help="pictures to predict")
     parser.add_argument("--repeats", type=int, default=3, help="turns of each way; figures are medians")
-    parser.add_argument("--batchsize", type=int, default=4, help="images a pass of ours")
+    parser.add_argument("--batchsize", type=int, default=4, help="images a pass of ours; a CPU takes one")
     parser.add_argument(
         "--num-workers", type=int, help="decoding processes of each way (default: by the cores)"
     )
@@ -185,7 +186,7 @@ class OurWay:
                 item = dataset[0]
             with clock("  of it decoding"):
                 decode_image(self.data.image_path(item["name"]))
-            with clock("to the device, floats"):
+            with clock("to the device, floats"), one_thread(self.device):
                 images = [to_network_input(scale[None].to(self.device)) for scale in item["images"]]
                 _ = [batch.flip(3) for batch in images]
             maps = [(z[0] + z[1]).softmax(1) for z in (network(batch) for batch in images for _ in range(2))][
@@ -193,7 +194,7 @@ class OurWay:
             ]
             with clock("upsample, argmax"):
                 score, label = maximum_of_sum(maps, SIZE)
-            with clock("heat map"):
+            with clock("heat map"), one_thread(self.device):
                 divergence = upsample(maps[0][:, :1], SIZE)[0, 0]
                 heat = heat_levels(divergence)
             with clock("compress (threads)"):
@@ -385,7 +386,7 @@ def with_network(ours: OurWay, device: torch.device, args: argparse.Namespace) -
     arch = "resnet101" if device.type == "cuda" else "mini"
     network = DeeplabMulti(CLASSES, use_se=True, norm_style="gn", arch=arch)
     network = network.to(device, memory_format=torch.channels_last).eval()
-    batch = min(args.batchsize, len(ours.data))
+    batch = min(1 if device.type == "cpu" else args.batchsize, len(ours.data))
     shown = [
         to_network_input(torch.zeros(batch, *size, 3, dtype=torch.uint8, device=device)) for size in SCALES
     ]

@@ -1,8 +1,6 @@
 """The benchmarks run, and their two ways do the same work; how fast is not asked here."""
 
 import json
-import subprocess
-import sys
 from argparse import Namespace
 from functools import partial
 
@@ -11,15 +9,16 @@ import torch
 
 from benchmarks import data_path, step
 from benchmarks.data_path import SOURCE, TARGET, WORKS
-from tests.conftest import ROOT
+from tests.conftest import ROOT, run_script
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_prediction_compares_pseudo_labels_and_evaluation(tmp_path):
     file = tmp_path / "figures.json"
-    command = [sys.executable, "benchmarks/prediction.py", "--images", "2", "--repeats", "1", "--cpu"]
-    done = subprocess.run([*command, "--json", str(file)], cwd=ROOT, capture_output=True, text=True)
+    done = run_script(
+        *("benchmarks/prediction", "--images", "2", "--repeats", "1", "--cpu", "--json", file), cwd=ROOT
+    )
     assert done.returncode == 0, done.stderr  # it ends with an error where the confusion matrices differ
     found = json.loads(file.read_text())
     for task in ("pseudo labels", "evaluation"):

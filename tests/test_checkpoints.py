@@ -15,7 +15,7 @@ from dataset.labels import CITYSCAPES_COLORS
 from model.deeplab_multi import ARCHS, DeeplabMulti, is_classifier
 from model.weights import load_weights
 from tests.conftest import TRAINING, one_line_error
-from utils.checkpoint import network_options, read_options, write_options
+from utils.checkpoint import network_options, read_options, remove_old_snapshots, write_options
 from utils.errors import UserError
 from utils.files import write_whole
 from utils.options import stage1_args
@@ -361,3 +361,26 @@ def test_a_write_replaces_the_old_file_and_makes_its_folder(tmp_path):
     for text in ("first", "second"):
         write_whole(file, lambda path, text=text: path.write_text(text))
         assert file.read_text() == text and os.listdir(file.parent) == ["GTA5_2.pth"]
+
+
+def test_old_snapshots_of_a_removal_cut_short_are_removed_by_the_next(tmp_path, monkeypatch):
+    def save(number):
+        for part in ("", "_D1", "_D2"):
+            (tmp_path / f"GTA5_{number}{part}.pth").write_text("tensors")
+
+    unlink, left = Path.unlink, [2]
+
+    def killed(path, **options):
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        unlink(path, **options)
+
+    save(2)
+    save(4)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "unlink", killed)
+        remove_old_snapshots(tmp_path, "GTA5", keep=1, saved=4, spare="none")
+    assert len(list(tmp_path.iterdir())) == 4
+    remove_old_snapshots(tmp_path, "GTA5", keep=1, saved=4, spare="none")
+    assert {path.name for path in tmp_path.iterdir()} == {"GTA5_4.pth", "GTA5_4_D1.pth", "GTA5_4_D2.pth"}

@@ -134,7 +134,7 @@ def test_an_unknown_uncertainty_is_refused(network, images):
         predict(network, images, SIZES, uncertainty="entropy")
 
 
-def test_batches_are_predicted_image_by_image(network):
+def test_every_image_of_a_batch_is_predicted_as_alone(network):
     torch.manual_seed(2)
     scales = [torch.randint(256, (2, *size, 3), dtype=torch.uint8) for size in ((65, 97), (81, 121))]
     labels = [torch.full(size, index, dtype=torch.uint8) for index, size in enumerate(SIZES)]
@@ -153,7 +153,9 @@ def test_batches_are_predicted_image_by_image(network):
     for (_, _, one), (_, _, many), of_image in zip(single, several, expected, strict=True):
         assert isinstance(many, list) and len(many) == len(WEIGHTINGS)
         for prediction, right in zip([*many, one], [*of_image, of_image[-1]], strict=True):
-            assert all(torch.equal(*maps) for maps in zip(prediction, right, strict=True))
+            assert torch.equal(prediction.label, right.label)
+            for maps in zip(prediction[1:], right[1:], strict=True):
+                torch.testing.assert_close(*maps, rtol=0, atol=1e-12)
 
 
 def test_a_mirrored_image_is_predicted_as_the_mirror_image(network, images):

@@ -79,14 +79,14 @@ def test_single_images_are_put_together_in_order():
 
 def test_the_batch_changes_no_file(trained, run_main, monkeypatch):  # noqa: F811
     flags = ("--restore-from", "./snapshots/stage1/GTA5_4.pth", *PREDICTION)
-    for name, count in (("single", 1), ("together", 2)):
+    for name, count in (("single", 1), ("several", 2)):
         monkeypatch.setattr(restore, "images_a_pass", lambda *_, count=count: count)
         assert run_main("generate_plabel_cityscapes", *flags, "--save", name).returncode == 0
         (trained / name / "run.yaml").unlink()  # of times and commands
-    single, together = (files_of(trained / name) for name in ("single", "together"))
-    assert len(single) == len(together) == 12
+    single, several = (files_of(trained / name) for name in ("single", "several"))
+    assert len(single) == len(several) == 12
     same = [
-        content == together[trained / "together" / path.relative_to(trained / "single")]
+        content == several[trained / "several" / path.relative_to(trained / "single")]
         for path, content in single.items()
     ]
     assert sum(same) >= 8  # rounding may differ

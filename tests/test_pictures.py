@@ -75,12 +75,13 @@ def test_a_folder_that_cannot_be_written_is_a_user_error(tmp_path):
         writer.write("town/a.png", drawn(0))
 
 
+@pytest.mark.parametrize("kind", ["score", "uncertainty"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_scores_that_are_not_finite_name_the_image_and_are_not_written(value, tmp_path):
+def test_values_that_are_not_finite_name_the_image_and_are_not_written(value, kind, tmp_path):
     good, bad = drawn(0), drawn(1)
-    bad.score[3, 5] = value
+    getattr(bad, kind)[3, 5] = value
     with (
-        pytest.raises(UserError, match="town/b: the network's scores .* not finite"),
+        pytest.raises(UserError, match="town/b: the network's scores or uncertainties are not finite"),
         PredictionWriter(tmp_path, PALETTE, True) as writer,
     ):
         writer.write("town/a.png", good)

@@ -1,10 +1,12 @@
 """The line that says how far a training is: in a terminal, and in a file."""
 
+import io
 import logging
 import os
 import select
 import struct
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -58,7 +60,8 @@ def test_in_a_terminal_one_line_stays_in_place_and_messages_stand_above_it(termi
 
 def test_in_a_file_each_call_is_a_line_with_speed_and_time_left(monkeypatch, caplog):
     clock = iter([0.0, 10.0, 40.0])
-    monkeypatch.setattr("utils.progress.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("utils.progress.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
     with caplog.at_level(logging.INFO):
         line = ProgressLine(0, 10_000)
         for i_iter in range(21):

@@ -22,7 +22,7 @@ from tests.conftest import (
     files_of,
     make_unsure,
     one_line_error,
-    run_in,
+    run_script,
     save_png,
     write_cityscapes,
 )
@@ -30,9 +30,11 @@ from utils import annotate, onnx_file, segmenter
 from utils.annotate import overlay_with_legend, uncertainty_picture
 from utils.checkpoint import write_options
 from utils.errors import UserError
+from utils.one_pass import OnePass
+from utils.onnx_file import write_onnx
 from utils.options import stage1_args
 from utils.pictures import HEAT_TABLE
-from utils.preprocess import to_network_input
+from utils.preprocess import MEAN_BGR, to_network_input
 from utils.segmenter import load_segmenter
 
 SIZE = (40, 72)
@@ -203,7 +205,7 @@ def test_scores_that_are_not_finite_are_no_result(snapshot, tmp_path, fast):
     state = torch.load(snapshot, weights_only=True)
     state["layer6.head.1.weight"].fill_(3e38)
     torch.save(state, tmp_path / snapshot.name)
-    with pytest.raises(UserError, match="scores are not finite"):
+    with pytest.raises(UserError, match="scores or uncertainties are not finite"):
         load_segmenter(tmp_path / snapshot.name, "cpu")(photograph(), fast=fast)
 
 
@@ -482,9 +484,10 @@ def test_without_pyav_one_line_says_what_to_install(street, snapshot, run_main, 
 
 @pytest.fixture(scope="module")
 def exported(snapshot, tmp_path_factory):
-    """The ONNX file of the snapshot and what the script said."""
+    """The ONNX file of the snapshot and what the script said, in a process of its own: with empty caches."""
     path = tmp_path_factory.mktemp("onnx") / "network.onnx"
-    return path, run_in(path.parent, "export_onnx", "--restore-from", snapshot, "--save", path, "--logits")
+    flags = ("--restore-from", snapshot, "--save", path, "--logits")
+    return path, run_script("export_onnx", *flags, cwd=path.parent)
 
 
 @needs_export
@@ -505,6 +508,16 @@ def test_onnx_file_is_the_network(loaded, exported):
         assert (label[index] == expected.label).mean() > 0.999
         assert np.abs(score[index] - expected.score).max() < 1e-4
         assert np.abs(uncertainty[index] - expected.uncertainty).max() < 1e-3
+
+
+@needs_export
+def test_an_export_leaves_the_network_as_it_was(snapshot, tmp_path):
+    segmenter = load_segmenter(snapshot, "cpu")
+    size = (56, 88)  # of no other test
+    write_onnx(tmp_path / "a.onnx", OnePass(segmenter.network).eval(), size, segmenter.colors)
+    images = torch.randint(0, 256, (1, *size, 3), dtype=torch.uint8)
+    expected = images.flip(3).permute(0, 3, 1, 2) - torch.tensor(MEAN_BGR)[:, None, None]
+    assert torch.equal(to_network_input(images), expected)
 
 
 @needs_export

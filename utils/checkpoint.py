@@ -80,7 +80,7 @@ def remove_old_snapshots(folder: Path, prefix: str, keep: int, saved: int, spare
     name = re.compile(rf"{re.escape(prefix)}_(\d+)\.pth")
     numbers = sorted(int(found[1]) for path in folder.iterdir() if (found := name.fullmatch(path.name)))
     for number in [number for number in numbers if number <= saved][:-keep]:
-        for suffix in PARTS:
+        for suffix in reversed(PARTS):  # the network last: by its name a removal cut short is found again
             path = folder / f"{prefix}_{number}{suffix}.pth"
             if not Path(spare).exists() or not path.exists() or not path.samefile(spare):
                 path.unlink(missing_ok=True)

@@ -13,7 +13,7 @@ from utils.preprocess import to_network_input
 from utils.uncertainty import DROPOUT_PASSES, UNCERTAINTIES, classifier_divergence, dropout_divergence
 from utils.upsampling import maximum_of_sum, upsample
 
-NOT_FINITE = "the network's scores are not finite; name another snapshot (--restore-from)"
+NOT_FINITE = "the network's scores or uncertainties are not finite; name another snapshot (--restore-from)"
 
 
 class Prediction(NamedTuple):

@@ -60,7 +60,7 @@ def compare(path: Path, model: OnePass, size: tuple[int, int]) -> dict[str, floa
     onnxruntime = libraries()
     pictures = patchwork(BATCH, size)
     expected = OnePass(model.network, logits=True)(pictures)
-    if not expected[1].isfinite().all():
+    if not all(values.isfinite().all() for values in expected[1:]):
         raise UserError(NOT_FINITE)
     try:
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])

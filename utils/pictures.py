@@ -72,12 +72,13 @@ class PredictionWriter:
         """Queue one image; waits while too many are queued, and raises what an earlier one failed with.
 
         Raises:
-            UserError: an image's scores are not finite, or its files cannot be written.
+            UserError: an image's scores or uncertainties are not finite, or its files cannot be written.
         """
         self._collect(PENDING)
         with one_thread(prediction.label.device):
-            # A sum is finite where all scores are, and says so without making the host wait for the device.
-            maps = [prediction.score.sum(), prediction.label, heat_levels(prediction.uncertainty)]
+            # A sum is finite where all values are, and says so without making the host wait for the device.
+            total = prediction.score.sum() + prediction.uncertainty.sum()
+            maps = [total, prediction.label, heat_levels(prediction.uncertainty)]
             if self.scores:
                 maps.append((255 * prediction.score).round_().to(torch.uint8))
         # The device goes on meanwhile; a writer waits for the copies.

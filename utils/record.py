@@ -41,10 +41,15 @@ def _spelled(name: str, value: object) -> object:
         return format_size(value)
     if name == "weights" and isinstance(value, tuple):
         auxiliary, primary = value
-        return f"{primary:g}:{auxiliary:g}"
+        return f"{_number(primary)}:{_number(auxiliary)}"
     if isinstance(value, list | dict):
-        return ",".join(f"{part:g}" if isinstance(part, float) else str(part) for part in value)
+        return ",".join(_number(part) if isinstance(part, float) else str(part) for part in value)
     return value if type(value) in PLAIN else str(value)
+
+
+def _number(value: float) -> str:
+    """With all its digits."""
+    return repr(value).removesuffix(".0")
 
 
 def _earlier(folder: Path) -> list[dict]:

@@ -81,7 +81,7 @@ class Segmenter:
 
         Raises:
             TypeError, ValueError: no picture, or one of more than 8 bits a channel.
-            UserError: the network's scores are not finite.
+            UserError: the network's scores or uncertainties are not finite.
         """
         image = as_picture(image)
         size = image.height, image.width
@@ -94,7 +94,7 @@ class Segmenter:
             inputs = [to_network_input(self._pixels(image, scaled)) for scaled in sizes]
             (prediction,) = predict(self.network, inputs, [shrunk], mirrored_uncertainty=True)
         label, *maps = prediction
-        if not maps[0].isfinite().all():
+        if not all(values.isfinite().all() for values in maps):
             raise UserError(NOT_FINITE)
         if shrunk != size:
             label = F.interpolate(label[None, None], size, mode="nearest-exact")[0, 0]

@@ -105,7 +105,7 @@ class UncertaintyGap:
 
     def __init__(self, classes: int):
         self.classes = classes
-        # Of right and of wrong pixels: sum of exp(-D), and how many; on the device after the first image.
+        # Of right and of wrong pixels: sum of exp(-D), and how many; on the device from the first image on.
         self._certainty = torch.zeros(2, dtype=torch.float64)
         self._pixels = torch.zeros(2, dtype=torch.int64)
 
@@ -115,11 +115,12 @@ class UncertaintyGap:
         Args:
             label: integers; a pixel outside 0 ... C-1 counts nowhere.
             prediction: the predicted label, integers.
-            uncertainty: D, nats.
+            uncertainty: D, nats, finite.
         """
-        wide = torch.float32 if uncertainty.device.type == "mps" else torch.float64
-        self._certainty = self._certainty.to(uncertainty.device, wide)
-        self._pixels = self._pixels.to(uncertainty.device)
+        if self._certainty.device != uncertainty.device:
+            wide = torch.float32 if uncertainty.device.type == "mps" else torch.float64
+            self._certainty = torch.zeros(2, dtype=wide, device=uncertainty.device)
+            self._pixels = torch.zeros(2, dtype=torch.int64, device=uncertainty.device)
         for part in cached_parts(label, prediction, uncertainty):
             self._add(*part)
 
@@ -127,9 +128,9 @@ class UncertaintyGap:
         known = (label >= 0) & (label < self.classes)
         right = label == prediction
         pixels = torch.stack([known & right, known & ~right])
+        certainty = uncertainty.to(self._certainty.dtype, copy=True).neg_().exp_()
         # Bytes become floats several times as fast as truth values do.
-        certainty = pixels.view(torch.uint8).to(uncertainty.dtype).mul_(uncertainty.neg().exp_())
-        self._certainty += certainty.sum(1, dtype=self._certainty.dtype)
+        self._certainty += pixels.view(torch.uint8).to(certainty.dtype).mul_(certainty).sum(1)
         self._pixels += pixels.sum(1)
 
     def gather(self, processes: Processes, device: torch.device) -> None:

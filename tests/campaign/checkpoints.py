@@ -147,7 +147,7 @@ def cases() -> Iterator[Case]:
     overflow = _changed(_set(HEAD, lambda tensor: tensor.fill_(3e38)))
     for script in PREDICTING:
         what = "finite numbers whose sums are not"
-        yield Case(KIND, what, script, READERS[script], ("scores are not finite",), at(SNAPSHOT, overflow))
+        yield Case(KIND, what, script, READERS[script], ("are not finite",), at(SNAPSHOT, overflow))
 
 
 def accepted() -> Iterator[Case]:
