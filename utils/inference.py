@@ -85,8 +85,8 @@ def predict_weightings(
     with one_thread(device):
         scales = [(pair, [z.flip(3) for z in mirror]) for pair, mirror in logits]
         if divergence is None:
-            shown = map(sum, zip(*scales[0], strict=True)) if mirrored_uncertainty else scales[0][0]
-            divergence = classifier_divergence(*shown)
+            classifiers = map(sum, zip(*scales[0], strict=True)) if mirrored_uncertainty else scales[0][0]
+            divergence = classifier_divergence(*classifiers)
         results = []
         for index, size in enumerate(sizes):
             image = slice(index, index + 1)
