@@ -20,6 +20,9 @@ from tensorboardX.proto.event_pb2 import Event
 
 from tests.conftest import ROOT, TRAINING, files_of, one_line_error, run_chain, write_world
 from tests.killed import Child, run_child
+from trainer_ms import AD_Trainer
+from utils.options import stage1_args
+from utils.state import load_state, restore_process, restore_trainer, save_state
 
 STAGE1 = (
     *("--lambda-kl-target", "0.1", "--lambda-me-target", "0.05", "--reg-start", "3", "--lambda-seg", "0.5"),
@@ -406,3 +409,38 @@ def test_a_run_folder_says_how_to_repeat_it(trained):
     assert entry["revision"] is None or len(entry["revision"].removesuffix("-dirty")) == 40
     options = yaml.safe_load((trained / "run" / "opts.yaml").read_text())
     assert options["random_seed"] == 1234 and "resume" not in options and "config" not in options
+
+
+def test_the_loss_scaler_goes_on_where_it_was(tmp_path):
+    """fp16 needs CUDA; the scaler, which torch has for CPUs too, is saved and read the same way."""
+
+    def built(seed: int) -> AD_Trainer:
+        torch.manual_seed(seed)
+        trainer = AD_Trainer(args)
+        trainer.scaler = torch.amp.GradScaler("cpu", init_scale=64.0, growth_interval=3)
+        return trainer
+
+    def step(trainer: AD_Trainer, overflows: bool = False) -> None:
+        batch = torch.Generator().manual_seed(5)
+        images, images_t = (torch.randn(1, 3, 32, 32, generator=batch) for _ in range(2))
+        labels = torch.randint(0, 19, (1, 32, 32), generator=batch)
+        torch.manual_seed(9)  # of dropout
+        spoil = trainer.G.conv1.weight.register_hook(lambda gradient: gradient / 0 if overflows else gradient)
+        trainer.gen_update(images, images_t, labels, None, 0)
+        spoil.remove()
+
+    args = stage1_args([*TRAINING, "--snapshot-dir", str(tmp_path), "--drop", "0.1"])
+    first, second = built(0), built(1)
+    for overflows in (False, False, True, False):  # the third step is skipped and halves the scale
+        step(first, overflows)
+    assert first.scaler.get_scale() == 32.0
+    save_state(tmp_path, first, 4, args, [1, 1], [])
+    state = load_state(tmp_path)
+    restore_trainer(state, second, tmp_path / "training_state.pt")
+    restore_process(state, second)
+    assert second.scaler.state_dict() == first.scaler.state_dict()
+    for trainer in (first, second):
+        step(trainer)
+        step(trainer)
+    assert second.scaler.get_scale() == first.scaler.get_scale() == 64.0  # three good steps over the save
+    assert_equal(dict(second.G.state_dict()), dict(first.G.state_dict()))
