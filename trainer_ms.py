@@ -26,7 +26,7 @@ from utils.losses import (
     update_often_weight,
 )
 from utils.optim import RepeatedSGD
-from utils.precision import PRECISIONS
+from utils.precision import InPrecision
 from utils.schedule import poly, warmup_poly
 
 CLASSIFIER_RATE = 10  # the classifiers' learning rate as a multiple of the trunk's
@@ -219,12 +219,11 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
 
     def segment(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of both classifiers at the images' size, in torch's default dtype: two of (N, C, H, W)."""
-        dtype = PRECISIONS[self.args.precision]
-        with torch.autocast(images.device.type, dtype, enabled=dtype is not None):
-            if len(self.device_ids) > 1:
-                logits = nn.parallel.data_parallel(self.G, images, self.device_ids)
-            else:
-                logits = (self._parallel or [self.G])[0](images)
+        network = InPrecision((self._parallel or [self.G])[0], self.args.precision)
+        if len(self.device_ids) > 1:
+            logits = nn.parallel.data_parallel(network, images, self.device_ids)
+        else:
+            logits = network(images)
         # `contiguous` while they are small: softmax would bring each of its large inputs into this layout.
         small = [z.to(torch.get_default_dtype()).contiguous() for z in logits]
         return tuple(F.interpolate(z, images.shape[2:], mode="bilinear", align_corners=True) for z in small)

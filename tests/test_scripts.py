@@ -397,6 +397,7 @@ def test_two_gpus_named_where_there_is_none_run_on_the_cpu_and_say_so(trained, r
 def test_of_two_gpus_named_the_one_that_is_there_is_used_and_the_other_missed(monkeypatch, caplog):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda gpu: None)
     assert choose_device(Namespace(cpu=False, gpu_ids=[0, 1])) == (torch.device("cuda", 0), [0])
     assert "--gpu-ids 0,1: this machine has 1 GPU(s); computing on 0." in caplog.text
     assert choose_device(Namespace(cpu=False, gpu_ids=[3])) == (torch.device("cuda", 0), [0])

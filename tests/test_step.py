@@ -35,11 +35,15 @@ STAGES = [
 ]
 
 
+def new_trainer(stage: int, flags: str, droprate: float):
+    parse, trainer_class = ((stage1_args, Stage1Trainer), (stage2_args, Stage2Trainer))[stage - 1]
+    return trainer_class(parse(f"{NETWORK} {RATES} --droprate {droprate} {flags}".split()))
+
+
 def build(stage: int, flags: str, droprate: float = 0.0):
     """A trainer of the stage with the same weights every time."""
     torch.manual_seed(0)
-    parse, trainer_class = ((stage1_args, Stage1Trainer), (stage2_args, Stage2Trainer))[stage - 1]
-    trainer = trainer_class(parse(f"{NETWORK} {RATES} --droprate {droprate} {flags}".split()))
+    trainer = new_trainer(stage, flags, droprate)
     trainer.to(memory_format=torch.channels_last)
     for layer in (trainer.G.layer5, trainer.G.layer6):
         torch.nn.init.normal_(layer.head[1].weight, std=0.5)  # predictions that differ

@@ -5,6 +5,7 @@ import os
 from argparse import Namespace
 
 import torch
+from torch import Tensor
 
 from utils.distributed import ALONE, Processes
 
@@ -37,7 +38,16 @@ def choose_device(args: Namespace, processes: Processes = ALONE) -> tuple[torch.
         present = present or [0]
         named, found = ",".join(map(str, args.gpu_ids)), ",".join(map(str, present))
         log.warning("--gpu-ids %s: this machine has %d GPU(s); computing on %s.", named, count, found)
+    torch.cuda.set_device(present[0])  # what names no GPU, such as pinned memory, would open another one
     return torch.device("cuda", present[0]), present
+
+
+def copied(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on the device; on CUDA the host goes on meanwhile, if it lies in pinned memory.
+
+    Apple's GPU would read the host's memory later without keeping it, so the host waits there.
+    """
+    return tensor.to(device, non_blocking=device.type == "cuda")
 
 
 def default_workers(streams: int) -> int:

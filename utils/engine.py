@@ -16,6 +16,7 @@ from dataset.beside import ChecksBeside
 from dataset.damaged import Damaged
 from dataset.stream import TrainingStream
 from utils.checkpoint import remove_old_snapshots, save_snapshot, save_tensors
+from utils.device import copied
 from utils.errors import UserError
 from utils.files import write_whole
 from utils.logging import NotFinite, TrainingLog
@@ -216,8 +217,7 @@ class Training:
 
 def _to_device(batch: dict, device: torch.device) -> tuple[Tensor, Tensor]:
     """Network input and int64 labels; what crosses the bus is bytes."""
-    images = batch["image"].to(device, non_blocking=True)
-    return to_network_input(images), batch["label"].to(device, non_blocking=True).long()
+    return to_network_input(copied(batch["image"], device)), copied(batch["label"], device).long()
 
 
 def _due(i_iter: int, every: int) -> bool:

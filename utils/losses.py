@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.deeplab_multi import fuse
+from utils.counting import value_counts
 from utils.distributed import ALONE, Processes
 from utils.pixelwise import pixelwise
 
@@ -22,10 +23,7 @@ OFTEN_DECAY = 0.9  # of the running weight of classes that are often absent
 def class_pixel_counts(labels: Tensor, num_classes: int) -> Tensor:
     """Number of pixels of each class, (C,) int64; labels outside 0 ... C-1 count nowhere."""
     index = torch.where((labels >= 0) & (labels < num_classes), labels, num_classes)
-    # Each row of pixels counts for itself first: a GPU's threads would queue for so few common counters.
-    rows = index.reshape(-1, labels.shape[-1])
-    counts = torch.zeros(len(rows), num_classes + 1, dtype=torch.int64, device=labels.device)
-    return counts.scatter_add_(1, rows, torch.ones_like(rows)).sum(0)[:num_classes]
+    return value_counts(index, num_classes + 1)[:num_classes]
 
 
 def rare_class_weight(counts: Tensor, images: int, max_value: float) -> Tensor:

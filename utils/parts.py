@@ -26,10 +26,10 @@ def one_thread(device: torch.device) -> Iterator[None]:
 
 
 def cached_parts(*maps: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Maps of one shape, flat, part by part, with one thread for each; a GPU takes all at once."""
+    """Maps of one shape, part by part and then flat, with one thread for each; a GPU takes them whole."""
     device = maps[0].device
     if device.type != "cpu":
-        yield tuple(values.flatten() for values in maps)
+        yield maps
         return
     with one_thread(device):
         yield from zip(*(values.flatten().split(CACHED_PIXELS) for values in maps), strict=True)

@@ -82,8 +82,8 @@ class PredictionWriter:
             if self.scores:
                 maps.append((255 * prediction.score).round_().to(torch.uint8))
         # The device goes on meanwhile; a writer waits for the copies.
-        copies = [pixels.to("cpu", non_blocking=True).numpy() for pixels in maps]
         on_gpu = prediction.label.is_cuda
+        copies = [pixels.to("cpu", non_blocking=on_gpu).numpy() for pixels in maps]
         copied = torch.cuda.current_stream(prediction.label.device).record_event() if on_gpu else None
         self.pending.append(self.pool.submit(self._write, Path(name).with_suffix(""), copied, *copies))
 

@@ -4,9 +4,27 @@ import logging
 import os
 
 import torch
+from torch import Tensor, nn
 
 PRECISIONS = {"fp32": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}  # autocast's type
 log = logging.getLogger(__name__)
+
+
+class InPrecision(nn.Module):
+    """A network in one of `PRECISIONS`, in whatever thread it is called.
+
+    Each thread has an autocast type of its own, float16 unless it sets another, and DataParallel calls every
+    GPU's copy in a new thread: it is set here, within the call, and not around it.
+    """
+
+    def __init__(self, network: nn.Module, precision: str):
+        super().__init__()
+        self.network, self.dtype = network, PRECISIONS[precision]
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """(N, 3, H, W) -> what the network makes of them, in the precision's type."""
+        with torch.autocast(images.device.type, self.dtype, enabled=self.dtype is not None):
+            return self.network(images)
 
 
 def prepare(precision: str, device: torch.device, deterministic: bool = False) -> str:

@@ -127,8 +127,8 @@ class UncertaintyGap:
     def _add(self, label: Tensor, prediction: Tensor, uncertainty: Tensor) -> None:
         known = (label >= 0) & (label < self.classes)
         right = label == prediction
-        pixels = torch.stack([known & right, known & ~right])
-        certainty = uncertainty.to(self._certainty.dtype, copy=True).neg_().exp_()
+        pixels = torch.stack([known & right, known & ~right]).flatten(1)
+        certainty = uncertainty.to(self._certainty.dtype, copy=True).neg_().exp_().flatten()
         # Bytes become floats several times as fast as truth values do.
         self._certainty += pixels.view(torch.uint8).to(certainty.dtype).mul_(certainty).sum(1)
         self._pixels += pixels.sum(1)

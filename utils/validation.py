@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from dataset import Adaptation, PredictionDataset, SegmentationDataset, build_dataset
 from dataset.stream import batches
 from model.deeplab_multi import fuse
-from utils.device import default_workers
+from utils.device import copied, default_workers
 from utils.distributed import Processes
 from utils.metrics import class_mean, confusion_matrix, iou
 from utils.preprocess import to_network_input
@@ -78,8 +78,8 @@ class Validation:
         return self._result(processes.sum(counts))
 
     def _confusion(self, network: nn.Module, batch: dict, device: torch.device) -> Tensor:
-        images = to_network_input(batch["images"][0].to(device, non_blocking=True))
-        label = batch["label"][0].to(device, non_blocking=True)
+        images = to_network_input(copied(batch["images"][0], device))
+        label = copied(batch["label"][0], device)
         _, prediction = maximum_of_sum([fuse(*network(images)).softmax(1)], label.shape)
         return confusion_matrix(label, prediction, len(self.pair.colors))
 
