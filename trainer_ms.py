@@ -25,7 +25,7 @@ from utils.losses import (
     segmentation_loss,
     update_often_weight,
 )
-from utils.optim import RepeatedSGD
+from utils.optim import RepeatedSGD, keep_layout
 from utils.precision import InPrecision
 from utils.schedule import poly, warmup_poly
 
@@ -76,6 +76,8 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
             torch.optim.Adam(D.parameters(), lr=args.learning_rate_D, betas=ADAM_BETAS, fused=True)
             for D in (self.D1, self.D2)
         )
+        for optimizer in (self.dis1_opt, self.dis2_opt):
+            optimizer.register_step_pre_hook(keep_layout)
         self.scaler = torch.amp.GradScaler("cuda", enabled=args.precision == "fp16")
         self.train()
 

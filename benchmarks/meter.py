@@ -12,6 +12,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+# It works in place and needs no memory, but torch cannot pretend to run it, and would run it.
+FUSED_SGD = "_fused_sgd_"
+if not torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{FUSED_SGD}", "Meta"):
+    _kernels = torch.library.Library("aten", "IMPL")
+    _kernels.impl(FUSED_SGD, lambda *_, **__: None, "Meta")
+
 
 class Meter(TorchDispatchMode):
     """Counts within its context: `flops` (a multiply and an add are 2), `live` and `peak` bytes.

@@ -225,6 +225,49 @@ def test_steps_whose_gradients_overflow_change_nothing_and_are_skipped_without_w
             torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
 
 
+def test_parameters_whose_every_step_overflowed_are_new_when_a_run_goes_on():
+    def optimizer() -> RepeatedSGD:
+        torch.manual_seed(0)
+        return RepeatedSGD(
+            [dict(params=[torch.nn.Parameter(torch.randn(5))], lr=0.1, repeats=[3])], 0.9, 0.01
+        )
+
+    def step(stepped: RepeatedSGD, overflows: bool = False) -> torch.Tensor:
+        (p,) = stepped.param_groups[0]["params"]
+        p.grad = torch.ones_like(p)
+        stepped.found_inf = torch.ones(()) if overflows else None
+        stepped.step()
+        return p.detach()
+
+    skipped, resumed = optimizer(), optimizer()
+    step(skipped, overflows=True)
+    resumed.load_state_dict(skipped.state_dict())
+    assert torch.equal(step(resumed), step(optimizer()))
+
+
+@pytest.mark.filterwarnings("ignore:grad and param do not obey")
+@pytest.mark.parametrize("moved", ["gradients", "network", "state"])
+def test_steps_do_not_depend_on_the_layout_of_memory(moved, float64, one_thread):
+    """torch's fused optimisers do, without a word."""
+    flags = f"{WEIGHTING} {REGULARISED}"
+    plain, other = build(1, flags), build(1, flags)
+    step(plain, 0), step(other, 0)
+    if moved == "network":
+        other.to(memory_format=torch.contiguous_format)
+    elif moved == "state":
+        state = other.training_state()
+        other = new_trainer(1, flags, 0.0)
+        other.load_training_state(state)
+    else:  # as a hook on gradients may leave them
+        for key in gradients(other):
+            other.G.get_parameter(key).register_post_accumulate_grad_hook(
+                lambda p: setattr(p, "grad", p.grad.contiguous())
+            )
+    step(plain, 1), step(other, 1)
+    for (key, p), q in zip(plain.named_parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-9, atol=1e-12, msg=lambda text, key=key: f"{key}: {text}")
+
+
 # Flags and devices
 
 

@@ -10,6 +10,22 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor
+from torch.optim.sgd import sgd
+
+
+def keep_layout(optimizer: torch.optim.Optimizer, *_) -> None:
+    """Bring gradients and states into their parameters' memory layout where they are not; a hook for a step.
+
+    torch's fused kernels walk through memory and take for granted that it is the same. That holds unless a
+    network is brought into another layout between steps, or a state comes from one of another layout.
+    """
+    for p in (p for group in optimizer.param_groups for p in group["params"] if p.grad is not None):
+        if p.grad.stride() != p.stride():
+            p.grad = torch.empty_like(p).copy_(p.grad)
+        state = optimizer.state[p]
+        for name, value in state.items():
+            if torch.is_tensor(value) and value.shape == p.shape and value.stride() != p.stride():
+                state[name] = torch.empty_like(p).copy_(value)
 
 
 class RepeatedSGD(torch.optim.Optimizer):
@@ -34,8 +50,8 @@ class RepeatedSGD(torch.optim.Optimizer):
         """Update every parameter that has a gradient."""
         if closure is not None:
             raise ValueError("RepeatedSGD takes no closure")
+        keep_layout(self)
         found_inf, scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
-        keep = None if found_inf is None else found_inf == 0
         for group in self.param_groups:
             for (repeats, new), params in self._buckets(group).items():
                 if new:
@@ -43,18 +59,26 @@ class RepeatedSGD(torch.optim.Optimizer):
                 gradients = [p.grad for p in params]
                 if scale is not None:
                     torch._foreach_div_(gradients, scale)
-                started = self.state[params[0]]["started"]
                 buffers = [self.state[p]["momentum_buffer"] for p in params]
-                # In the published code the repeats of a parameter's first step each started a momentum of
-                # their own, and the last one's was kept.
-                decay = group["momentum"] * started
-                if keep is not None:
-                    decay = torch.where(keep, decay, 1.0)
-                    for gradient in gradients:
-                        gradient.masked_fill_(~keep, 0)
+                started = self.state[params[0]]["started"]
                 for _ in range(repeats):
-                    _nesterov_update(params, gradients, buffers, decay, keep, group)
-                started.fill_(1) if keep is None else started.clamp_min_(keep.to(started.dtype))
+                    # In the published code the repeats of a parameter's first step each started a momentum of
+                    # their own, and the last one's was kept.
+                    if found_inf is not None:
+                        torch._foreach_mul_(buffers, started)
+                    elif new:
+                        torch._foreach_zero_(buffers)
+                    _nesterov_update(params, gradients, buffers, found_inf, group)
+                if found_inf is None:
+                    started.fill_(1)
+                else:
+                    started.clamp_min_((found_inf == 0).to(started.dtype))
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """As Optimizer's. Parameters whose every step was skipped are new again."""
+        super().load_state_dict(state_dict)
+        for p in [p for p, state in self.state.items() if not state["started"]]:
+            del self.state[p]
 
     def _start(self, params: list[Tensor]) -> None:
         """Momentum 0, and a common mark, 0 until the first step that is not skipped."""
@@ -76,20 +100,24 @@ def _nesterov_update(
     params: list[Tensor],
     gradients: list[Tensor],
     buffers: list[Tensor],
-    decay: Tensor,
-    keep: Tensor | None,
+    found_inf: Tensor | None,
     group: dict,
 ) -> None:
-    """One Nesterov update with weight decay, in place, of many parameters at once.
+    """One Nesterov update with weight decay, in place; each tensor is read and written once.
 
-    `decay` is the factor of the momentum's earlier part; where `keep` is 0 nothing changes (`decay` is 1).
+    Where `found_inf` is 1 nothing changes.
     """
-    directions = torch._foreach_add(gradients, params, alpha=group["weight_decay"])
-    if keep is not None:
-        torch._foreach_mul_(directions, keep.to(decay.dtype))
-    torch._foreach_mul_(buffers, decay)
-    torch._foreach_add_(buffers, directions)
-    torch._foreach_add_(directions, buffers, alpha=group["momentum"])
-    if keep is not None:
-        torch._foreach_mul_(directions, keep.to(decay.dtype))
-    torch._foreach_add_(params, directions, alpha=-group["lr"])
+    sgd(
+        params,
+        gradients,
+        buffers,
+        fused=True,
+        grad_scale=None,
+        found_inf=found_inf,
+        weight_decay=group["weight_decay"],
+        momentum=group["momentum"],
+        lr=group["lr"],
+        dampening=0,
+        nesterov=True,
+        maximize=False,
+    )
