@@ -87,7 +87,8 @@ def test_nothing_of_a_step_leaves_the_gpu_and_only_bytes_come(
     assert trainer.scaler.is_enabled() == (precision == "fp16")
     gradients_instead(monkeypatch, trainer)
     seen = set()
-    trainer.G.layer1[0].conv1.register_forward_hook(lambda _, __, result: seen.add(result.dtype))
+    for layer in (trainer.G.layer1[0].conv1, trainer.G.layer5.conv2d_list[0], trainer.G.layer6.bottleneck):
+        layer.register_forward_hook(lambda _, __, result: seen.add(result.dtype))
     raw = raw_batch(0), raw_batch(1)
     for i_iter in range(3):
         # What is made once comes with the first step.
