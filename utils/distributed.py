@@ -7,6 +7,7 @@ processes do what one does with the same samples, to rounding.
 import datetime
 import inspect
 import os
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ from utils.errors import UserError
 
 # A process that fails is noticed by torchrun at once; this only bounds the wait for a slow one.
 TIMEOUT = datetime.timedelta(hours=2)
+GIVING_UP = 0.2  # seconds
 
 
 @dataclass(frozen=True)
@@ -139,4 +141,7 @@ def join(cpu: bool) -> Processes:
 def leave() -> None:
     """Part from the other processes at the end of a run."""
     if dist.is_initialized():
+        # gloo's threads may still be giving up the last tensors, for which they need Python's lock, and this
+        # call holds it while it waits for them: seen to hang with torch 2.6. Sleeping lends them the lock.
+        time.sleep(GIVING_UP)
         dist.destroy_process_group()
