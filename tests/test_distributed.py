@@ -16,6 +16,8 @@ import torch.multiprocessing as mp
 from PIL import Image
 
 from tests.conftest import PREDICTION, ROOT, TRAINING, files_of, run_script, write_world
+from tests.test_step import REGULARISED, WEIGHTING, build
+from tests.test_step import step as one_step
 from trainer_ms import AD_Trainer as Stage1Trainer
 from trainer_ms_variance import AD_Trainer as Stage2Trainer
 from utils import distributed
@@ -135,22 +137,41 @@ def test_two_processes_train_as_one_does(stage, flags, images, tmp_path, float64
 class Percentiles:
     """Percentiles of values that are spread over the processes."""
 
-    def __call__(self, processes: Processes) -> list[float]:
-        values = spread_values()
-        shard = processes.shard(len(values))
-        return [percentile(values[shard.start : shard.stop], q, processes).item() for q in (0, 12.5, 80, 99)]
+    PLACES = 0, 12.5, 80, 99.95, 100
+    DTYPES = torch.float64, torch.float32
+
+    def __call__(self, processes: Processes) -> list[list[float]]:
+        shard = processes.shard(len(spread_values()))
+        mine = spread_values()[shard.start : shard.stop]
+        return [[percentile(mine.to(d), q, processes).item() for q in self.PLACES] for d in self.DTYPES]
 
 
 def spread_values() -> torch.Tensor:
     values = torch.randn(1001, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     values[::5] = 0  # ties, as ignored pixels make them
+    values[1::50] = -0.0
     return values
 
 
 def test_percentile_over_three_processes_is_numpys(tmp_path):
-    expected = np.percentile(spread_values().numpy(), (0, 12.5, 80, 99)).tolist()
-    for found in run_processes(3, tmp_path, Percentiles()):
-        assert found == pytest.approx(expected, rel=1e-12)
+    double, single = (np.percentile(spread_values().to(d), Percentiles.PLACES) for d in Percentiles.DTYPES)
+    for found_double, found_single in run_processes(3, tmp_path, Percentiles()):
+        assert found_double == pytest.approx(double, rel=1e-12)
+        assert found_single == pytest.approx(single, rel=1e-6)
+
+
+def test_a_step_sends_few_messages(one_thread):
+    class Counting(Processes):
+        messages = 0
+
+        def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+            Counting.messages += 1
+            return tensor
+
+    trainer = build(1, f"{WEIGHTING} {REGULARISED}")
+    trainer.processes = Counting(count=2)
+    one_step(trainer, 0)
+    assert Counting.messages == 18  # docs/scaling.md
 
 
 # The scripts, as torchrun starts them

@@ -42,12 +42,12 @@ def percentile(values: Tensor, q: float, across: Processes = ALONE) -> Tensor:
 
     `torch.quantile` refuses more than 2^24 values, which a batch of 16 crops of 1280x720 nearly reaches, and
     `kthvalue` has a single block of a GPU do the work, so there all values are sorted. Among processes they
-    are found bit by bit, by counting those not above a candidate: exact, in a fixed number of passes, and
-    only counts travel. No host waits for any of it.
+    are found digit by digit, by counting: exact, in a fixed number of passes, and only counts travel. No host
+    waits for any of it.
     """
-    values = values.flatten()
     if across.several:
         return _percentile_by_counting(values, q, across)
+    values = values.flatten()
     position = q / 100 * (values.numel() - 1)
     places = math.floor(position), math.ceil(position)
     lower, upper = (_selected if values.device.type == "cpu" else _sorted)(values, places)
@@ -73,6 +73,7 @@ def _percentile_by_counting(values: Tensor, q: float, across: Processes) -> Tens
     return torch.lerp(lower, upper, (position - position.floor()).to(values.dtype))
 
 
+DIGIT = 8  # bits
 _BITS = {torch.float32: torch.int32, torch.float64: torch.int64}
 
 
@@ -87,14 +88,21 @@ def _value_of_key(key: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _smallest_keys(keys: Tensor, counts: Tensor, across: Processes) -> Tensor:
-    """For each count the smallest whole number that at least so many keys do not exceed, by bisection."""
-    limits = torch.iinfo(keys.dtype)
-    low, high = (keys.new_full(counts.shape, limit) for limit in (limits.min, limits.max))
-    for _ in range(limits.bits):
-        middle = (low & high) + ((low ^ high) >> 1)  # their mean, rounded down, without overflow
-        enough = across.sum((keys[:, None] <= middle).sum(0)) >= counts
-        low, high = torch.where(enough, low, middle + 1), torch.where(enough, middle, high)
-    return high
+    """For each count the smallest key that at least so many of all processes' keys do not exceed."""
+    limits, base = torch.iinfo(keys.dtype), 1 << DIGIT
+    unsigned = keys ^ limits.min  # in the same order when its digits are read as those of a number above 0
+    found, candidates = torch.zeros_like(counts), [torch.ones_like(keys, dtype=torch.bool) for _ in counts]
+    for shift in reversed(range(0, limits.bits, DIGIT)):
+        digits = (unsigned >> shift) & (base - 1)
+        # How many candidates have each digit; whatever is none has one beyond the last.
+        own = [value_counts(digits.where(among, base), base + 1)[:base] for among in candidates]
+        number = across.sum(torch.stack(own))
+        up_to = number.cumsum(1)
+        digit = (up_to < counts[:, None]).sum(1)
+        counts = counts - (up_to - number).gather(1, digit[:, None])[:, 0]
+        candidates = [among & (digits == d) for among, d in zip(candidates, digit, strict=True)]
+        found = (found << DIGIT) | digit
+    return found.to(keys.dtype) ^ limits.min
 
 
 def pixel_cross_entropy(log_p: Tensor, labels: Tensor, weight: Tensor, ignore_index: int) -> Tensor:
