@@ -40,7 +40,7 @@ sys.path.insert(0, str(ROOT))
 
 from dataset import build_dataset, png  # noqa: E402
 from dataset.beside import ChecksBeside  # noqa: E402
-from dataset.embedded import make_image, rendering  # noqa: E402
+from dataset.embedded import make_image  # noqa: E402
 from dataset.embedded.layouts import SOURCE, TARGET, label_palette  # noqa: E402
 from dataset.files import FirstChannelReader  # noqa: E402
 from dataset.labels import CITYSCAPES_IDS, IGNORE  # noqa: E402
@@ -95,7 +95,6 @@ WORKS = (
 def draw(folder: Path, job: tuple[int, int]) -> None:
     """Write scene job = (split, index) with its label; of the target a pseudo label too."""
     split, index = job
-    rendering.NOISE_SIDE = 4096  # the demo's images are small; the texture must cover these
     source = split == SOURCE
     pixels, ids = make_image(0, split, index, GTA5_SIZE if source else CITYSCAPES_SIZE)
     label = Image.fromarray(ids)

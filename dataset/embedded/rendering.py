@@ -19,7 +19,7 @@ GROUND_LABELS = (ROAD, SIDEWALK, TERRAIN)
 SMALLEST_DETAIL = 1.5  # pixels of the large drawing
 TEXTURE_RANGE = 14.0  # metres from which on the ground's texture fades
 SHADOW_RANGE = 45.0  # metres beyond which nothing casts a shadow
-NOISE_SIDE = 512
+NOISE_SIDE = 512  # of the noise that textures are cut from, doubled until an image fits in
 
 
 def smooth_noise(rng: np.random.Generator, size: tuple[int, int], cell: tuple[int, int]) -> np.ndarray:
@@ -29,9 +29,9 @@ def smooth_noise(rng: np.random.Generator, size: tuple[int, int], cell: tuple[in
 
 
 @cache
-def noise_tile() -> np.ndarray:
-    """(NOISE_SIDE, NOISE_SIDE) float32 noise of unit spread with fine and coarse grain, always the same."""
-    rng, size = np.random.default_rng(0), (NOISE_SIDE, NOISE_SIDE)
+def noise_tile(side: int) -> np.ndarray:
+    """(side, side) float32 noise of unit spread with fine and coarse grain, always the same."""
+    rng, size = np.random.default_rng(0), (side, side)
     octaves = ((1, 1.0), (2, 0.9), (4, 0.6), (16, 0.4))
     tile = sum(weight * smooth_noise(rng, size, (cell, cell)) for cell, weight in octaves)
     return tile / tile.std()
@@ -192,13 +192,15 @@ class Renderer:
         height, width = labels.shape
         contrast = np.zeros(256, dtype=np.float32)
         contrast[list(self.domain.texture)] = list(self.domain.texture.values())
-        dx, dy = self.rng.integers(0, NOISE_SIDE - max(width, height), 2)
-        noise = noise_tile()[dy : dy + height, dx : dx + width].copy()
+        longest = max(width, height)
+        side = NOISE_SIDE if longest < NOISE_SIDE else 1 << longest.bit_length()
+        dx, dy = self.rng.integers(0, side - longest, 2)
+        noise = noise_tile(side)[dy : dy + height, dx : dx + width].copy()
         x, z = (metres[::SUPERSAMPLE, ::SUPERSAMPLE] for metres in self.camera.ground())
-        columns, rows = ((metres * self.domain.grain).astype(int) % NOISE_SIDE for metres in (x, z))
+        columns, rows = ((metres * self.domain.grain).astype(int) % side for metres in (x, z))
         fading = np.clip(TEXTURE_RANGE / z, 0, 1).astype(np.float32)
         lies_flat = np.isin(labels[-len(z) :], GROUND_LABELS)
-        np.copyto(noise[-len(z) :], noise_tile()[rows, columns] * fading, where=lies_flat)
+        np.copyto(noise[-len(z) :], noise_tile(side)[rows, columns] * fading, where=lies_flat)
         pixels = np.asarray(self.canvas.reduce(SUPERSAMPLE), dtype=np.float32)
         return pixels * (1 + noise * contrast[labels])[..., None]
 
