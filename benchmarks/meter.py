@@ -20,24 +20,36 @@ if not torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{FUSED_SGD}", "Met
 
 
 class Meter(TorchDispatchMode):
-    """Counts within its context: `flops` (a multiply and an add are 2), `live` and `peak` bytes.
+    """Counts within its context.
 
-    Only tensors made inside count; what is given up counts no longer.
+    `flops`: a multiply and an add are 2. `live` and `peak` bytes: of tensors made inside; what is given up
+    counts no longer. `moved` bytes: what operations without FLOPs in this sense (all but convolutions and
+    matrix products) read and write, and `operations`, how many do anything at all.
     """
 
     def __init__(self):
         super().__init__()
-        self.flops = self.live = self.peak = 0
+        self.live = 0
+        self.start()
         self._seen = weakref.WeakSet()
+
+    def start(self) -> None:
+        """Count from 0; what lives goes on living."""
+        self.flops = self.moved = self.operations = 0
+        self.peak = self.live
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
+        made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         if count := flop_registry.get(func._overloadpacket):
             self.flops += count(*args, **kwargs, out_val=result)
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor):
-                self._add(leaf.untyped_storage())
+        elif _works(func):
+            given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+            self.moved += sum(map(_size, (*given, *made)))
+        self.operations += _works(func)
+        for leaf in made:
+            self._add(leaf.untyped_storage())
         return result
 
     def _add(self, storage: torch.UntypedStorage) -> None:
@@ -51,3 +63,16 @@ class Meter(TorchDispatchMode):
 
     def _give_up(self, size: int) -> None:
         self.live -= size
+
+
+def _works(func: torch._ops.OpOverload) -> bool:
+    """Whether an operation computes, and does not only look at a tensor otherwise or take memory."""
+    if func.namespace != "aten" or func.__name__.startswith(("empty", "new_empty", "detach", "lift_fresh")):
+        return False
+    returned = [returns.alias_info for returns in func._schema.returns]
+    return not any(alias and not alias.is_write for alias in returned)
+
+
+def _size(tensor: Tensor) -> int:
+    """Bytes of memory behind it: what is expanded is there once."""
+    return min(tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes())

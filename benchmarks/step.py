@@ -210,7 +210,8 @@ def count(stage: str, args: Namespace, way: str = OURS) -> Meter:
         labels = torch.zeros(size, dtype=torch.int64)
         images = torch.empty(*size, 3).permute(0, 3, 1, 2)
         for _ in range(2):  # the second has all of the optimisers' states
-            meter.flops, meter.peak, predictions = 0, meter.live, None
+            predictions = None
+            meter.start()
             if way == OURS:
                 _, predictions = trainer.gen_update(images, images, labels, None, AFTER_REG_START)
                 trainer.dis_update(*predictions)
@@ -265,16 +266,24 @@ def memory_table(options: Namespace) -> list[dict]:
             row = dict(stage=stage, way=way, precision=precision, checkpointing=checkpointing)
             row |= {f"{name}_gb": value / GB for name, value in meter.states.items()}
             row |= dict(peak_gb=meter.peak / GB, tflop=meter.flops / TERA)
+            row |= dict(moved_gb=meter.moved / GB, operations=meter.operations)
             row["activations_gb"] = row["peak_gb"] - sum(meter.states.values()) / GB
             rows.append(row)
             states = "  ".join(f"{name} {value / GB:.2f}" for name, value in meter.states.items())
             print(
                 f"{stage} {way:5} {precision}{' checkpointing' * checkpointing:14}  {states}  "
                 f"the rest at the peak {row['activations_gb']:.2f}  peak {row['peak_gb']:.2f} GB"
-                + (f"  {row['tflop']:.2f} TFLOP" if way == OURS else ""),
+                + (_work(row) if way == OURS else ""),
                 flush=True,
             )
     return rows
+
+
+def _work(row: dict) -> str:
+    return (
+        f"  {row['tflop']:.2f} TFLOP in convolutions, {row['moved_gb']:.0f} GB moved by the rest, "
+        f"{row['operations']} operations"
+    )
 
 
 def measure(stage: str, options: Namespace, device: torch.device) -> dict:
