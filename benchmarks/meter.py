@@ -18,6 +18,8 @@ if not torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{FUSED_SGD}", "Met
     _kernels = torch.library.Library("aten", "IMPL")
     _kernels.impl(FUSED_SGD, lambda *_, **__: None, "Meta")
 
+OVERWRITES = ("copy_", "fill_", "zero_", "normal_", "uniform_", "bernoulli_")  # without reading
+
 
 class Meter(TorchDispatchMode):
     """Counts within its context.
@@ -41,12 +43,11 @@ class Meter(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        made = _tensors(result)
         if count := flop_registry.get(func._overloadpacket):
             self.flops += count(*args, **kwargs, out_val=result)
         elif _works(func):
-            given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-            self.moved += sum(map(_size, (*given, *made)))
+            self.moved += _moved(func, args, kwargs, made)
         self.operations += _works(func)
         for leaf in made:
             self._add(leaf.untyped_storage())
@@ -71,6 +72,22 @@ def _works(func: torch._ops.OpOverload) -> bool:
         return False
     returned = [returns.alias_info for returns in func._schema.returns]
     return not any(alias and not alias.is_write for alias in returned)
+
+
+def _moved(func: torch._ops.OpOverload, args: tuple, kwargs: dict, made: list[Tensor]) -> int:
+    """Bytes that an operation reads and writes, as its schema says of each argument."""
+    schema, moved = func._schema, 0
+    for number, argument in enumerate(schema.arguments):
+        value = args[number] if number < len(args) else kwargs.get(argument.name)
+        written = argument.alias_info is not None and argument.alias_info.is_write
+        read = not (written and func.__name__.partition(".")[0] in OVERWRITES)
+        moved += (written + read) * sum(map(_size, _tensors(value)))
+    in_place = any(returned.alias_info for returned in schema.returns)
+    return moved if in_place else moved + sum(map(_size, made))
+
+
+def _tensors(values: object) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
 
 
 def _size(tensor: Tensor) -> int:

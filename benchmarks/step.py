@@ -206,6 +206,8 @@ def count(stage: str, args: Namespace, way: str = OURS) -> Meter:
     gpus_parts = mock.patch.object(pixelwise, "CACHED_BYTES", pixelwise.PART_BYTES)
     with gpus_parts, FakeTensorMode(allow_non_fake_inputs=True), meter:
         trainer = build(way, stage, args)
+        if PRECISIONS[args.precision] and way == OURS:
+            _normalise_as_cuda(trainer.G)
         size = (args.batch_size, *args.crop_size)
         labels = torch.zeros(size, dtype=torch.int64)
         images = torch.empty(*size, 3).permute(0, 3, 1, 2)
@@ -238,6 +240,13 @@ def both_batches(trainer: PlainTrainer, images: Tensor, labels: Tensor) -> None:
     for optimizer, _ in trainer.sgd:
         optimizer.step()
         optimizer.zero_grad()
+
+
+def _normalise_as_cuda(network: nn.Module) -> None:
+    """CUDA's autocast gives group normalisation full numbers, the CPU's, which counts here, does not."""
+    for module in network.modules():
+        if isinstance(module, nn.GroupNorm):
+            module.register_forward_pre_hook(lambda _, inputs: inputs[0].float())
 
 
 def state_sizes(trainer: nn.Module | PlainTrainer, way: str) -> dict[str, int]:

@@ -11,7 +11,6 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
@@ -45,21 +44,6 @@ ARCHS = {
 }
 
 
-class GroupNorm(nn.GroupNorm):
-    """nn.GroupNorm that gives back the type it is given, with statistics in float32 at least.
-
-    CUDA's autocast would make float32 of the classifiers' largest maps here, only for the next convolution to
-    round them again.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C, H, W)."""
-        if not torch.is_autocast_enabled(x.device.type):
-            return super().forward(x)
-        with torch.autocast(x.device.type, enabled=False):
-            return F.group_norm(x, self.num_groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
-
-
 def norm_layer(style: str, channels: int) -> nn.Module:
     """Normalisation of a classifier: batch, instance (affine), group (32) or layer norm (one group)."""
     if style == "bn":
@@ -67,9 +51,9 @@ def norm_layer(style: str, channels: int) -> nn.Module:
     if style == "in":
         return nn.InstanceNorm2d(channels, affine=True)
     if style == "gn":
-        return GroupNorm(GROUPS, channels)
+        return nn.GroupNorm(GROUPS, channels)
     if style == "ln":
-        return GroupNorm(1, channels)
+        return nn.GroupNorm(1, channels)
     raise ValueError(f"norm style {style!r} is none of {', '.join(NORM_STYLES)}")
 
 

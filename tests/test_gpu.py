@@ -18,6 +18,7 @@ from model.deeplab_multi import DeeplabMulti
 from tests.test_step import STAGES, batch, build, new_trainer, raw_batch
 from utils import preprocess
 from utils.device import choose_device, copied
+from utils.distributed import Processes
 from utils.engine import _to_device
 from utils.evaluation import Tally
 from utils.inference import predict_all
@@ -45,10 +46,12 @@ class Watch(TorchDispatchMode):
             for leaf in tree_leaves((args, kwargs, result))
             if isinstance(leaf, torch.Tensor) and leaf.device != self.device
         ]
+        copies = func.overloadpacket in (torch.ops.aten._to_copy, torch.ops.aten.copy_)
+        if not copies:  # a single number goes along with a kernel's call
+            elsewhere = [leaf for leaf in elsewhere if leaf.ndim and leaf.numel()]
         if func is torch.ops.aten._to_copy.default and result.device == self.device:
             self.arrived += [leaf.dtype for leaf in elsewhere]
-        else:  # a single number goes along with a kernel's call
-            elsewhere = [leaf for leaf in elsewhere if leaf.ndim and leaf.numel()]
+        else:
             assert not elsewhere, f"{func}: {elsewhere}"
         return result
 
@@ -96,8 +99,7 @@ def test_nothing_of_a_step_leaves_the_gpu_and_only_bytes_come(
     assert trainer.scaler.is_enabled() == (precision == "fp16")
     gradients_instead(monkeypatch, trainer)
     seen = set()
-    for layer in (trainer.G.layer1[0].conv1, trainer.G.layer5.conv2d_list[0], trainer.G.layer6.bottleneck):
-        layer.register_forward_hook(lambda _, __, result: seen.add(result.dtype))
+    trainer.G.layer1[0].conv1.register_forward_hook(lambda _, __, result: seen.add(result.dtype))
     raw = raw_batch(0), raw_batch(1)
     for i_iter in range(3):
         # What is made once comes with the first step.
@@ -109,8 +111,31 @@ def test_nothing_of_a_step_leaves_the_gpu_and_only_bytes_come(
         assert not i_iter or watch.arrived == [torch.uint8] * 4
     assert seen == {computed}
     assert {(loss.device, loss.dtype) for loss in losses.values()} == {(gpu, torch.float32)}
-    with pytest.raises(DataDependentOutputException):
-        float(losses["seg1"])  # the watch is awake
+    with pytest.raises(DataDependentOutputException):  # the watch is awake
+        float(losses["seg1"])
+    for leaves in (lambda: losses["seg1"].cpu(), lambda: losses["seg1"].copy_(torch.zeros(()))):
+        with Watch(gpu), pytest.raises(AssertionError, match="copy"):
+            leaves()
+
+
+def test_percentiles_and_weights_of_several_processes_stay_on_the_gpu(gpu, monkeypatch):
+    class Two(Processes):
+        def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+            assert tensor.device == gpu
+            return tensor.clone()
+
+    flags = "--class-balance --often-balance --only-hard-label 80"
+    with gpu:
+        trainer = new_trainer(1, flags, 0.1)
+    trainer.processes = Two(count=2)
+    gradients_instead(monkeypatch, trainer)
+    raw = raw_batch(0), raw_batch(1)
+    for i_iter in range(2):
+        (images, labels), (images_t, _) = (_to_device(batch, gpu) for batch in raw)
+        with Watch(gpu) if i_iter else contextlib.nullcontext():
+            losses, predictions = trainer.gen_update(images, images_t, labels, None, i_iter)
+            losses |= trainer.dis_update(*predictions)
+    assert {(loss.device, loss.dtype) for loss in losses.values()} == {(gpu, torch.float32)}
 
 
 @pytest.mark.parametrize("uncertainty", UNCERTAINTIES)

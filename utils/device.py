@@ -16,8 +16,8 @@ log = logging.getLogger(__name__)
 def choose_device(args: Namespace, processes: Processes = ALONE) -> tuple[torch.device, list[int]]:
     """The device of `--gpu-ids`, or the CPU, and those of the named GPUs that exist; says what is missing.
 
-    Without CUDA it is Apple's GPU where torch has it. Among several processes each has the GPU of its
-    number on its machine, whatever `--gpu-ids` says.
+    Without CUDA it is Apple's GPU where torch has it. Among several processes each has the GPU of its number
+    on its machine, whatever `--gpu-ids` says. A CUDA device becomes the current one.
     """
     if args.cpu:
         return torch.device("cpu"), []

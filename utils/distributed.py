@@ -20,7 +20,7 @@ from utils.errors import UserError
 
 # A process that fails is noticed by torchrun at once; this only bounds the wait for a slow one.
 TIMEOUT = datetime.timedelta(hours=2)
-GIVING_UP = 0.2  # seconds
+FOR_GLOO_TO_FINISH = 0.2  # seconds
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,8 @@ def join(cpu: bool) -> Processes:
 def leave() -> None:
     """Part from the other processes at the end of a run."""
     if dist.is_initialized():
-        # gloo's threads may still be giving up the last tensors, for which they need Python's lock, and this
-        # call holds it while it waits for them: seen to hang with torch 2.6. Sleeping lends them the lock.
-        time.sleep(GIVING_UP)
+        # gloo's threads may still be releasing the last tensors, for which they need Python's lock, and the
+        # group's destructor holds it while it waits for them: with torch 2.6 every third run under load hung.
+        # Sleeping lends them the lock.
+        time.sleep(FOR_GLOO_TO_FINISH)
         dist.destroy_process_group()

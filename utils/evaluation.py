@@ -74,7 +74,7 @@ class Tally:
         if uncertainty is not None:
             with one_thread(uncertainty.device):
                 self._uncertainty[index] = torch.stack([uncertainty.mean(), uncertainty.max()])
-            self._unsure[index] = 1
+            self._unsure[index].fill_(1)
 
     def gather(self, processes: Processes) -> None:
         """Count in what all processes counted, and bring it to the CPU."""

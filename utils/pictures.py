@@ -101,7 +101,8 @@ class PredictionWriter:
         score: np.ndarray | None = None,
     ) -> None:
         if copied is not None:
-            copied.synchronize()
+            with torch.cuda.device(copied.device):  # a thread begins with the first GPU
+                copied.synchronize()
         if not np.isfinite(total):
             raise UserError(f"{stem}: {NOT_FINITE}")
         labels = compress(label)
