@@ -9,6 +9,7 @@ import torch
 
 from benchmarks import data_path, step
 from benchmarks.data_path import SOURCE, TARGET, WORKS
+from benchmarks.meter import Meter
 from tests.conftest import ROOT, run_script
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -37,6 +38,26 @@ def test_step_compares_losses_and_gradients(stage, monkeypatch):
     row = step.measure(stage, options, torch.device("cpu"))  # ends with an error where they differ
     for figures in (row, row["losses"]):
         assert figures["ratio"] == pytest.approx(figures["plain"]["seconds"] / figures["ours"]["seconds"])
+
+
+@pytest.mark.parametrize(
+    ("work", "tensors"),
+    [
+        pytest.param(lambda a, b: a + b, 3, id="sum"),
+        pytest.param(lambda a, b: a.add_(b), 3, id="sum in place"),
+        pytest.param(lambda a, b: a.copy_(b), 2, id="copy"),
+        pytest.param(lambda a, b: torch._foreach_mul_([a, b], 2.0), 4, id="several in place"),
+        pytest.param(lambda a, b: a.view(10, 100).t().expand_as(b.view(100, 10)), 0, id="views"),
+        pytest.param(lambda a, b: torch.empty_like(a), 0, id="memory"),
+        pytest.param(lambda a, b: torch.ones(1).expand(1000) + b, 2.002, id="one number to all"),
+        pytest.param(lambda a, b: a.view(10, 100) @ b.view(100, 10), 0, id="matrix product"),
+    ],
+)
+def test_meter_counts_what_operations_move(work, tensors):
+    a, b = torch.ones(1000), torch.ones(1000)
+    with Meter() as meter:
+        work(a, b)
+    assert meter.moved == pytest.approx(tensors * 4000)
 
 
 def test_data_path_compares_the_samples_of_each_stream(tmp_path, monkeypatch):
