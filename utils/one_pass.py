@@ -1,11 +1,11 @@
 """A network together with what surrounds it: pictures in, labels out, in a single pass."""
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.deeplab_multi import DeeplabMulti, fuse
 from utils.preprocess import to_network_input
 from utils.uncertainty import classifier_divergence
+from utils.upsampling import upsample
 
 
 class OnePass(nn.Module):
@@ -31,11 +31,7 @@ class OnePass(nn.Module):
         size = tuple(images.shape[1:3]) if size is None else size
         aux, main = self.network(to_network_input(images))
         logits = fuse(aux, main)
-        score, label = _upsample(logits.softmax(1), size).max(1)
-        uncertainty = _upsample(classifier_divergence(aux, main)[:, None], size)[:, 0]
+        score, label = upsample(logits.softmax(1), size).max(1)
+        uncertainty = upsample(classifier_divergence(aux, main)[:, None], size)[:, 0]
         results = label.byte(), score, uncertainty
         return (*results, logits) if self.logits else results
-
-
-def _upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    return F.interpolate(maps, size, mode="bilinear", align_corners=True)
