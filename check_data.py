@@ -13,10 +13,10 @@ from collections import Counter
 
 from dataset import Adaptation, SegmentationDataset, adapt, build_dataset, find_domain
 from dataset.survey import Survey, looks
+from engine.run_log import log_to_terminal, progress
 from utils.device import default_workers
 from utils.errors import UserError, run_script
 from utils.flag_types import format_size
-from utils.logging import log_to_terminal, progress
 from utils.tool_options import check_data_args
 
 SHOWN = 5  # sizes, names and ids printed before the rest is a number

@@ -23,14 +23,7 @@ import numpy as np
 from PIL import Image
 
 from dataset import build_dataset
-from dataset.embedded import make_embedded_data
-from utils.comparison_report import Results
-from utils.demo_report import write_demo_report
-from utils.errors import UserError, run_script
-from utils.example_pictures import color_map
-from utils.metrics import format_iou_columns
-from utils.pictures import save_overview
-from utils.recipes import (
+from experiments.recipes import (
     BALANCED,
     COMMON,
     FULL,
@@ -44,7 +37,14 @@ from utils.recipes import (
     THRESHOLD,
     Plan,
 )
-from utils.result_folder import read_result
+from report.comparison_report import Results
+from report.demo_report import write_demo_report
+from report.example_pictures import color_map
+from report.result_folder import read_result
+from synthetic import make_embedded_data
+from utils.errors import UserError, run_script
+from utils.metrics import format_iou_columns
+from utils.pictures import save_overview
 from utils.tool_options import demo_args
 
 HERE = Path(__file__).resolve().parent

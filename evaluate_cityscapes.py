@@ -5,7 +5,7 @@
     python evaluate_cityscapes.py --restore-from … --weights 1:0.5,1:0,0:1   # classifiers side by side
     python evaluate_cityscapes.py --predictions ./predictions                # score files of any model
 
-Source, target and classes are the snapshot's (see utils/recognise.py), unless --source or --target say so.
+Source, target and classes are the snapshot's (see engine/recognise.py), unless --source or --target say so.
 
 Writes for each image <name>.png (train ids), <name>_color.png, <name>_heatmap.png (uncertainty) and
 <name>_score.png; for the set metrics.json, metrics.csv, images.csv and, with --report, report.html
@@ -25,27 +25,27 @@ from torch import Tensor
 
 from dataset import Adaptation, DataError, PredictionDataset, SegmentationDataset
 from dataset.base import prediction_name
-from dataset.files import IdReader, read_header
-from dataset.labels import IGNORE, counted, palette
-from utils.device import choose_device
-from utils.distributed import Processes, join, leave
-from utils.errors import run_script
-from utils.evaluation import Tally, summary, table
-from utils.evaluation_report import write_evaluation_report
-from utils.files import real
-from utils.inference import predict_all, scaled_sizes
-from utils.logging import log_to_terminal, progress
-from utils.pictures import PredictionWriter
-from utils.prediction_options import evaluate_args
-from utils.record import record_result
-from utils.restore import (
+from dataset.images import IdReader, read_header
+from dataset.labels import IGNORE, format_counts, palette
+from engine.evaluation import PixelCounts, summary, table
+from engine.record import record_result
+from engine.restore import (
     prediction_batches,
     prediction_order,
     prediction_target,
+    resolve_domains,
     restore_network,
-    settle_pair,
 )
-from utils.result_folder import read_result, write_result
+from engine.run_log import log_to_terminal, progress
+from report.evaluation_report import write_evaluation_report
+from report.result_folder import read_result, write_result
+from utils.atomic import resolve_path
+from utils.device import choose_device
+from utils.distributed import Processes, init_distributed, shutdown
+from utils.errors import run_script
+from utils.inference import predict_all, scaled_sizes
+from utils.pictures import PredictionWriter
+from utils.prediction_options import evaluate_args
 from utils.uncertainty import UncertaintyGap
 
 FILES = "files"  # the one column of predictions that no network made
@@ -64,39 +64,39 @@ class Scored(NamedTuple):
 def main() -> None:
     """Score a network's predictions, or files of predictions, with one confusion matrix over the set."""
     args = evaluate_args()
-    processes = join(args.cpu)
-    log_to_terminal(processes.main)
-    pair = settle_pair(args, scales="evaluation")
+    processes = init_distributed(args.cpu)
+    log_to_terminal(processes.is_main)
+    pair = resolve_domains(args, scales="evaluation")
     data = prediction_target(pair, args)
-    if processes.main:
+    if processes.is_main:
         data.check(labels_required=True)
     gap = UncertaintyGap(len(pair.colors))
     # Files alone are scored on the CPU; several processes meet on their devices all the same.
-    alone_with_files = args.predictions and not processes.several
+    alone_with_files = args.predictions and not processes.is_distributed
     device = torch.device("cpu") if alone_with_files else choose_device(args, processes)[0]
     if args.predictions:
         titles, save = [FILES], args.save or args.predictions
         scored = predictions_of_files(data, args.predictions, processes, device)
     else:
         titles = list(args.weights)
-        save = args.save or Path(f"./result/cityscapes{real(args.restore_from).parent.name}")
+        save = args.save or Path(f"./result/cityscapes{resolve_path(args.restore_from).parent.name}")
         scored = predictions_of_network(data, args, save, gap, processes, device)
-    tally = Tally(len(data), titles, len(pair.colors), device)
+    tally = PixelCounts(len(data), titles, len(pair.colors), device)
     order = prediction_order(len(data), processes)
     for index, image in zip(order, progress(scored, len(data), processes), strict=True):
         tally.add(index, *image)
     tally.gather(processes)
     gap.gather(processes, device)
-    if processes.main:
+    if processes.is_main:
         finish(args, pair, data, tally, gap, save)
-    leave()
+    shutdown()
 
 
 def finish(
     args: Namespace,
     pair: Adaptation,
     data: SegmentationDataset,
-    tally: Tally,
+    tally: PixelCounts,
     gap: UncertaintyGap,
     save: Path,
 ) -> None:
@@ -189,7 +189,7 @@ def read_prediction(path: Path, classes: int) -> np.ndarray:
     others = ids[((ids < 0) | (ids >= classes)) & (ids != IGNORE)]
     if others.size:
         raise DataError(
-            f"{path}: id {counted(others)} is no train id; write 0 to {classes - 1}, {IGNORE} for none"
+            f"{path}: id {format_counts(others)} is no train id; write 0 to {classes - 1}, {IGNORE} for none"
         )
     return ids
 

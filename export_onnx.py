@@ -9,14 +9,14 @@ The file takes `images`, RGB uint8 (N, height, width, 3) of --input-size, N free
 import logging
 from pathlib import Path
 
+from deploy.onnx_file import compare, format_differences, libraries, write_onnx
+from deploy.segmenter import load_segmenter
+from engine.run_log import log_to_terminal
+from utils.atomic import atomic_write
 from utils.errors import UserError, run_script
-from utils.files import write_whole
 from utils.flag_types import format_size
-from utils.logging import log_to_terminal
-from utils.one_pass import OnePass
-from utils.onnx_file import compare, format_differences, libraries, write_onnx
+from utils.one_pass import SingleScaleModel
 from utils.prediction_options import export_args
-from utils.segmenter import load_segmenter
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ def main() -> None:
     if args.save.is_dir():
         raise UserError(f"--save {args.save}: is a folder; name a file such as {args.save / 'network.onnx'}")
     segmenter = load_segmenter(args.restore_from, "cpu", args.input_size)
-    model, size = OnePass(segmenter.network, args.logits).eval(), segmenter.input_size
+    model, size = SingleScaleModel(segmenter.network, args.logits).eval(), segmenter.input_size
 
     def write(aside: Path) -> None:
         log.info("Exporting for pictures of %s.", format_size(size))
@@ -37,7 +37,7 @@ def main() -> None:
         differences = compare(aside, model, size)
         log.info("Largest difference on onnxruntime's CPU: %s", format_differences(differences))
 
-    write_whole(args.save, write)
+    atomic_write(args.save, write)
     log.info("%s: %.1f MB", args.save, args.save.stat().st_size / 1e6)
 
 

@@ -11,15 +11,15 @@ import torch
 
 from dataset import NO_THRESHOLD, PredictionDataset
 from dataset.labels import IGNORE, palette
+from engine.record import record_result
+from engine.restore import prediction_batches, prediction_target, resolve_domains, restore_network
+from engine.run_log import log_to_terminal, progress
 from utils.device import choose_device
-from utils.distributed import join, leave
+from utils.distributed import init_distributed, shutdown
 from utils.errors import run_script
 from utils.inference import predict_all, scaled_sizes
-from utils.logging import log_to_terminal, progress
 from utils.pictures import PredictionWriter
 from utils.prediction_options import generate_args
-from utils.record import record_result
-from utils.restore import prediction_batches, prediction_target, restore_network, settle_pair
 
 log = logging.getLogger(__name__)
 
@@ -27,11 +27,11 @@ log = logging.getLogger(__name__)
 def main() -> None:
     """Predict the training images; below the threshold a pixel gets no label."""
     args = generate_args()
-    processes = join(args.cpu)
-    log_to_terminal(processes.main)
-    pair = settle_pair(args, scales="pseudo labels")
+    processes = init_distributed(args.cpu)
+    log_to_terminal(processes.is_main)
+    pair = resolve_domains(args, scales="pseudo labels")
     target = prediction_target(pair, args)
-    if processes.main:
+    if processes.is_main:
         target.check(labels_required=False)
     device, _ = choose_device(args, processes)
     network = restore_network(args, device)
@@ -49,11 +49,13 @@ def main() -> None:
             labelled += (prediction.label != IGNORE).sum()
             total += prediction.label.numel()
             writer.write(name, prediction)
-    labelled, total = processes.sum(torch.stack([labelled, torch.tensor(total, device=device)])).tolist()
-    if processes.main:  # all have finished
+    labelled, total = processes.all_reduce_sum(
+        torch.stack([labelled, torch.tensor(total, device=device)])
+    ).tolist()
+    if processes.is_main:  # all have finished
         record_result(folder, args)
     log.info("Labelled %.1f %% of the pixels of %d images: %s", 100 * labelled / total, len(images), folder)
-    leave()
+    shutdown()
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from pathlib import Path
 dependencies = ["torch", "torchvision", "numpy", "PIL", "yaml"]
 
 # Common names: a program that calls the hub may have packages of its own called so.
-PACKAGES = ("dataset", "model", "utils")
+PACKAGES = ("dataset", "deploy", "engine", "model", "utils")
 
 
 def segmenter(snapshot, device=None, input_size=None):
@@ -23,10 +23,10 @@ def segmenter(snapshot, device=None, input_size=None):
         input_size: (height, width) that pictures are resized to; None: the training's.
 
     Returns:
-        A `utils.segmenter.Segmenter`; its argument is a PIL image or RGB (H, W, 3) uint8.
+        A `deploy.segmenter.Segmenter`; its argument is a PIL image or RGB (H, W, 3) uint8.
     """
     with _own_packages():
-        from utils.segmenter import load_segmenter
+        from deploy.segmenter import load_segmenter
 
         return load_segmenter(snapshot, device, input_size)
 

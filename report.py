@@ -10,12 +10,12 @@ import logging
 from argparse import ArgumentTypeError
 
 from dataset import build_dataset
+from engine.run_log import log_to_terminal
+from report.comparison_report import write_comparison
+from report.evaluation_report import write_evaluation_report
+from report.result_folder import read_result
 from utils import flag_types
-from utils.comparison_report import write_comparison
 from utils.errors import UserError, run_script
-from utils.evaluation_report import write_evaluation_report
-from utils.logging import log_to_terminal
-from utils.result_folder import read_result
 from utils.tool_options import report_args
 
 log = logging.getLogger(__name__)

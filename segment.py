@@ -12,16 +12,16 @@ from functools import partial
 
 from PIL import Image
 
-from dataset.files import decode_image
-from utils.annotate import overlay_with_legend
+from dataset.images import decode_image
+from deploy.inputs import PICTURE_OUTPUTS, VIDEO_OUTPUTS, Input, find_inputs
+from deploy.legends import overlay_with_legend
+from deploy.segmenter import Segmenter, load_segmenter
+from deploy.video import convert_video
+from engine.run_log import log_to_terminal, progress
+from utils.atomic import atomic_write
 from utils.device import choose_device
 from utils.errors import run_script
-from utils.files import write_whole
-from utils.inputs import PICTURE_OUTPUTS, VIDEO_OUTPUTS, Input, find_inputs
-from utils.logging import log_to_terminal, progress
 from utils.prediction_options import segment_args
-from utils.segmenter import Segmenter, load_segmenter
-from utils.video import convert_video
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def segment_picture(segmenter: Segmenter, one: Input, args: Namespace) -> None:
         segmenter.uncertainty(image, result, args.uncertainty_max),
     )
     for suffix, picture in zip(PICTURE_OUTPUTS, pictures, strict=True):
-        write_whole(one.output(suffix), partial(picture.save, format="PNG"), durable=False)
+        atomic_write(one.output(suffix), partial(picture.save, format="PNG"), durable=False)
 
 
 def segment_video(segmenter: Segmenter, one: Input, fast: bool) -> None:

@@ -6,7 +6,7 @@
     python tables.py rectifying-2 --seeds 0,1,2 --gpu-ids 0,1   # published flags, ./data: days on GPUs
 
 Every number comes from the project's scripts, each run once and recorded under --out; an invocation that was
-stopped goes on where it was when it is given again. The tables are data in utils/experiments.py.
+stopped goes on where it was when it is given again. The tables are data in experiments/tables.py.
 """
 
 import argparse
@@ -17,12 +17,12 @@ import signal
 import sys
 from pathlib import Path
 
-from utils import campaign, tabulate
+from experiments import runner, tabulate
+from experiments.jobs import RESULT_FILE, Planner
+from experiments.recipes import Recipe, embedded_recipe, published_recipe
+from experiments.tables import CLASS_COUNTS, TABLES, Table
+from utils.atomic import atomic_write
 from utils.errors import UserError, run_script
-from utils.experiments import CLASS_COUNTS, TABLES, Table
-from utils.files import write_whole
-from utils.jobs import RESULT_FILE, Planner
-from utils.recipes import Recipe, embedded_recipe, published_recipe
 from utils.tool_options import tables_args
 
 HERE = Path(__file__).resolve().parent  # where the commands run
@@ -49,12 +49,12 @@ def main() -> None:
     # A whole seed after another: the first one's numbers are there early.
     jobs = [of_seeds[index] for index in range(len(planners)) for of_seeds in evaluations.values()]
     if args.dry_run:
-        print("\n".join([f"# to be run in {HERE}", *campaign.dry_run(jobs, HERE)]))
+        print("\n".join([f"# to be run in {HERE}", *runner.dry_run(jobs, HERE)]))
         return
     for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
         if signal.getsignal(number) != signal.SIG_IGN:  # as nohup makes it
             signal.signal(number, signal.default_int_handler)  # stops the running scripts too, as Ctrl-C does
-    campaign.run(jobs, HERE, HERE / args.out, args.jobs)
+    runner.run(jobs, HERE, HERE / args.out, args.jobs)
     results = {cell: [read_result(job) for job in of_seeds] for cell, of_seeds in evaluations.items()}
     for table in tables:
         show(table, results, recipe, args)
@@ -74,7 +74,7 @@ def row_titles(table: Table) -> str:
     return " | ".join(f"{row.title}{' (embedded only)' if row.embedded_only else ''}" for row in table.rows)
 
 
-def read_result(job: campaign.Job) -> dict:
+def read_result(job: runner.Job) -> dict:
     """What an evaluation wrote."""
     path = HERE / job.folder / RESULT_FILE
     try:
@@ -99,7 +99,7 @@ def show(table: Table, results: dict, recipe: Recipe, args: argparse.Namespace) 
     csv, markdown = tabulate.as_csv(table, numbers), tabulate.as_markdown(table, numbers, notes)
     for suffix, content in ((".txt", text), (".md", markdown), (".csv", csv)):
         path = folder / f"{table.name}{suffix}"
-        write_whole(path, lambda aside, content=content: aside.write_text(content, encoding="utf-8"))
+        atomic_write(path, lambda aside, content=content: aside.write_text(content, encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -6,10 +6,10 @@ Rectified by uncertainty; with --conventional the pseudo labels are taken as tru
 command stands in the README.
 """
 
+from engine.setup import train_stage
 from trainer_ms_variance import AD_Trainer
 from utils.errors import run_script
 from utils.options import stage2_args
-from utils.stage import train_stage
 
 
 def main() -> None:

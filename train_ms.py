@@ -11,10 +11,10 @@ The published command stands in the README. It reads ./data/GTA5 and ./data/City
 GTA5_<iteration>.pth, opts.yaml, log.jsonl and pictures to --snapshot-dir.
 """
 
+from engine.setup import train_stage
 from trainer_ms import AD_Trainer
 from utils.errors import run_script
 from utils.options import stage1_args
-from utils.stage import train_stage
 
 
 def main() -> None:

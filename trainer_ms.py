@@ -13,13 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.deeplab_multi import DeeplabMulti, fuse
+from model.deeplab_multi import DeeplabMulti
 from model.ms_discriminator import MsImageDis
 from model.sync_bn import synchronise
-from utils.distributed import ALONE, Processes, add_gradients_up
+from utils.distributed import SINGLE_PROCESS, Processes, wrap_ddp
 from utils.losses import (
     class_pixel_counts,
     confidence_weighted_entropy,
+    fuse,
     memory_regularization,
     rare_class_weight,
     segmentation_loss,
@@ -29,7 +30,7 @@ from utils.optim import RepeatedSGD, keep_layout
 from utils.precision import InPrecision
 from utils.schedule import poly, warmup_poly
 
-CLASSIFIER_RATE = 10  # the classifiers' learning rate as a multiple of the trunk's
+CLASSIFIER_RATE = 10  # the classifiers' learning rate as a multiple of the backbone's
 ADAM_BETAS = (0.9, 0.99)  # of the discriminators
 OPTIMISATION = ("gen_opt", "dis1_opt", "dis2_opt", "scaler")  # what has a state beside the networks
 
@@ -58,15 +59,15 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
         self.register_buffer("often_weight", torch.ones(args.num_classes))
         self.class_weight = torch.ones(args.num_classes)  # of the latest step, for the log
         self.device_ids: list[int] = []  # more than one: the batch is split over these GPUs
-        self.processes = ALONE
+        self.processes = SINGLE_PROCESS
         self._parallel: list[nn.Module] = []  # a list: G's parameters are registered once
 
-        trunk, classifiers = self.G.trunk_parameters(), self.G.classifier_parameters()
-        trunk = {key: p for key, p in trunk.items() if p.requires_grad}
-        repeats = [1 if args.single_updates else published_repeats(key) for key in trunk]
+        backbone, classifiers = self.G.backbone_parameters(), self.G.classifier_parameters()
+        backbone = {key: p for key, p in backbone.items() if p.requires_grad}
+        repeats = [1 if args.single_updates else published_repeats(key) for key in backbone]
         self.gen_opt = RepeatedSGD(
             [
-                dict(params=list(trunk.values()), lr=args.learning_rate, repeats=repeats),
+                dict(params=list(backbone.values()), lr=args.learning_rate, repeats=repeats),
                 dict(params=list(classifiers.values()), lr=CLASSIFIER_RATE * args.learning_rate),
             ],
             momentum=args.momentum,
@@ -81,19 +82,19 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
         self.scaler = torch.amp.GradScaler("cuda", enabled=args.precision == "fp16")
         self.train()
 
-    def join(self, processes: Processes) -> None:
+    def distribute(self, processes: Processes) -> None:
         """Train as one of several processes from now on; weights and device are in place and the same in all.
 
         Each process is given its part of `args.batch_size` images; losses, class weights, hard pixels and
         gradients are those of the whole batch.
         """
         self.processes = processes
-        if not processes.several:
+        if not processes.is_distributed:
             return
         device = self.often_weight.device
         if self.args.sync_bn:
             synchronise(self.G, device.type == "cuda")
-        self._parallel = [add_gradients_up(self.G, device)]
+        self._parallel = [wrap_ddp(self.G, device)]
 
     @property
     def adversarial(self) -> bool:
@@ -104,13 +105,13 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
         """Set the rates of all optimisers for iteration `i_iter`."""
         args = self.args
         rate = warmup_poly(args.learning_rate, i_iter, args.num_steps, args.power, args.warm_up)
-        trunk, classifiers = self.gen_opt.param_groups
-        trunk["lr"], classifiers["lr"] = rate, CLASSIFIER_RATE * rate
+        backbone, classifiers = self.gen_opt.param_groups
+        backbone["lr"], classifiers["lr"] = rate, CLASSIFIER_RATE * rate
         for optimizer in (self.dis1_opt, self.dis2_opt):
             optimizer.param_groups[0]["lr"] = poly(args.learning_rate_D, i_iter, args.num_steps, args.power)
 
     def rates(self) -> dict[str, float]:
-        """The trunk's and the discriminators' current learning rates."""
+        """The backbone's and the discriminators' current learning rates."""
         return {"lr": self.gen_opt.param_groups[0]["lr"], "lr_D": self.dis1_opt.param_groups[0]["lr"]}
 
     def training_state(self) -> dict:
@@ -160,13 +161,13 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
 
         # The loss is a sum, and what the labelled batch adds to the gradients is added before the target's
         # forward pass: the activations of one batch at a time are kept, half of both.
-        with self._gradients_travel(update and not learns):
+        with self._defer_all_reduce(update and not learns):
             z1, z2 = self.segment(images)
             losses = self._segmentation_losses(z1, z2, labels)
             self._add_gradients(losses["seg2"] + args.lambda_seg * losses["seg1"])
             z1, z2 = z1.detach(), z2.detach()
 
-        with self._gradients_travel(update), torch.set_grad_enabled(learns):
+        with self._defer_all_reduce(update), torch.set_grad_enabled(learns):
             z1_t, z2_t = self.segment(images_t)
             losses |= self._target_losses(z1_t, z2_t, i_iter)
             if learns:
@@ -183,7 +184,7 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
             self.scaler.update()
             self.gen_opt.zero_grad()
         losses["val"] = self._validation_loss(z2_t, labels_t)
-        return self._of_whole_batch(losses), (z1, z2, z1_t, z2_t)
+        return self._reduce_losses(losses), (z1, z2, z1_t, z2_t)
 
     def dis_update(self, z1: Tensor, z2: Tensor, z1_t: Tensor, z2_t: Tensor, update: bool = True) -> Losses:
         """One step of both discriminators on a step's predictions; zeros where they are not trained.
@@ -201,17 +202,17 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
         ):
             with _trainable(D):
                 loss, _ = D.dis_loss(fake.softmax(1), real)
-                loss = loss * self._share(z1)
+                loss = loss * self._batch_fraction(z1)
                 (loss / self.args.iter_size).backward()
             if update:
-                self.processes.sum_gradients(D.parameters())
+                self.processes.all_reduce_gradients(D.parameters())
                 optimizer.step()
                 optimizer.zero_grad()
             losses[name] = loss
-        return self._of_whole_batch(losses)
+        return self._reduce_losses(losses)
 
     def train(self, mode: bool = True) -> "AD_Trainer":
-        """As nn.Module's, but with `--is-training False` the trunk's BN statistics stay as they are."""
+        """As nn.Module's, but with `--is-training False` the backbone's BN statistics stay as they are."""
         super().train(mode)
         if not self.args.is_training:
             for module in self.G.modules():
@@ -233,20 +234,20 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
     def _add_gradients(self, loss: Tensor) -> None:
         """Backward pass of a part of this step's loss."""
         # DistributedDataParallel divides by the number of processes; the shares of the loss add up.
-        self.scaler.scale(loss * (self.processes.count / self.args.iter_size)).backward()
+        self.scaler.scale(loss * (self.processes.world_size / self.args.iter_size)).backward()
 
-    def _gradients_travel(self, last: bool):
+    def _defer_all_reduce(self, last: bool):
         """Where gradients are only added to, they stay in this process until the last part of a step."""
         waits = self._parallel and not last
         return self._parallel[0].no_sync() if waits else contextlib.nullcontext()
 
-    def _share(self, batch: Tensor) -> float:
+    def _batch_fraction(self, batch: Tensor) -> float:
         """This process's share of the whole batch's images, 1 where it is alone."""
-        return len(batch) / self.args.batch_size if self.processes.several else 1.0
+        return len(batch) / self.args.batch_size if self.processes.is_distributed else 1.0
 
-    def _of_whole_batch(self, losses: Losses) -> Losses:
+    def _reduce_losses(self, losses: Losses) -> Losses:
         """The sum of all processes' shares, detached."""
-        totals = self.processes.sum(torch.stack([loss.detach() for loss in losses.values()]))
+        totals = self.processes.all_reduce_sum(torch.stack([loss.detach() for loss in losses.values()]))
         return dict(zip(losses, totals, strict=True))
 
     def _learns_from_target(self, i_iter: int) -> bool:
@@ -261,9 +262,9 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
         weight = torch.ones_like(self.often_weight)
         if not (args.class_balance or args.often_balance):
             return weight
-        counts = self.processes.sum(class_pixel_counts(labels, args.num_classes))
+        counts = self.processes.all_reduce_sum(class_pixel_counts(labels, args.num_classes))
         if args.class_balance:
-            images = round(len(labels) / self._share(labels))
+            images = round(len(labels) / self._batch_fraction(labels))
             weight = rare_class_weight(counts, images, args.max_value).to(weight.dtype)
         if args.often_balance:
             self.often_weight.copy_(update_often_weight(self.often_weight, counts, args.max_value))
@@ -280,7 +281,7 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
         """adv1, adv2 and, from `args.reg_start` on, me and kl; 0 where the weight is 0."""
         args = self.args
         losses = {name: z1_t.new_zeros(()) for name in ("adv1", "adv2", "me", "kl")}
-        share = self._share(z1_t)  # they are means over the batch
+        share = self._batch_fraction(z1_t)  # they are means over the batch
         if args.lambda_adv_target1 > 0:
             losses["adv1"] = share * self.D1.gen_loss(z1_t.softmax(1))
         if args.lambda_adv_target2 > 0:
@@ -311,7 +312,7 @@ def _trainable(module: nn.Module):
 
 
 def published_repeats(key: str) -> int:
-    """How often the published recipe updates a trunk parameter a step (see `utils.optim`).
+    """How often the published recipe updates a backbone parameter a step (see `utils.optim`).
 
     Once in the stem, 3 times in a bottleneck of `layer1` ... `layer4`, 4 times in its shortcut.
     """

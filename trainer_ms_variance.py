@@ -18,5 +18,5 @@ class AD_Trainer(trainer_ms.AD_Trainer):  # noqa: N801 - the published name
         seg1, seg2 = rectified_losses(
             z1, z2, labels, self.class_weight, args.ignore_label, divergence=args.divergence
         )
-        share = self._share(z1)  # they are means over the batch
+        share = self._batch_fraction(z1)  # they are means over the batch
         return {"seg1": share * seg1, "seg2": share * seg2}

@@ -40,12 +40,12 @@ sys.path.insert(0, str(ROOT))
 
 from dataset import build_dataset, png  # noqa: E402
 from dataset.beside import ChecksBeside  # noqa: E402
-from dataset.embedded import make_image  # noqa: E402
-from dataset.embedded.layouts import SOURCE, TARGET, label_palette  # noqa: E402
-from dataset.files import FirstChannelReader  # noqa: E402
+from dataset.images import FirstChannelReader  # noqa: E402
 from dataset.labels import CITYSCAPES_IDS, IGNORE  # noqa: E402
-from dataset.stream import TrainingStream, batches  # noqa: E402
+from dataset.sampling import TrainingStream, batches  # noqa: E402
 from dataset.transforms import CROP_REDRAWS, MIN_LABEL_VALUES, MIRROR_PROBABILITY, SCALES  # noqa: E402
+from synthetic import make_image  # noqa: E402
+from synthetic.layouts import SOURCE, TARGET, label_palette  # noqa: E402
 from utils.device import default_workers  # noqa: E402
 
 GTA5_SIZE, CITYSCAPES_SIZE = (1914, 1052), (2048, 1024)  # width, height

@@ -42,11 +42,11 @@ class PlainTrainer:
         self.D1, self.D2 = MsImageDis(args.num_classes), MsImageDis(args.num_classes)
         rate, sgd = args.learning_rate, dict(momentum=args.momentum, nesterov=True)
         sgd["weight_decay"] = args.weight_decay
-        trunk = {key: p for key, p in self.G.trunk_parameters().items() if p.requires_grad}
+        backbone = {key: p for key, p in self.G.backbone_parameters().items() if p.requires_grad}
         # One optimiser for each number of updates: the published repeats.
         self.sgd = [(torch.optim.SGD(self.G.classifier_parameters().values(), lr=10 * rate, **sgd), 1)]
         for repeats in (1, 3, 4):
-            params = [p for key, p in trunk.items() if published_repeats(key) == repeats]
+            params = [p for key, p in backbone.items() if published_repeats(key) == repeats]
             self.sgd.append((torch.optim.SGD(params, lr=rate, **sgd), repeats))
         self.adam = [
             torch.optim.Adam(D.parameters(), args.learning_rate_D, (0.9, 0.99)) for D in (self.D1, self.D2)

@@ -34,20 +34,20 @@ from torch.utils.data import DataLoader, Dataset
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import evaluate_cityscapes
 from dataset import PredictionDataset, SegmentationDataset, build_dataset
-from dataset.embedded import make_image
-from dataset.embedded.layouts import VAL
-from dataset.files import decode_image
+from dataset.images import decode_image
 from dataset.labels import CITYSCAPES_COLORS, CITYSCAPES_IDS, IGNORE, palette
+from engine.evaluation import PixelCounts
+from engine.restore import prediction_batches
 from model.deeplab_multi import DeeplabMulti
+from synthetic import make_image
+from synthetic.layouts import VAL
 from utils.device import default_workers
-from utils.distributed import ALONE
-from utils.evaluation import Tally
+from utils.distributed import SINGLE_PROCESS
 from utils.inference import predict_all, scaled_sizes
 from utils.parts import one_thread
 from utils.pictures import PredictionWriter, heat_levels
 from utils.png import compress
 from utils.preprocess import MEAN_BGR, to_network_input
-from utils.restore import prediction_batches
 from utils.uncertainty import UncertaintyGap
 from utils.upsampling import maximum_of_sum, upsample
 
@@ -157,7 +157,7 @@ class OurWay:
         if task == EVALUATE:
             return self.evaluate(network, folder)
         images = PredictionDataset(self.data, SCALES, labels=False)
-        batches = prediction_batches(images, self.flags, self.device, ALONE)
+        batches = prediction_batches(images, self.flags, self.device, SINGLE_PROCESS)
         with PredictionWriter(folder, palette(self.data.colors), scores=False) as writer:
             for name, _, prediction in predict_all(network, batches, self.device):
                 writer.write(name, prediction)
@@ -168,12 +168,14 @@ class OurWay:
         flags = dict(input_size=SCALES[0], scales=[1, 1.25], weights={"1:0.5": (0.5, 1.0)})
         args = Namespace(**vars(self.flags), **options, **flags)
         evaluate_cityscapes.restore_network = lambda *_: network
-        tally = Tally(len(self.data), list(flags["weights"]), CLASSES, self.device)
+        tally = PixelCounts(len(self.data), list(flags["weights"]), CLASSES, self.device)
         gap = UncertaintyGap(CLASSES)
-        scored = evaluate_cityscapes.predictions_of_network(self.data, args, folder, gap, ALONE, self.device)
+        scored = evaluate_cityscapes.predictions_of_network(
+            self.data, args, folder, gap, SINGLE_PROCESS, self.device
+        )
         for index, image in enumerate(scored):
             tally.add(index, *image)
-        tally.gather(ALONE)
+        tally.gather(SINGLE_PROCESS)
         gap.value()
         return tally.matrices[0, :, :CLASSES]
 
@@ -202,7 +204,7 @@ class OurWay:
             if task == EVALUATE:
                 with clock("confusion matrix, gap"):
                     truth = item["label"].to(self.device)
-                    Tally(1, [""], CLASSES, self.device).add(0, truth, [label], divergence)
+                    PixelCounts(1, [""], CLASSES, self.device).add(0, truth, [label], divergence)
                     UncertaintyGap(CLASSES).add(truth, label, divergence)
                 with clock("compress score (threads)"):
                     compress((255 * score / 4).round_().to(torch.uint8).cpu().numpy())

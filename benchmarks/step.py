@@ -34,10 +34,10 @@ import trainer_ms  # noqa: E402 - the repository's own, found through the line a
 import trainer_ms_variance  # noqa: E402
 from benchmarks.meter import Meter  # noqa: E402
 from benchmarks.plain import PlainTrainer, float_batch  # noqa: E402
+from engine.loop import _to_device  # noqa: E402
 from model.deeplab_multi import ARCHS  # noqa: E402
 from utils import pixelwise  # noqa: E402
 from utils.compilation import compile_network  # noqa: E402
-from utils.engine import _to_device  # noqa: E402
 from utils.flag_types import format_size  # noqa: E402
 from utils.losses import memory_regularization  # noqa: E402
 from utils.options import stage1_args, stage2_args  # noqa: E402

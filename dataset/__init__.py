@@ -14,7 +14,7 @@ from dataset.domains import (
     find_domain,
     min_label_values,
 )
-from dataset.files import DataError, IdReader
+from dataset.images import DataError, IdReader
 from dataset.labels import IGNORE, ROBOTCAR_COLORS, Colors, train_id_table
 from dataset.transforms import Size, TrainingView
 

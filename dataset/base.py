@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from dataset.beside import ChecksBeside
 from dataset.damaged import Damaged
-from dataset.files import (
+from dataset.images import (
     DataError,
     IdReader,
     LabelReader,
@@ -238,7 +238,7 @@ class PredictionDataset(Dataset):
         try:
             pixels = np.array(decode_image(self.dataset.image_path(name)))
             label = self.dataset.train_ids(name) if self.labels else np.zeros((0, 0), np.uint8)
-        except DataError as error:  # travels as a value: see dataset.stream
+        except DataError as error:  # travels as a value: see dataset.sampling
             return error
         return {
             "images": [resize_whole(pixels, size) for size in self.sizes],

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from threading import Lock
 
-from dataset.files import DataError
+from dataset.images import DataError
 
 
 class Damaged:

@@ -1,7 +1,7 @@
 """The domains of an adaptation: the papers' data sets as data, and pairs of source and target.
 
 `find_domain` reads what `--source` and `--target` say: a name, or a description of your own data
-(`dataset.description`). `Adaptation` holds what follows from the pair: classes, means, defaults.
+(`dataset.own`). `Adaptation` holds what follows from the pair: classes, means, defaults.
 """
 
 import os
@@ -12,8 +12,8 @@ from pathlib import Path
 
 from dataset.base import SegmentationDataset
 from dataset.cityscapes import Cityscapes
-from dataset.files import FirstChannelReader, IdReader, LabelReader
 from dataset.gta5 import GTA5
+from dataset.images import FirstChannelReader, IdReader, LabelReader
 from dataset.labels import (
     CITYSCAPES_CLASS_OF_ID,
     CITYSCAPES_COLORS,
@@ -114,7 +114,7 @@ def find_domain(text: str) -> Domain:
     """
     if text in BUILT_IN:
         return BUILT_IN[text]
-    from dataset.description import read_domain  # it makes domains, so it imports this file
+    from dataset.own import read_domain  # it makes domains, so it imports this file
 
     return read_domain(Path(text))
 

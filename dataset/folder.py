@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dataset.base import SegmentationDataset
-from dataset.files import DataError, picture_suffixes
+from dataset.images import DataError, picture_suffixes
 
 USUAL_PARTS = ("train", "training", "trainval", "val", "valid", "validation", "test", "testing")
 SPLIT = "{split}"  # stands for the part of the data set in a folder's name

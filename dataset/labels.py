@@ -166,11 +166,11 @@ class LabelTable:
             raise UnknownIds(f"ids from {ids.min()} to {ids.max()}")
         present = np.flatnonzero(np.bincount(ids.ravel()))
         if not self.known[present].all():
-            raise UnknownIds("id " + counted(ids[~self.known[ids]]))
+            raise UnknownIds("id " + format_counts(ids[~self.known[ids]]))
         return present
 
 
-def counted(values: np.ndarray) -> str:
+def format_counts(values: np.ndarray) -> str:
     """The distinct values among (N,) or rows among (N, k), most frequent first, and in how many pixels."""
     distinct, counts = np.unique(values, axis=0, return_counts=True)
     order = np.argsort(-counts, kind="stable")

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from dataset.base import SegmentationDataset, prediction_name
-from dataset.files import picture_suffixes
+from dataset.images import picture_suffixes
 
 
 class RobotCar(SegmentationDataset):

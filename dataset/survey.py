@@ -7,7 +7,7 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from dataset.base import SegmentationDataset
-from dataset.files import DataError, check_sizes, decode_image, read_header
+from dataset.images import DataError, check_sizes, decode_image, read_header
 from dataset.labels import IDS
 
 TRAIN_IDS = 256

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import AutoAugment, AutoAugmentPolicy
 
-from dataset.files import Picture
+from dataset.images import Picture
 from dataset.labels import IGNORE, LabelTable
 
 MEAN_RGB = (122.67891434, 116.66876762, 104.00698793)  # subtracted on the device, see utils.preprocess

@@ -21,7 +21,6 @@ STRIDE = 8  # pixels of the image a cell of the logits
 GROUPS = 32  # of group normalisation
 DILATIONS = (6, 12, 18, 24)  # of the 3x3 branches of a classifier
 SE_REDUCTION = 16
-CLASSIFIER_WEIGHTS = (0.5, 1.0)  # of the auxiliary and the primary logits wherever the two speak as one
 
 
 class Arch(NamedTuple):
@@ -120,12 +119,12 @@ class Classifier(nn.Module):
 
 
 class DeeplabMulti(nn.Module):
-    """ResNet trunk at stride 8 with a classifier on stage 3 and one on stages 4 and 3 together.
+    """ResNet backbone at stride 8 with a classifier on stage 3 and one on stages 4 and 3 together.
 
-    `layer5` is the auxiliary classifier, `layer6` the primary one. The affine parameters of the trunk's
+    `layer5` is the auxiliary classifier, `layer6` the primary one. The affine parameters of the backbone's
     batch normalisation train only with `train_bn`; its statistics follow the module's training mode.
     With `checkpointing` set, a residual block keeps only its input for the backward pass and is computed
-    again there: less memory, a third more work in the trunk, the same result.
+    again there: less memory, a third more work in the backbone, the same result.
     """
 
     checkpointing = False
@@ -173,7 +172,7 @@ class DeeplabMulti(nn.Module):
             elif isinstance(module, nn.BatchNorm2d):
                 module.requires_grad_(train_bn)
 
-    def trunk_parameters(self) -> "OrderedDict[str, nn.Parameter]":
+    def backbone_parameters(self) -> "OrderedDict[str, nn.Parameter]":
         """Every parameter that no classifier holds, by name."""
         return OrderedDict((k, p) for k, p in self.named_parameters() if not is_classifier(k))
 
@@ -216,11 +215,6 @@ def _statistics_aside(block: nn.Module) -> Iterator[None]:
     finally:
         for norm, buffers in zip(norms, kept, strict=True):
             norm._buffers.update(buffers)
-
-
-def fuse(aux: Tensor, main: Tensor, weights: tuple[float, float] = CLASSIFIER_WEIGHTS) -> Tensor:
-    """The two classifiers' joint logits, 0.5 * aux + main as published; all shapes (N, C, H, W)."""
-    return weights[0] * aux + weights[1] * main
 
 
 def is_classifier(key: str) -> bool:

@@ -17,8 +17,6 @@ from urllib.parse import unquote, urldefrag, urlsplit
 
 import torch
 
-from utils.errors import UserError
-
 FRAGMENT = re.compile(r"sha256=([0-9a-f]{64})", re.IGNORECASE)
 HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.")
 UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
@@ -27,22 +25,30 @@ BLOCK = 2**20  # bytes
 log = logging.getLogger(__name__)
 
 
+class WeightsError(Exception):
+    """Weights that cannot be used; one line that names the file and says what to do."""
+
+
 def download(url: str) -> Path:
     """The file of a URL in torch's cache, downloaded if it is not there.
 
     Raises:
-        UserError: it cannot be had, or is not the file that its hash belongs to.
+        WeightsError: it cannot be had, or is not the file that its hash belongs to.
     """
     address, fragment = urldefrag(url)
     given = FRAGMENT.fullmatch(fragment)
     if fragment and not given:
-        raise UserError(f"--restore-from {url}: no hash; write #sha256= and 64 hexadecimal digits behind it")
+        raise WeightsError(
+            f"--restore-from {url}: no hash; write #sha256= and 64 hexadecimal digits behind it"
+        )
     path = cached_file(address)
     wanted = given[1].lower() if given else _hash_in(path.name)
     if path.is_file():
         found = sha256(path)
         if not found.startswith(wanted):
-            raise UserError(f"{path}: has the sha256 {found}, not {wanted}; remove it to download it again")
+            raise WeightsError(
+                f"{path}: has the sha256 {found}, not {wanted}; remove it to download it again"
+            )
     else:
         found = _fetch(address, path, wanted)
     if not wanted:
@@ -62,13 +68,13 @@ def _fetch(address: str, path: Path, wanted: str) -> str:
             aside.replace(path)
             return found
     except Exception as error:  # networks fail in any way
-        raise UserError(
+        raise WeightsError(
             f"--restore-from: cannot download {address} ({error}); fetch it where there is a network and "
             f"pass the file as --restore-from, or put it there as {path}"
         ) from error
     finally:
         aside.unlink(missing_ok=True)
-    raise UserError(
+    raise WeightsError(
         f"--restore-from {address}: what came has the sha256 {found}, not {wanted}, and was not kept; ask "
         "where you have the hash from (#sha256=… behind the URL overrules one in the name)"
     )

@@ -1,7 +1,7 @@
 """Initial weights and checkpoints: where they come from, whose they are, and loading them completely.
 
 Three kinds of file are told apart by their keys: a network of this project or of the published code, a
-Caffe-style trunk (every key behind one more name), and torchvision's ResNet.
+Caffe-style backbone (every key behind one more name), and torchvision's ResNet.
 """
 
 import logging
@@ -15,8 +15,7 @@ from torch import Tensor
 from torchvision.models import ResNet101_Weights
 
 from model.deeplab_multi import DeeplabMulti, is_classifier
-from model.download import cached_file, download
-from utils.errors import UserError
+from model.download import WeightsError, cached_file, download
 
 PIXEL_MAX = 255
 FIRST = (64, 3, 7, 7)  # shape of the first convolution of torchvision's ResNets
@@ -38,20 +37,20 @@ def load_weights(network: DeeplabMulti, source: str, restore_classifiers: bool =
         restore_classifiers: False leaves the classifiers as they were initialised.
 
     Raises:
-        UserError: the source cannot be had, or a key is missing, unexpected or of another shape.
+        WeightsError: the source cannot be had, or a key is missing, unexpected or of another shape.
     """
     if source == "none":
         log.info("Starting from random weights.")
         return
     state = strip_data_parallel(fetch(source))
     if "fc.weight" in state and "layer5.head.1.weight" not in state:
-        state, what = from_torchvision(state), "torchvision's ResNet trunk"
+        state, what = from_torchvision(state), "torchvision's ResNet backbone"
     elif prefix := _extra_name(state, network):
-        state, what = from_caffe(state, prefix), "a Caffe-style trunk"
+        state, what = from_caffe(state, prefix), "a Caffe-style backbone"
     elif restore_classifiers:
         what = "network"
     else:
-        state, what = {k: v for k, v in state.items() if not is_classifier(k)}, "trunk of a network"
+        state, what = {k: v for k, v in state.items() if not is_classifier(k)}, "backbone of a network"
     expected = network.state_dict()
     if what != "network":
         expected = {k: v for k, v in expected.items() if not is_classifier(k)}
@@ -64,7 +63,7 @@ def fetch(source: str) -> StateDict:
     """The state dictionary that `source` names, on the CPU, read without executing anything in it.
 
     Raises:
-        UserError: it cannot be had, or is no dictionary of tensors.
+        WeightsError: it cannot be had, or is no dictionary of tensors.
     """
     url = IMAGENET_WEIGHTS.url if source == "imagenet" else source
     if url.startswith(("http://", "https://")):
@@ -72,13 +71,13 @@ def fetch(source: str) -> StateDict:
         path = download(url)
         try:
             return read_state(path, source)
-        except UserError:
+        except WeightsError:
             if not was_there:  # another try is to download it again
                 path.unlink(missing_ok=True)
             raise
     path = Path(source)
     if not path.is_file():
-        raise UserError(f"--restore-from {source}: no such file; name a snapshot, a URL, imagenet or none")
+        raise WeightsError(f"--restore-from {source}: no such file; name a snapshot, a URL, imagenet or none")
     return read_state(path, source)
 
 
@@ -87,12 +86,14 @@ def read_state(path: Path, source: str) -> StateDict:
     try:
         state = load_tensors(path)
     except ValueError as error:
-        raise UserError(
+        raise WeightsError(
             f"--restore-from {source}: not a checkpoint of tensors ({error}); name a snapshot such as "
             "GTA5_25000.pth, or copy it again"
         ) from error
     if not isinstance(state, dict) or not state or not all(map(_is_weight, state.keys(), state.values())):
-        raise UserError(f"--restore-from {source}: holds no network; name a snapshot such as GTA5_25000.pth")
+        raise WeightsError(
+            f"--restore-from {source}: holds no network; name a snapshot such as GTA5_25000.pth"
+        )
     return dict(state)
 
 
@@ -123,7 +124,7 @@ def count_classes(snapshot: Path) -> int | None:
     """How many classes the network in a file has; None where it is no network of this kind.
 
     Raises:
-        UserError: the file is no checkpoint.
+        WeightsError: the file is no checkpoint.
     """
     head = strip_data_parallel(fetch(str(snapshot))).get(HEAD)
     return len(head) if head is not None and head.ndim else None
@@ -135,7 +136,7 @@ def strip_data_parallel(state: StateDict) -> StateDict:
 
 
 def from_torchvision(state: StateDict) -> StateDict:
-    """torchvision's ResNet for this trunk: its input becomes BGR in 0 ... 255, its classifier is left out.
+    """torchvision's ResNet for this backbone: its input becomes BGR in 0 ... 255, its classifier is left out.
 
     The division by each channel's standard deviation moves into the first convolution; the mean is
     subtracted from the images as before.
@@ -167,7 +168,7 @@ def check_state(state: StateDict, expected: StateDict, source: str) -> None:
     """
     found, wanted = (weights[HEAD].shape[:1] if HEAD in weights else () for weights in (state, expected))
     if found and wanted and found != wanted:
-        raise UserError(
+        raise WeightsError(
             f"--restore-from {source}: has {found[0]} classes, not {wanted[0]}; "
             "give --num-classes, or --not-restore-last to start the classifiers afresh"
         )
@@ -176,14 +177,14 @@ def check_state(state: StateDict, expected: StateDict, source: str) -> None:
     shapes = [k for k in state if k in expected and state[k].shape != expected[k].shape]
     for what, keys in (("lacks", missing), ("has besides", unexpected), ("has of another shape", shapes)):
         if keys:
-            raise UserError(
+            raise WeightsError(
                 f"--restore-from {source}: is of another network: it {what} {len(keys)} tensors such as "
                 f"{keys[0]}; check --arch, --norm-style and --use-se"
             )
     for key, value in state.items():
         if value.is_floating_point() != expected[key].is_floating_point():
-            raise UserError(f"--restore-from {source}: {key} holds {value.dtype}; name another snapshot")
+            raise WeightsError(f"--restore-from {source}: {key} holds {value.dtype}; name another snapshot")
         if not value.isfinite().all():
-            raise UserError(
+            raise WeightsError(
                 f"--restore-from {source}: {key} holds numbers that are not finite; name an earlier snapshot"
             )

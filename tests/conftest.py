@@ -1,7 +1,7 @@
 """Tiny data sets in the published layouts, and the scripts run on them."""
 
 import contextlib
-import importlib
+import importlib.util
 import io
 import logging
 import os
@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -112,6 +113,17 @@ def float64():
     torch.set_default_dtype(torch.float32)
 
 
+def load_script(name: str) -> ModuleType:
+    """A script of the project as a module, also where a package has the same name."""
+    module = importlib.import_module(name)
+    if not hasattr(module, "__path__"):
+        return module
+    spec = importlib.util.spec_from_file_location(f"{name}_script", ROOT / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def run_script(name: str, *flags: str, cwd: Path) -> subprocess.CompletedProcess:
     """Run a script of the project as a process of its own, as a user does."""
     return subprocess.run(
@@ -145,7 +157,7 @@ def run_main(monkeypatch, capsys, one_thread):
         capsys.readouterr()
         status = 0
         try:
-            run_guarded(importlib.import_module(name).main)
+            run_guarded(load_script(name).main)
         except SystemExit as leaving:
             status = leaving.code
         finally:
@@ -182,7 +194,7 @@ def run_in(folder: Path, name: str, *flags: str) -> subprocess.CompletedProcess:
     torch.set_num_threads(1)
     try:
         with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
-            run_guarded(importlib.import_module(name).main)
+            run_guarded(load_script(name).main)
     except SystemExit as leaving:
         status = leaving.code
     finally:

@@ -19,9 +19,9 @@ from tests.conftest import (
     run_script,
     save_png,
 )
-from utils.checkpoint import write_options
 from utils.errors import run_script as run_guarded
 from utils.options import stage1_args
+from utils.opts_file import write_options
 
 IMAGE = "data/GTA5/images/00002.png"
 LABEL = "data/GTA5/labels/00002.png"

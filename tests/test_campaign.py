@@ -1,9 +1,9 @@
-"""The campaign of bad input: a part of the cases of every kind; `python -m tests.campaign` runs them all."""
+"""The campaign of bad input: a part of the cases of every kind; `python -m tests.bad_input` runs them all."""
 
 import pytest
 
-from tests.campaign.every import CASES, accepted, controls, judge
-from tests.campaign.world import Sandboxes
+from tests.bad_input.every import CASES, accepted, controls, judge
+from tests.bad_input.world import Sandboxes
 
 SHARE = {"flags": 4}  # every so manieth case of a kind is run here
 USUAL_SHARE = 10

@@ -12,13 +12,14 @@ import torchvision
 import yaml
 
 from dataset.labels import CITYSCAPES_COLORS
+from engine.snapshots import remove_old_snapshots
 from model.deeplab_multi import ARCHS, DeeplabMulti, is_classifier
 from model.weights import load_weights
 from tests.conftest import TRAINING, one_line_error
-from utils.checkpoint import network_options, read_options, remove_old_snapshots, write_options
+from utils.atomic import atomic_write
 from utils.errors import UserError
-from utils.files import write_whole
 from utils.options import stage1_args
+from utils.opts_file import network_options, read_options, write_options
 
 MEAN_RGB = (122.67891434, 116.66876762, 104.00698793)
 STD_RGB = (0.229, 0.224, 0.225)
@@ -45,7 +46,7 @@ def same(state, other, keys=None):
 
 
 def split(state):
-    """Keys of the trunk and of the classifiers."""
+    """Keys of the backbone and of the classifiers."""
     classifiers = {key for key in state if is_classifier(key)}
     return state.keys() - classifiers, classifiers
 
@@ -76,12 +77,12 @@ def test_a_network_of_an_old_pytorch_without_bn_counters_loads(tmp_path):
 def test_a_trunk_behind_one_more_name_loads_and_its_classifier_does_not(name, before, tmp_path):
     network, other = mini(2), copied(mini(1))
     initial = copied(network)
-    trunk, classifiers = split(other)
-    state = {key: other[key] for key in trunk if not key.endswith("num_batches_tracked")}
+    backbone, classifiers = split(other)
+    state = {key: other[key] for key in backbone if not key.endswith("num_batches_tracked")}
     loaded = set(state)
     state["layer5.conv2d_list.0.weight"], state["fc.weight"] = torch.rand(21, 8, 3, 3), torch.rand(10, 8)
-    torch.save({f"{before}{name}.{key}": value for key, value in state.items()}, tmp_path / "trunk.pth")
-    load_weights(network, str(tmp_path / "trunk.pth"))
+    torch.save({f"{before}{name}.{key}": value for key, value in state.items()}, tmp_path / "backbone.pth")
+    load_weights(network, str(tmp_path / "backbone.pth"))
     assert same(copied(network), other, loaded)
     assert same(copied(network), initial, classifiers)
 
@@ -90,9 +91,9 @@ def test_not_restore_last_keeps_fresh_classifiers_whatever_their_classes(tmp_pat
     torch.save(mini(1, classes=16).state_dict(), tmp_path / "network.pth")
     network = mini(2)
     initial = copied(network)
-    trunk, classifiers = split(initial)
+    backbone, classifiers = split(initial)
     load_weights(network, str(tmp_path / "network.pth"), restore_classifiers=False)
-    assert same(copied(network), copied(mini(1, classes=16)), trunk)
+    assert same(copied(network), copied(mini(1, classes=16)), backbone)
     assert same(copied(network), initial, classifiers)
 
 
@@ -112,17 +113,17 @@ def test_torchvision_weights_compute_what_torchvision_does(tmp_path, float64, mo
                 torch.nn.init.uniform_(value)
     state = theirs.state_dict()
     torch.save(state, tmp_path / "resnet101.pth")
-    # The full trunk; small classifiers, which do not matter here, save time.
+    # The full backbone; small classifiers, which do not matter here, save time.
     monkeypatch.setitem(ARCHS, "small heads", ARCHS["resnet101"]._replace(branch=32, bottleneck=64))
     ours = DeeplabMulti(19, use_se=True, norm_style="gn", arch="small heads").eval()
     initial = copied(ours)
     load_weights(ours, str(tmp_path / "resnet101.pth"))
 
     loaded = copied(ours)
-    trunk, classifiers = split(loaded)
+    backbone, classifiers = split(loaded)
     assert same(loaded, initial, classifiers)
-    assert trunk == {key for key in state if not key.startswith("fc.")}
-    assert same(loaded, state, trunk - {"conv1.weight"})
+    assert backbone == {key for key in state if not key.startswith("fc.")}
+    assert same(loaded, state, backbone - {"conv1.weight"})
     rgb = torch.randint(256, (1, 3, 65, 97)).double()  # the pooling rounds up and down alike at this size
     mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN_RGB, STD_RGB))
     with torch.no_grad():
@@ -339,7 +340,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(error, tmp_path):
         raise error
 
     with pytest.raises(UserError, match="GTA5_2.pth"):
-        write_whole(file, write)
+        atomic_write(file, write)
     assert file.read_text() == "old" and os.listdir(tmp_path) == ["GTA5_2.pth"]
 
 
@@ -352,14 +353,14 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write_whole(file, write)
+        atomic_write(file, write)
     assert file.read_text() == "old" and os.listdir(tmp_path) == ["GTA5_2.pth"]
 
 
 def test_a_write_replaces_the_old_file_and_makes_its_folder(tmp_path):
     file = tmp_path / "new" / "GTA5_2.pth"
     for text in ("first", "second"):
-        write_whole(file, lambda path, text=text: path.write_text(text))
+        atomic_write(file, lambda path, text=text: path.write_text(text))
         assert file.read_text() == text and os.listdir(file.parent) == ["GTA5_2.pth"]
 
 

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from dataset import PredictionDataset, build_dataset, pseudo_folder
-from dataset.stream import TrainingStream, batches
+from dataset.sampling import TrainingStream, batches
 from tests.conftest import (
     IDS_WITHOUT_CLASS,
     LABEL_IDS,

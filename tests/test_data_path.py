@@ -9,10 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from dataset import DataError, base, build_dataset, files, png
+from dataset import DataError, base, build_dataset, images, png
 from dataset.beside import ChecksBeside
 from dataset.names import Names
-from dataset.stream import TrainingStream
+from dataset.sampling import TrainingStream
 from tests.conftest import (
     LABEL_IDS,
     TRAIN_IDS,
@@ -108,10 +108,10 @@ def test_any_kind_of_file_gives_the_pixels_that_pillow_gives(decoder, mode, endi
     image = Image.fromarray(picture(np.random.default_rng(0), (40, 56))).convert(mode)
     image.save(path, **({"lossless": True} if ending == "webp" else {}))
     whole = np.asarray(Image.open(path).convert("RGB"))
-    assert np.array_equal(files.decode_image(path), whole)
-    part = files.Picture(path).crop((5, 7, 31, 20))
+    assert np.array_equal(images.decode_image(path), whole)
+    part = images.Picture(path).crop((5, 7, 31, 20))
     assert np.array_equal(part, whole[7:20, 5:31])
-    assert files.read_header(path) == ((56, 40), Image.open(path).mode)
+    assert images.read_header(path) == ((56, 40), Image.open(path).mode)
 
 
 def test_an_interlaced_png_is_decoded_whole(decoder, tmp_path):
@@ -119,7 +119,7 @@ def test_an_interlaced_png_is_decoded_whole(decoder, tmp_path):
     pixels = picture(np.random.default_rng(0), (40, 56))
     with open(tmp_path / "image.png", "wb") as file:
         pypng.Writer(56, 40, greyscale=False, interlace=True).write(file, pixels.reshape(40, -1).tolist())
-    assert np.array_equal(files.Picture(tmp_path / "image.png").crop((3, 4, 50, 11)), pixels[4:11, 3:50])
+    assert np.array_equal(images.Picture(tmp_path / "image.png").crop((3, 4, 50, 11)), pixels[4:11, 3:50])
 
 
 def test_damage_within_the_rows_of_a_crop_is_an_error(decoder, tmp_path):
@@ -128,7 +128,7 @@ def test_damage_within_the_rows_of_a_crop_is_an_error(decoder, tmp_path):
     whole[len(whole) // 2 : len(whole) // 2 + 200] = bytes(200)
     path.write_bytes(whole)
     with pytest.raises(DataError, match="image.png: not a readable image"):
-        files.Picture(path).crop((0, 0, 100, 80))
+        images.Picture(path).crop((0, 0, 100, 80))
 
 
 # Names

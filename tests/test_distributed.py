@@ -15,16 +15,16 @@ import torch
 import torch.multiprocessing as mp
 from PIL import Image
 
+from report.result_folder import read_result
 from tests.conftest import PREDICTION, ROOT, TRAINING, files_of, run_script, write_world
 from tests.test_step import REGULARISED, WEIGHTING, build
 from tests.test_step import step as one_step
 from trainer_ms import AD_Trainer as Stage1Trainer
 from trainer_ms_variance import AD_Trainer as Stage2Trainer
 from utils import distributed
-from utils.distributed import ALONE, Processes
+from utils.distributed import SINGLE_PROCESS, Processes
 from utils.losses import percentile
 from utils.options import stage1_args, stage2_args
-from utils.result_folder import read_result
 
 CLASSES, HEIGHT, WIDTH = 7, 40, 56
 STEPS = 3
@@ -55,7 +55,7 @@ def train(stage: int, flags: str, images: int, processes: Processes) -> dict:
     trainer = kind(parse([*flags.split(), "--batch-size", str(images)]))
     for classifier in (trainer.G.layer5, trainer.G.layer6):
         torch.nn.init.normal_(classifier.head[1].weight, std=0.3)
-    trainer.join(processes)
+    trainer.distribute(processes)
     history = []
     for step in range(STEPS):
         trainer.adjust_learning_rates(step)
@@ -128,7 +128,7 @@ def assert_same(found, expected) -> None:
 )
 def test_two_processes_train_as_one_does(stage, flags, images, tmp_path, float64, one_thread):
     job = Training(stage, flags, images)
-    expected = job(ALONE)
+    expected = job(SINGLE_PROCESS)
     assert any(loss for loss in expected["losses"][0].values())
     for found in run_processes(2, tmp_path, job):
         assert_same(found, expected)
@@ -164,7 +164,7 @@ def test_a_step_sends_few_messages(one_thread):
     class Counting(Processes):
         messages = 0
 
-        def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        def all_reduce_sum(self, tensor: torch.Tensor) -> torch.Tensor:
             Counting.messages += 1
             return tensor
 

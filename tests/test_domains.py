@@ -14,8 +14,8 @@ import yaml
 from PIL import Image
 
 from dataset import DataError, build_dataset, pseudo_folder
-from dataset.files import FirstChannelReader, IdReader
-from dataset.stream import TrainingStream
+from dataset.images import FirstChannelReader, IdReader
+from dataset.sampling import TrainingStream
 from tests.conftest import (
     LABEL_IDS,
     PREDICTION,

@@ -10,8 +10,8 @@ import png
 import pytest
 from PIL import Image
 
-from dataset.embedded import make_embedded_data, make_image
-from dataset.embedded.layouts import ROBOTCAR_IDS, SYNTHIA_IDS
+from synthetic import make_embedded_data, make_image
+from synthetic.layouts import ROBOTCAR_IDS, SYNTHIA_IDS
 from tests.conftest import LABEL_IDS, TRAIN_IDS, files_of
 
 SOURCE, TARGET, VAL = range(3)

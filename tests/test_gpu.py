@@ -14,13 +14,13 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from engine.evaluation import PixelCounts
+from engine.loop import _to_device
 from model.deeplab_multi import DeeplabMulti
 from tests.test_step import STAGES, batch, build, new_trainer, raw_batch
 from utils import preprocess
-from utils.device import choose_device, copied
+from utils.device import choose_device, to_device
 from utils.distributed import Processes
-from utils.engine import _to_device
-from utils.evaluation import Tally
 from utils.inference import predict_all
 from utils.pictures import heat_levels
 from utils.uncertainty import UNCERTAINTIES, UncertaintyGap
@@ -120,7 +120,7 @@ def test_nothing_of_a_step_leaves_the_gpu_and_only_bytes_come(
 
 def test_percentiles_and_weights_of_several_processes_stay_on_the_gpu(gpu, monkeypatch):
     class Two(Processes):
-        def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        def all_reduce_sum(self, tensor: torch.Tensor) -> torch.Tensor:
             assert tensor.device == gpu
             return tensor.clone()
 
@@ -145,12 +145,12 @@ def test_nothing_of_a_prediction_makes_the_host_wait_and_counts_stay_on_the_gpu(
     images = [torch.zeros(2, *size, 3, dtype=torch.uint8) for size in (SIZE, (60, 80))]
     labels = [torch.zeros(SIZE, dtype=torch.uint8)] * 2
     batch = dict(images=images, label=labels, size=[SIZE] * 2, name=["a.png", "b.png"])
-    tally, gap = Tally(2, ["1:0.5", "1:0"], CLASSES, gpu), UncertaintyGap(CLASSES)
+    tally, gap = PixelCounts(2, ["1:0.5", "1:0"], CLASSES, gpu), UncertaintyGap(CLASSES)
     weightings = [(0.5, 1.0), (0.0, 1.0)]
     options = dict(weightings=weightings, uncertainty=uncertainty, passes=2, droprate=0.1)
     for index, (_, label, found) in enumerate(predict_all(network, [batch], gpu, **options)):
         with Watch(gpu):
-            label = copied(label, gpu)
+            label = to_device(label, gpu)
             gap.add(label, found[0].label, found[0].uncertainty)
             tally.add(index, label, [prediction.label for prediction in found], found[0].uncertainty)
             heat_levels(found[0].uncertainty)
@@ -205,4 +205,4 @@ def test_the_host_goes_on_while_cuda_copies_and_waits_for_other_devices(device, 
         def to(self, device, non_blocking):
             return device.type, non_blocking
 
-    assert copied(Bytes(), torch.device(device)) == (device, goes_on)
+    assert to_device(Bytes(), torch.device(device)) == (device, goes_on)

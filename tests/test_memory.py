@@ -4,11 +4,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from engine import restore
+from engine.restore import rebatch
 from tests.conftest import PREDICTION, files_of
 from tests.test_scripts import finished, trained  # noqa: F401  (fixtures)
-from utils import memory, restore, upsampling
+from utils import memory, upsampling
 from utils.memory import images_a_pass
-from utils.restore import together
 from utils.upsampling import maximum_of_sum
 
 
@@ -69,7 +70,7 @@ def test_single_images_are_put_together_in_order():
         }
         for n in range(5)
     ]
-    whole = list(together(single, 2, pinned=False))
+    whole = list(rebatch(single, 2, pinned=False))
     assert [batch["name"] for batch in whole] == [[0, 1], [2, 3], [4]]
     for batch in whole:
         assert batch["label"] == batch["size"] == batch["name"]

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from utils.progress import ProgressLine, log_handler
+from engine.progress import ProgressLine, log_handler
 
 LOSSES = {"seg1": 2.5, "seg2": 1.25, "kl": 0.0}
 RATES = {"lr": 2e-4, "lr_D": 1e-4}
@@ -60,7 +60,7 @@ def test_in_a_terminal_one_line_stays_in_place_and_messages_stand_above_it(termi
 
 def test_in_a_file_each_call_is_a_line_with_speed_and_time_left(monkeypatch, caplog):
     clock = iter([0.0, 10.0, 40.0])
-    monkeypatch.setattr("utils.progress.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr("engine.progress.time", SimpleNamespace(monotonic=lambda: next(clock)))
     monkeypatch.setattr(sys, "stdout", io.StringIO())
     with caplog.at_level(logging.INFO):
         line = ProgressLine(0, 10_000)

@@ -15,6 +15,10 @@ import torch
 import yaml
 from PIL import Image
 
+from engine.evaluation import ImageScores, PixelCounts, Scores
+from report.evaluation_report import worst_and_best
+from report.example_pictures import change_map, mistakes, nats_scale
+from report.result_folder import read_result
 from tests.conftest import (
     LABEL_IDS,
     PREDICTION,
@@ -28,11 +32,7 @@ from tests.conftest import (
     save_png,
     write_world,
 )
-from utils.evaluation import ImageScores, Scores, Tally
-from utils.evaluation_report import worst_and_best
-from utils.example_pictures import change_map, mistakes, nats_scale
 from utils.pictures import heat_levels, nats_of_levels
-from utils.result_folder import read_result
 
 CLASSES = 19
 IMAGES = cityscapes_names(2)
@@ -235,7 +235,7 @@ def test_levels_of_a_heat_map_tell_the_nats_to_a_step(maximum):
 
 
 def test_an_image_without_a_labelled_pixel_has_no_scores_and_shows_nowhere():
-    tally = Tally(2, ["x"], 3, torch.device("cpu"))
+    tally = PixelCounts(2, ["x"], 3, torch.device("cpu"))
     label = torch.tensor([[0, 1, 1, 255]])
     tally.add(1, label, [torch.tensor([[0, 1, 2, 2]])], torch.tensor([[0.0, 1.0, 0.5, 0.5]]))
     tally.add(0, torch.full((1, 4), 255), [torch.zeros(1, 4, dtype=torch.int64)])

@@ -18,11 +18,11 @@ import torch
 import yaml
 from tensorboardX.proto.event_pb2 import Event
 
+from engine.resume import load_state, restore_process, restore_trainer, save_state
 from tests.conftest import ROOT, TRAINING, files_of, one_line_error, run_chain, write_world
 from tests.killed import Child, run_child
 from trainer_ms import AD_Trainer
 from utils.options import stage1_args
-from utils.state import load_state, restore_process, restore_trainer, save_state
 
 STAGE1 = (
     *("--lambda-kl-target", "0.1", "--lambda-me-target", "0.05", "--reg-start", "3", "--lambda-seg", "0.5"),

@@ -177,7 +177,7 @@ def test_stage_2_without_adversarial_weights_leaves_the_discriminators_alone(fin
 
 
 def moved_between_snapshots(folder, *names):
-    """Which share of the trunk's tensors with these names training moved."""
+    """Which share of the backbone's tensors with these names training moved."""
     before, after = weights(folder / "GTA5_2.pth"), weights(folder / "GTA5_4.pth")
     tensors = [key for key in before if key.startswith("layer") and key[5] in "1234" and key.endswith(names)]
     assert len(tensors) > 10

@@ -15,6 +15,10 @@ from PIL import Image
 
 from dataset.labels import CITYSCAPES_COLORS, ROBOTCAR_COLORS, palette
 from dataset.transforms import resize_whole
+from deploy import legends, onnx_file, segmenter
+from deploy.legends import overlay_with_legend, uncertainty_picture
+from deploy.onnx_file import write_onnx
+from deploy.segmenter import load_segmenter
 from model.deeplab_multi import DeeplabMulti
 from tests.conftest import (
     ROOT,
@@ -26,16 +30,12 @@ from tests.conftest import (
     save_png,
     write_cityscapes,
 )
-from utils import annotate, onnx_file, segmenter
-from utils.annotate import overlay_with_legend, uncertainty_picture
-from utils.checkpoint import write_options
 from utils.errors import UserError
-from utils.one_pass import OnePass
-from utils.onnx_file import write_onnx
+from utils.one_pass import SingleScaleModel
 from utils.options import stage1_args
+from utils.opts_file import write_options
 from utils.pictures import HEAT_TABLE
 from utils.preprocess import MEAN_BGR, to_network_input
-from utils.segmenter import load_segmenter
 
 SIZE = (40, 72)
 INPUT_SIZE = "72,40"
@@ -214,7 +214,7 @@ def test_scores_that_are_not_finite_are_no_result(snapshot, tmp_path, fast):
 
 def swatches(sheet, image):
     """The classes' colours in the strip below the picture; letters have a few pixels of every grey."""
-    strip = sheet.crop((0, annotate._shown(image).height, *sheet.size))
+    strip = sheet.crop((0, legends._shown(image).height, *sheet.size))
     colors, counts = np.unique(np.asarray(strip).reshape(-1, 3), axis=0, return_counts=True)
     return {tuple(c) for c in colors[counts > 150].tolist()} & set(CITYSCAPES_COLORS.values())
 
@@ -241,9 +241,9 @@ def test_legend_names_the_classes_that_occur(size):
 def test_legends_shares_are_of_the_pixels():
     label = np.zeros((20, 100), np.uint8)
     label[0, :50], label[1] = 13, 2
-    entries = annotate._entries(label, CITYSCAPES_COLORS, every_class=False)
+    entries = legends._entries(label, CITYSCAPES_COLORS, every_class=False)
     assert [(e.name, e.share) for e in entries] == [("road", 0.925), ("building", 0.05), ("car", 0.025)]
-    shares = [annotate._percent(share) for share in (0.925, 1.0, 0.0001, None)]
+    shares = [legends._percent(share) for share in (0.925, 1.0, 0.0001, None)]
     assert shares == [
         "92.5 %",
         "100.0 %",
@@ -257,13 +257,13 @@ def test_legend_of_long_and_foreign_names_keeps_within_the_sheet():
     label = np.arange(3, dtype=np.uint8).repeat(100).reshape(3, 100)
     image = Image.new("RGB", (100, 3))
     sheet = overlay_with_legend(image, label, colors)
-    strip = np.asarray(sheet)[annotate._shown(image).height :]
+    strip = np.asarray(sheet)[legends._shown(image).height :]
     assert (strip[:, [0, 1, -2, -1]] == 255).all() and (strip < 255).any()
 
 
 def test_colour_bar_is_what_the_picture_is_coloured_with():
     """A grey picture whose uncertainty rises from left to right looks like the bar below it."""
-    level, end = annotate.MIDDLE_GREY, 2.0
+    level, end = legends.MIDDLE_GREY, 2.0
     image = Image.new("RGB", (600, 50), (level,) * 3)
     nats = np.expm1(np.linspace(0, 1, 600) * np.log1p(10 * end)) / 10
     sheet = np.asarray(uncertainty_picture(image, np.tile(nats.astype(np.float32), (50, 1)))).astype(int)
@@ -271,7 +271,7 @@ def test_colour_bar_is_what_the_picture_is_coloured_with():
     ends = [0.4 * 0.75 * level + 0.6 * HEAT_TABLE[index].astype(float) for index in (0, -1)]
     assert np.abs(picture[0] - ends[0]).max() <= 1 and np.abs(picture[-1] - ends[1]).max() <= 1
     rows = [row for row in strip if np.abs(row[300] - picture[300]).max() <= 3]
-    margin = 2 * annotate._letters((600, 50))
+    margin = 2 * legends._letters((600, 50))
     bar = rows[len(rows) // 2][margin : 600 - margin]
     assert np.abs(bar[0] - picture[0]).max() <= 1 and np.abs(bar[-1] - picture[-1]).max() <= 1
     positions = np.linspace(0, 599, len(bar)).round().astype(int)
@@ -514,7 +514,7 @@ def test_onnx_file_is_the_network(loaded, exported):
 def test_an_export_leaves_the_network_as_it_was(snapshot, tmp_path):
     segmenter = load_segmenter(snapshot, "cpu")
     size = (56, 88)  # of no other test
-    write_onnx(tmp_path / "a.onnx", OnePass(segmenter.network).eval(), size, segmenter.colors)
+    write_onnx(tmp_path / "a.onnx", SingleScaleModel(segmenter.network).eval(), size, segmenter.colors)
     images = torch.randint(0, 256, (1, *size, 3), dtype=torch.uint8)
     expected = images.flip(3).permute(0, 3, 1, 2) - torch.tensor(MEAN_BGR)[:, None, None]
     assert torch.equal(to_network_input(images), expected)

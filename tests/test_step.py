@@ -11,14 +11,14 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.step import count, stage_args
+from engine.loop import _to_device
+from engine.run_log import TrainingLog
 from tests.conftest import TRAINING, one_line_error
 from trainer_ms import AD_Trainer as Stage1Trainer
 from trainer_ms_variance import AD_Trainer as Stage2Trainer
 from utils import compilation, losses
 from utils.compilation import compile_network
 from utils.device import choose_device
-from utils.engine import _to_device
-from utils.logging import TrainingLog
 from utils.optim import RepeatedSGD
 from utils.options import stage1_args, stage2_args
 
@@ -344,4 +344,4 @@ def test_published_step_fits_by_arithmetic(flags, limit):
     options = Namespace(arch="resnet101", precision="bf16", checkpointing=bool(flags), compile=False)
     meter = count("stage1", stage_args("stage1", options))
     assert 2e9 < meter.peak < limit
-    assert 18.9e12 < meter.flops < 23e12  # checkpointing repeats the trunk's forward pass
+    assert 18.9e12 < meter.flops < 23e12  # checkpointing repeats the backbone's forward pass

@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 
 from dataset.labels import CITYSCAPES_COLORS, ROBOTCAR_COLORS
-from tests.conftest import ROOT, one_line_error, run_script
-from utils import campaign, tabulate
-from utils.campaign import Job
-from utils.errors import UserError
-from utils.experiments import (
+from experiments import runner, tabulate
+from experiments.jobs import Planner
+from experiments.recipes import embedded_recipe, published_recipe
+from experiments.runner import Job
+from experiments.tables import (
     CITYSCAPES_CLASSES,
     ROBOTCAR_CLASSES,
     TABLES,
@@ -30,10 +30,10 @@ from utils.experiments import (
     Stage2,
     Table,
 )
-from utils.jobs import Planner
+from tests.conftest import ROOT, one_line_error, run_script
+from utils.errors import UserError
 from utils.options import stage1_args, stage2_args
 from utils.prediction_options import evaluate_args, generate_args
-from utils.recipes import embedded_recipe, published_recipe
 
 NAMES = ["mrnet-1", "mrnet-2", "mrnet-3", *(f"rectifying-{n}" for n in range(2, 11))]
 PARSERS = {
@@ -92,7 +92,7 @@ def test_dry_run_prints_pasteable_commands_and_writes_nothing(run_main, setting,
         if script in PARSERS:
             PARSERS[script](flags)  # it knows every flag
         else:
-            assert [script, flags[0]] == ["-m", "dataset.embedded"]
+            assert [script, flags[0]] == ["-m", "synthetic"]
     for flag in ("--snapshot-dir", "--log-dir", "--save"):
         folders = [c[c.index(flag) + 1] for c in commands if flag in c]
         assert len(set(folders)) == len(folders)
@@ -139,7 +139,7 @@ def test_published_flags_are_the_published_commands(tmp_path):
 def test_embedded_trainings_have_the_demos_flags(benchmark, tmp_path):
     planner = Planner(embedded_recipe(), tmp_path, seed=5)
     rectified = planner.train(planner.resolve(Stage2(Stage1(benchmark)))).job
-    commands = [job.line for job in campaign.in_order([rectified])]
+    commands = [job.line for job in runner.in_order([rectified])]
     assert [command.split()[1] for command in commands] == [
         "-m",
         "train_ms.py",
@@ -159,7 +159,7 @@ def test_jobs_that_tables_share_run_once(tmp_path):
 
     def count(*names: str) -> int:
         cells = [cell for name in names for row in TABLES[name].rows_in(False) for cell in row.cells]
-        return len(campaign.in_order(map(planner.evaluate, cells)))
+        return len(runner.in_order(map(planner.evaluate, cells)))
 
     assert count("mrnet-1") == 4  # two trainings and an evaluation each
     assert count("mrnet-1", "mrnet-2") == count("mrnet-2") == 8
@@ -174,7 +174,7 @@ def test_every_network_has_a_folder_of_its_own(tmp_path):
         cells = [c for table in TABLES.values() for row in table.rows for c in row.cells]
         networks = {planner.resolve(cell.network) for cell in cells}
         assert len({planner.network_name(network) for network in networks}) == len(networks)
-        campaign.in_order(map(planner.evaluate, cells))  # raises where two share a record or folder
+        runner.in_order(map(planner.evaluate, cells))  # raises where two share a record or folder
 
 
 def test_class_weights_of_one_evaluation_give_all_rows_of_the_first_table(tmp_path):
@@ -351,7 +351,7 @@ def small_job(name: str, action: object = 0, needs: tuple[Job, ...] = ()) -> Job
 
 
 def run(base: Path, *jobs: Job, side_by_side: int = 1) -> None:
-    campaign.run(jobs, base, base / "out", side_by_side)
+    runner.run(jobs, base, base / "out", side_by_side)
 
 
 def ran(base: Path) -> list[str]:
@@ -381,7 +381,7 @@ def test_finished_jobs_are_skipped(base):
     run(base, small_job("a"))
     run(base, small_job("a"), small_job("b"))
     assert ran(base) == ["a", "b"]
-    assert campaign.dry_run([small_job("a"), small_job("c")], base) == [
+    assert runner.dry_run([small_job("a"), small_job("c")], base) == [
         f"# done: {small_job('a').line}",
         small_job("c").line,
     ]
@@ -390,7 +390,7 @@ def test_finished_jobs_are_skipped(base):
 def test_finished_job_of_another_command_is_refused(base):
     run(base, small_job("a"))
     changed, other = small_job("a", 0.0), small_job("b")
-    for attempt in (lambda: run(base, other, changed), lambda: campaign.dry_run([changed], base)):
+    for attempt in (lambda: run(base, other, changed), lambda: runner.dry_run([changed], base)):
         with pytest.raises(UserError, match=r"records/a\.json.*--out"):
             attempt()
     assert ran(base) == ["a"]
@@ -417,7 +417,7 @@ def test_half_finished_job_is_kept_aside_and_started_afresh(base, caplog):
     for _ in range(2):
         (base / job.folder).mkdir(parents=True)
         (base / job.folder / "part").write_text("precious")
-        assert campaign.dry_run([job], base)[0].startswith("# half made: ")
+        assert runner.dry_run([job], base)[0].startswith("# half made: ")
         run(base, job)
         assert (base / job.folder / "whole").is_file()
         (base / job.record).unlink()
@@ -481,10 +481,10 @@ def driver(base: Path) -> subprocess.Popen:
     """A campaign of one hanging job as a process of its own."""
     code = (
         "import pathlib, sys; sys.path.insert(0, sys.argv[1])\n"
-        "from utils import campaign; from utils.errors import run_script\n"
+        "from experiments import runner; from utils.errors import run_script\n"
         "home = pathlib.Path('out/seed0'); folder = home / 'made/slow'\n"
-        "job = campaign.Job('slow', ('script.py', str(folder), 'hang'), home, folder)\n"
-        "run_script(lambda: campaign.run([job], pathlib.Path.cwd(), pathlib.Path('out')))\n"
+        "job = runner.Job('slow', ('script.py', str(folder), 'hang'), home, folder)\n"
+        "run_script(lambda: runner.run([job], pathlib.Path.cwd(), pathlib.Path('out')))\n"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(ROOT)],
@@ -500,7 +500,7 @@ def driver(base: Path) -> subprocess.Popen:
     return process
 
 
-@pytest.mark.skipif(campaign.fcntl is None, reason="this system has no fcntl")
+@pytest.mark.skipif(runner.fcntl is None, reason="this system has no fcntl")
 def test_two_drivers_in_one_folder_are_refused_and_ctrl_c_stops_the_script_too(base):
     process = driver(base)
     try:
@@ -522,7 +522,7 @@ def test_two_drivers_in_one_folder_are_refused_and_ctrl_c_stops_the_script_too(b
 def test_drawing_is_a_command_that_fills_a_new_folder_or_none(tmp_path):
     root = tmp_path / "drawn"
     few = ("--benchmark", "synthia", "--source-images", 1, "--target-images", 1, "--val-images", 1)
-    command = [sys.executable, "-m", "dataset.embedded", root, *few]
+    command = [sys.executable, "-m", "synthetic", root, *few]
     first, second = (
         subprocess.run([*map(str, command)], cwd=ROOT, capture_output=True, text=True) for _ in range(2)
     )

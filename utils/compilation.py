@@ -15,7 +15,7 @@ def compile_network(trainer: nn.Module, images: Tensor) -> bool:
     torch compiles when a network is first used, and its backward pass later still, so both are used here,
     on images of the training's shape (N, 3, H, W): a failure is one warning, and training goes on without.
     """
-    if trainer.processes.several or len(trainer.device_ids) > 1:
+    if trainer.processes.is_distributed or len(trainer.device_ids) > 1:
         log.warning("--compile is for one process with one device: computing without it.")
         return False
     buffers = [(buffer, buffer.clone()) for buffer in trainer.G.buffers()]

@@ -5,10 +5,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from dataset.yaml_file import shorten
 from utils import flag_types
-from utils.checkpoint import OF_THE_CALL, OPTIONS_FILE, load_options
 from utils.errors import UserError
-from utils.safe_yaml import brief
+from utils.opts_file import OF_THE_CALL, OPTIONS_FILE, load_options
 
 NO_FLAGS = ("classes",)  # what the file says beyond flags
 
@@ -47,7 +47,7 @@ def as_arguments(options: dict, parser: argparse.ArgumentParser) -> tuple[list[s
     given = {name: value for name, value in options.items() if name in flags and value is not None}
     for name, value in given.items():
         if not all(isinstance(one, str | int | float) for one in _parts(value)):
-            parser.error(f"{name} is {brief(value)}, which no flag takes")
+            parser.error(f"{name} is {shorten(value)}, which no flag takes")
     spelled = [f"{flags[name]}={','.join(map(str, _parts(value)))}" for name, value in given.items()]
     return spelled, [str(name) for name in options if name not in flags]
 

@@ -7,13 +7,13 @@ from argparse import Namespace
 import torch
 from torch import Tensor
 
-from utils.distributed import ALONE, Processes
+from utils.distributed import SINGLE_PROCESS, Processes
 
 MAX_WORKERS = 8  # a stream; more only compete for memory bandwidth
 log = logging.getLogger(__name__)
 
 
-def choose_device(args: Namespace, processes: Processes = ALONE) -> tuple[torch.device, list[int]]:
+def choose_device(args: Namespace, processes: Processes = SINGLE_PROCESS) -> tuple[torch.device, list[int]]:
     """The device of `--gpu-ids`, or the CPU, and those of the named GPUs that exist; says what is missing.
 
     Without CUDA it is Apple's GPU where torch has it. Among several processes each has the GPU of its number
@@ -21,10 +21,10 @@ def choose_device(args: Namespace, processes: Processes = ALONE) -> tuple[torch.
     """
     if args.cpu:
         return torch.device("cpu"), []
-    if processes.several and torch.cuda.is_available():
+    if processes.is_distributed and torch.cuda.is_available():
         return torch.device("cuda", processes.local_rank), [processes.local_rank]
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if count == 0 and torch.backends.mps.is_available() and not processes.several:
+    if count == 0 and torch.backends.mps.is_available() and not processes.is_distributed:
         log.warning(
             "No CUDA GPU here: computing on Apple's GPU, faster than its CPU and far slower than a data "
             "centre's GPU; --cpu if an operation is missing there."
@@ -42,7 +42,7 @@ def choose_device(args: Namespace, processes: Processes = ALONE) -> tuple[torch.
     return torch.device("cuda", present[0]), present
 
 
-def copied(tensor: Tensor, device: torch.device) -> Tensor:
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """The tensor on the device; on CUDA the host goes on meanwhile, if it lies in pinned memory.
 
     Apple's GPU would read the host's memory later without keeping it, so the host waits there.

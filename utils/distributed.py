@@ -25,34 +25,34 @@ FOR_GLOO_TO_FINISH = 0.2  # seconds
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among all: `rank` of `count`, and its number among those of this machine."""
+    """This process among all: `rank` of `world_size`, and its number among those of this machine."""
 
     rank: int = 0
-    count: int = 1
+    world_size: int = 1
     local_rank: int = 0
-    local_count: int = 1
+    local_world_size: int = 1
 
     @property
-    def several(self) -> bool:
+    def is_distributed(self) -> bool:
         """Whether there are others."""
-        return self.count > 1
+        return self.world_size > 1
 
     @property
-    def main(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the one that writes and prints."""
         return self.rank == 0
 
-    def sum(self, tensor: Tensor) -> Tensor:
+    def all_reduce_sum(self, tensor: Tensor) -> Tensor:
         """The sum of all processes' tensors, without gradient; no host waits for it."""
-        if not self.several:
+        if not self.is_distributed:
             return tensor
         total = tensor.detach().clone()
         dist.all_reduce(total)
         return total
 
-    def from_main(self, value: object) -> object:
+    def broadcast(self, value: object) -> object:
         """What the main process has as `value`, in all of them; they wait for it."""
-        if not self.several:
+        if not self.is_distributed:
             return value
         values = [value]
         dist.broadcast_object_list(values)
@@ -60,38 +60,38 @@ class Processes:
 
     def gather(self, value: object) -> list:
         """What each process has as `value`, in the order of their ranks, in all of them; they wait for it."""
-        if not self.several:
+        if not self.is_distributed:
             return [value]
-        values = [None] * self.count
+        values = [None] * self.world_size
         dist.all_gather_object(values, value)
         return values
 
-    def highest(self, value: int) -> int:
+    def all_reduce_max(self, value: int) -> int:
         """The largest of all processes' values; hosts wait for each other, none for its device."""
-        if not self.several:
+        if not self.is_distributed:
             return value
         values = torch.tensor(value)
         dist.all_reduce(values, dist.ReduceOp.MAX)
         return int(values)
 
-    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+    def all_reduce_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Put the sum over all processes in place of each gradient, in one message."""
-        if not self.several:
+        if not self.is_distributed:
             return
         gradients = [p.grad for p in parameters if p.grad is not None]
-        total = self.sum(torch.cat([gradient.flatten() for gradient in gradients]))
+        total = self.all_reduce_sum(torch.cat([gradient.flatten() for gradient in gradients]))
         for gradient, part in zip(gradients, total.split([g.numel() for g in gradients]), strict=True):
             gradient.copy_(part.view_as(gradient))
 
     def shard(self, items: int) -> range:
         """This process's part of `items` things: all parts together are all of them, in order."""
-        return range(self.rank * items // self.count, (self.rank + 1) * items // self.count)
+        return range(self.rank * items // self.world_size, (self.rank + 1) * items // self.world_size)
 
 
-ALONE = Processes()
+SINGLE_PROCESS = Processes()
 
 
-def add_gradients_up(network: nn.Module, device: torch.device) -> DistributedDataParallel:
+def wrap_ddp(network: nn.Module, device: torch.device) -> DistributedDataParallel:
     """The network, whose gradients travel between the processes while they are computed.
 
     Each process keeps its own batch statistics.
@@ -109,7 +109,7 @@ def started_by_torchrun() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
 
 
-def join(cpu: bool) -> Processes:
+def init_distributed(cpu: bool) -> Processes:
     """Meet the other processes that `torchrun` started; alone where there are none.
 
     Args:
@@ -119,7 +119,7 @@ def join(cpu: bool) -> Processes:
         UserError: this machine has fewer GPUs than processes, or the others cannot be reached.
     """
     if not started_by_torchrun():
-        return ALONE
+        return SINGLE_PROCESS
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     gpus = 0 if cpu or not torch.cuda.is_available() else torch.cuda.device_count()
     if gpus and local_rank >= gpus:
@@ -134,11 +134,11 @@ def join(cpu: bool) -> Processes:
         dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=TIMEOUT)
     except (RuntimeError, ValueError) as error:
         raise UserError(f"torchrun: cannot reach the other processes ({error})") from error
-    local_count = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return Processes(dist.get_rank(), dist.get_world_size(), local_rank, local_count)
+    local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return Processes(dist.get_rank(), dist.get_world_size(), local_rank, local_world_size)
 
 
-def leave() -> None:
+def shutdown() -> None:
     """Part from the other processes at the end of a run."""
     if dist.is_initialized():
         # gloo's threads may still be releasing the last tensors, for which they need Python's lock, and the

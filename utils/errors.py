@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+from dataset import DataError
+from model.weights import WeightsError
 from utils.stopping import Stopped
 
 BAD_INPUT = 2  # exit status
@@ -20,7 +22,7 @@ class UserError(Exception):
     """One line that names the file or flag and says what to do."""
 
 
-def refuse(line: str) -> NoReturn:
+def exit_with_error(line: str) -> NoReturn:
     """Print one line on standard error and leave with exit status 2."""
     rank = int(os.environ.get("RANK", "0"))
     if rank:
@@ -42,14 +44,14 @@ def run_script(main: Callable[[], None]) -> None:
     """
     try:
         main()
-    except UserError as error:
+    except (UserError, DataError, WeightsError) as error:
         message = " ".join(str(error).split())
-        refuse(f"{Path(sys.argv[0]).name}: error: {message}")
+        exit_with_error(f"{Path(sys.argv[0]).name}: error: {message}")
     except OSError as error:
         if error.filename is None:
             raise
         # What nobody foresaw of a file, as a folder that loses its rights meanwhile, is still not our fault.
-        refuse(
+        exit_with_error(
             f"{Path(sys.argv[0]).name}: error: {os.fsdecode(error.filename)}: {error.strerror}; put it there "
             "or make it accessible"
         )

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from model.deeplab_multi import CLASSIFIER_WEIGHTS, fuse
-from utils.device import copied
+from utils.device import to_device
+from utils.losses import CLASSIFIER_WEIGHTS, fuse
 from utils.parts import one_thread
 from utils.preprocess import to_network_input
 from utils.uncertainty import DROPOUT_PASSES, UNCERTAINTIES, classifier_divergence, dropout_divergence
@@ -127,7 +127,7 @@ def predict_all(
     """
     run = predict if weightings is None else partial(predict_weightings, weightings=weightings)
     for batch in batches:
-        scales = [copied(scale, device) for scale in batch["images"]]
+        scales = [to_device(scale, device) for scale in batch["images"]]
         with one_thread(device):
             images = [to_network_input(scale) for scale in scales]
         predictions = run(network, images, batch["size"], **options)

@@ -11,13 +11,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.deeplab_multi import fuse
 from utils.counting import value_counts
-from utils.distributed import ALONE, Processes
+from utils.distributed import SINGLE_PROCESS, Processes
 from utils.pixelwise import pixelwise
 
+CLASSIFIER_WEIGHTS = (0.5, 1.0)  # of the auxiliary and the primary logits wherever the two speak as one
 MIN_CLASS_PIXELS = 64 * 64  # a class with fewer pixels than this an image is raised to the highest weight
 OFTEN_DECAY = 0.9  # of the running weight of classes that are often absent
+
+
+def fuse(aux: Tensor, main: Tensor, weights: tuple[float, float] = CLASSIFIER_WEIGHTS) -> Tensor:
+    """The two classifiers' joint logits, 0.5 * aux + main as published; all shapes (N, C, H, W)."""
+    return weights[0] * aux + weights[1] * main
 
 
 def class_pixel_counts(labels: Tensor, num_classes: int) -> Tensor:
@@ -37,7 +42,7 @@ def update_often_weight(often: Tensor, counts: Tensor, max_value: float) -> Tens
     return OFTEN_DECAY * often + (1 - OFTEN_DECAY) * absent
 
 
-def percentile(values: Tensor, q: float, across: Processes = ALONE) -> Tensor:
+def percentile(values: Tensor, q: float, across: Processes = SINGLE_PROCESS) -> Tensor:
     """The q-th percentile of all processes' values with linear interpolation, as NumPy's; 0-dimensional.
 
     `torch.quantile` refuses more than 2^24 values, which a batch of 16 crops of 1280x720 nearly reaches, and
@@ -45,7 +50,7 @@ def percentile(values: Tensor, q: float, across: Processes = ALONE) -> Tensor:
     are found digit by digit, by counting: exact, in a fixed number of passes, and only counts travel. No host
     waits for any of it.
     """
-    if across.several:
+    if across.is_distributed:
         return _percentile_by_counting(values, q, across)
     values = values.flatten()
     position = q / 100 * (values.numel() - 1)
@@ -65,7 +70,7 @@ def _sorted(values: Tensor, places: tuple[int, int]) -> tuple[Tensor, Tensor]:
 
 def _percentile_by_counting(values: Tensor, q: float, across: Processes) -> Tensor:
     keys = _ordered_keys(values)
-    number = across.sum(torch.full((), keys.numel(), device=keys.device))
+    number = across.all_reduce_sum(torch.full((), keys.numel(), device=keys.device))
     # Double: single precision cannot tell the places of more than 2^24 values apart.
     position = q / 100 * (number - 1).to(torch.float64)
     places = torch.stack((position.floor(), position.ceil())).long()
@@ -96,7 +101,7 @@ def _smallest_keys(keys: Tensor, counts: Tensor, across: Processes) -> Tensor:
         digits = (unsigned >> shift) & (base - 1)
         # How many candidates have each digit; whatever is none has one beyond the last.
         own = [value_counts(digits.where(among, base), base + 1)[:base] for among in candidates]
-        number = across.sum(torch.stack(own))
+        number = across.all_reduce_sum(torch.stack(own))
         up_to = number.cumsum(1)
         digit = (up_to < counts[:, None]).sum(1)
         counts = counts - (up_to - number).gather(1, digit[:, None])[:, 0]
@@ -116,7 +121,7 @@ def segmentation_loss(
     weight: Tensor,
     ignore_index: int = 255,
     hard_percentile: float = 0.0,
-    across: Processes = ALONE,
+    across: Processes = SINGLE_PROCESS,
 ) -> Tensor:
     """Weighted mean of the cross entropy over the hard pixels (MRNet, eq. 1).
 
@@ -136,7 +141,7 @@ def segmentation_loss(
         detached = losses.detach()
         hard = detached >= percentile(detached, hard_percentile, across)
         losses, pixel_weight = losses * hard, pixel_weight * hard
-    return losses.sum() / across.sum(pixel_weight.sum()).clamp_min(torch.finfo(losses.dtype).tiny)
+    return losses.sum() / across.all_reduce_sum(pixel_weight.sum()).clamp_min(torch.finfo(losses.dtype).tiny)
 
 
 def memory_regularization(z1: Tensor, z2: Tensor) -> Tensor:

@@ -2,13 +2,14 @@
 
 from torch import Tensor, nn
 
-from model.deeplab_multi import DeeplabMulti, fuse
+from model.deeplab_multi import DeeplabMulti
+from utils.losses import fuse
 from utils.preprocess import to_network_input
 from utils.uncertainty import classifier_divergence
 from utils.upsampling import upsample
 
 
-class OnePass(nn.Module):
+class SingleScaleModel(nn.Module):
     """Segments pictures at one scale without a mirror image: the fast mode, and what ONNX files hold.
 
     Args:

@@ -115,8 +115,8 @@ def _add_network_flags(group, num_classes: int) -> None:
         default=0.1,
         help="channel dropout in the classifiers (Rectifying, table 7)",
     )
-    add_switch(group, "--train_bn", "train the affine parameters of the trunk's batch normalisation")
-    add_switch(group, "--is-training", "update the trunk's BN statistics while training", default=True)
+    add_switch(group, "--train_bn", "train the affine parameters of the backbone's batch normalisation")
+    add_switch(group, "--is-training", "update the backbone's BN statistics while training", default=True)
     add_switch(group, "--sync_bn", "batch normalisation over all processes that torchrun started")
     add(
         "--restore-from",
@@ -230,7 +230,7 @@ def _add_optimiser_flags(group) -> None:
         "--learning-rate",
         type=flag_types.positive_float,
         default=2.5e-4,
-        help="of the trunk; classifiers 10 times",
+        help="of the backbone; classifiers 10 times",
     )
     add("--learning-rate-D", type=flag_types.positive_float, default=1e-4, help="of the discriminators")
     add("--momentum", type=flag_types.share, default=0.9, help="of SGD")
@@ -245,7 +245,7 @@ def _add_optimiser_flags(group) -> None:
     add("--num-steps", type=flag_types.positive, default=100000, help="iterations the rates decay over")
     add("--num-steps-stop", type=flag_types.positive, help="iteration to stop at (default: --num-steps)")
     add_switch(
-        group, "--single-updates", "update each trunk parameter once a step (published: up to 4 times)"
+        group, "--single-updates", "update each backbone parameter once a step (published: up to 4 times)"
     )
     add(
         "--precision",

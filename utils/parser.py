@@ -5,7 +5,7 @@ from pathlib import Path
 
 from dataset import SOURCES, TARGETS
 from utils import flag_types
-from utils.errors import refuse
+from utils.errors import exit_with_error
 
 LONGEST_MESSAGE = 400  # characters
 # How the help calls a value; others go by their flag.
@@ -63,7 +63,7 @@ class OneLineParser(argparse.ArgumentParser):
         """Print the line, of a long one both ends, and leave with exit status 2."""
         if len(message) > LONGEST_MESSAGE:
             message = f"{message[: LONGEST_MESSAGE // 2]} ... {message[-LONGEST_MESSAGE // 2 :]}"
-        refuse(f"{self.prog}: error: {self.origin}{message} (--help lists the flags)")
+        exit_with_error(f"{self.prog}: error: {self.origin}{message} (--help lists the flags)")
 
 
 def require(parser: OneLineParser, value: object, message: str) -> None:

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from utils.atomic import atomic_write
 from utils.errors import UserError
-from utils.files import write_whole
 from utils.inference import NOT_FINITE, Prediction
 from utils.parts import one_thread
 from utils.png import compress, png_file
@@ -115,13 +115,13 @@ class PredictionWriter:
             files["_score"] = png_file(score.shape, compress(score))
         for suffix, file in files.items():
             path = self.folder / stem.with_name(f"{stem.name}{suffix}.png")
-            write_whole(path, lambda aside, file=file: aside.write_bytes(file), durable=False)
+            atomic_write(path, lambda aside, file=file: aside.write_bytes(file), durable=False)
 
 
 def save_overview(path: Path, titles: list[str], rows: list[list[Image.Image]], width: int = 256) -> None:
     """`overview` as a PNG."""
     sheet = overview(titles, rows, width)
-    write_whole(path, lambda aside: sheet.save(aside, "PNG"))
+    atomic_write(path, lambda aside: sheet.save(aside, "PNG"))
 
 
 def overview(titles: list[str], rows: list[list[Image.Image]], width: int = 256) -> Image.Image:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dataset.domains import BUILT_IN
 from utils import flag_types
-from utils.files import real
+from utils.atomic import resolve_path
 from utils.parser import OneLineParser
 from utils.prediction_options import REPORT_IMAGES
 
@@ -53,7 +53,7 @@ def report_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def _folder_titles(folders: list[Path]) -> list[str]:
     """The folders' names, or the whole paths where two have one name."""
-    names = [real(folder).name for folder in folders]
+    names = [resolve_path(folder).name for folder in folders]
     return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
 
 

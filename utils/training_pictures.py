@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from model.deeplab_multi import fuse
+from utils.losses import fuse
 from utils.pictures import HEAT_TABLE, heat_levels, overview
 from utils.preprocess import to_pixels
 from utils.uncertainty import classifier_divergence

@@ -135,9 +135,9 @@ class UncertaintyGap:
 
     def gather(self, processes: Processes, device: torch.device) -> None:
         """Count in what all processes counted; `device` is where they communicate."""
-        if processes.several:
-            self._certainty = processes.sum(self._certainty.to(device))
-            self._pixels = processes.sum(self._pixels.to(device))
+        if processes.is_distributed:
+            self._certainty = processes.all_reduce_sum(self._certainty.to(device))
+            self._pixels = processes.all_reduce_sum(self._pixels.to(device))
 
     def means(self) -> tuple[float, float]:
         """Mean exp(-D) over right and over wrong pixels, nan where there is none."""
