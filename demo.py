@@ -41,7 +41,7 @@ from report.comparison_report import Results
 from report.demo_report import write_demo_report
 from report.example_pictures import color_map
 from report.result_folder import read_result
-from synthetic import make_embedded_data
+from synthetic import make_synthetic_data
 from utils.errors import UserError, run_script
 from utils.metrics import format_iou_columns
 from utils.pictures import save_overview
@@ -72,7 +72,7 @@ def main() -> None:
     started = time.monotonic()
     args.out.mkdir(parents=True, exist_ok=True)
     print(f"Drawing {plan.train_images} source, {plan.train_images} target and {plan.val_images} test images")
-    make_embedded_data(
+    make_synthetic_data(
         args.out / "data",
         source_images=plan.train_images,
         target_images=plan.train_images,

@@ -1,4 +1,4 @@
-"""Objects of a street as labelled polygons in metres.
+"""Objects of a street: labelled polygons in metres.
 
 x runs to the right, y up, z forward; the camera stands at z = 0.
 """
@@ -28,7 +28,7 @@ from synthetic.ids import (
     VEGETATION,
     WALL,
 )
-from synthetic.looks import Domain
+from synthetic.styles import Style
 
 NEAR, FAR = 1.2, 90.0  # metres: nearest depth drawn, and the end of the street
 
@@ -36,71 +36,71 @@ Range = tuple[float, float]
 
 
 class Shape(NamedTuple):
-    """Polygons of one material in painting order: points (k, n, 3), k polygons of n corners, in metres.
+    """Polygons of one material in painting order: points (k, n, 3) for k polygons of n corners, in metres.
 
-    A solid shape is lit by the sun and not seen from behind: from outside, the corners of its polygons run
-    bottom left, bottom right, top right, top left.
+    A solid shape is shaded by the sun and hidden from behind: seen from outside, the corners of its polygons
+    run bottom left, bottom right, top right, top left.
     """
 
     points: np.ndarray
-    label: int | None  # None: a detail, which leaves the label beneath it
-    material: str | None  # None: in the labels alone
+    label: int | None  # None: a detail that keeps the label beneath it
+    material: str | None  # None: drawn in the labels only
     pick: float = 0.0  # in [0, 1): which of the material's colors
     tone: float = 1.0  # brightness
     solid: bool = False
 
 
 def lift(points: np.ndarray, axis: int, value: float) -> np.ndarray:
-    """(..., 2) -> (..., 3): a coordinate of one value goes in before `axis`."""
+    """(..., 2) -> (..., 3): insert a constant coordinate before `axis`."""
     columns = [points[..., 0], points[..., 1]]
     columns.insert(axis, np.full(points.shape[:-1], value))
     return np.stack(columns, axis=-1)
 
 
 def rectangle(x0: float, x1: float, z0: float, z1: float) -> np.ndarray:
-    """(4, 2) footprint (x, z), counterclockwise from above."""
+    """Footprint (4, 2) of (x, z), counterclockwise from above."""
     return np.array([(x0, z0), (x1, z0), (x1, z1), (x0, z1)], dtype=float)
 
 
 def strip(x0: float, x1: float, z0: float, z1: float) -> np.ndarray:
-    """(1, 4, 3) rectangle on the ground."""
+    """Rectangle (1, 4, 3) on the ground."""
     return lift(rectangle(x0, x1, z0, z1), 1, 0.0)[None]
 
 
 def ribbon(start: tuple[float, float], end: tuple[float, float], z0: float, z1: float) -> np.ndarray:
-    """(1, 2m, 3) band along the street between the lines (x, y) = start and end; follows a bend."""
+    """Band (1, 2m, 3) along the street from (x, y) = start to end, with enough corners to follow a bend."""
     z = np.geomspace(max(z0, NEAR), max(z1, NEAR), 14)
     first, second = (np.stack([np.full_like(z, x), np.full_like(z, y), z], axis=1) for x, y in (start, end))
     return np.concatenate([first, second[::-1]])[None]
 
 
 def frustum(base: np.ndarray, top: np.ndarray, y0: float, y1: float) -> np.ndarray:
-    """(5, 4, 3) faces between two footprints: rear (towards -z), right, front, left, top."""
+    """Faces (5, 4, 3) between two footprints: rear (towards -z), right, front, left, top."""
     low, high = lift(base, 1, y0), lift(top, 1, y1)
     sides = np.stack([low, np.roll(low, -1, axis=0), np.roll(high, -1, axis=0), high], axis=1)
     return np.concatenate([sides, high[None]])
 
 
 def cells(count: int, fill: float, low: float = 0.0, high: float = 1.0) -> np.ndarray:
-    """(count, 2) intervals that fill this share of equal cells between low and high."""
+    """Intervals (count, 2): the share `fill` of each of `count` equal cells between low and high, centred."""
     centres = low + (np.arange(count) + 0.5) * (high - low) / count
     return centres[:, None] + np.array([-0.5, 0.5]) * fill * (high - low) / count
 
 
 def panels(face: np.ndarray, columns: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """(c * r, 4, 3) parts of a face (4, 3): the intervals columns (c, 2) by rows (r, 2), as shares of it."""
+    """Parts (c * r, 4, 3) of a face (4, 3): its intervals `columns` (c, 2) by `rows` (r, 2), in shares."""
     u = np.tile(columns, (len(rows), 1))[:, [0, 1, 1, 0], None]
     v = np.repeat(rows, len(columns), axis=0)[:, [0, 0, 1, 1], None]
     return (face[0] * (1 - u) + face[1] * u) * (1 - v) + (face[3] * (1 - u) + face[2] * u) * v
 
 
 def flat(*corners: tuple[float, float]) -> np.ndarray:
-    """(1, n, 3) polygon of (x, y) corners, facing the camera."""
+    """Polygon (1, n, 3) of (x, y) corners, facing the camera."""
     return lift(np.array(corners, dtype=float), 2, 0.0)[None]
 
 
 def limb(start: tuple[float, float], end: tuple[float, float], width: float) -> np.ndarray:
-    """(1, 4, 3) thick line, facing the camera."""
+    """Thick line (1, 4, 3), facing the camera."""
     (x0, y0), (x1, y1) = start, end
     scale = width / (2 * np.hypot(x1 - x0, y1 - y0))
     dx, dy = (y0 - y1) * scale, (x1 - x0) * scale
@@ -108,7 +108,7 @@ def limb(start: tuple[float, float], end: tuple[float, float], width: float) -> 
 
 
 def disc(x: float, y: float, radius: float, hole: float = 0.0) -> np.ndarray:
-    """(1, n, 3) disc or ring, facing the camera."""
+    """Disc or ring (1, n, 3), facing the camera."""
     angle = np.linspace(0, 2 * np.pi, 14, endpoint=hole > 0)
     circle = np.stack([np.cos(angle), np.sin(angle)], axis=1)
     outline = np.concatenate([radius * circle, hole * circle[::-1]]) if hole else radius * circle
@@ -118,7 +118,7 @@ def disc(x: float, y: float, radius: float, hole: float = 0.0) -> np.ndarray:
 def place(
     shapes: list[Shape], x: float, z: float, heading: float = 0.0, y: float = 0.0, size: float = 1.0
 ) -> list[Shape]:
-    """Scales shapes, turns them by `heading` (radians, 0 = forward, positive to the right) and moves them."""
+    """Scale shapes, turn them by `heading` (radians, 0 = forward, positive to the right) and move them."""
     cos, sin = size * np.cos(heading), size * np.sin(heading)
     turn = np.array([(cos, 0, -sin), (0, size, 0), (sin, 0, cos)])
     return [shape._replace(points=shape.points @ turn + (x, y, z)) for shape in shapes]
@@ -128,12 +128,12 @@ def place(
 
 FULL = np.array([[0.0, 1.0]])
 REAR, FRONT, SIDES, ENDS, ROUND = (0,), (2,), (1, 3), (0, 2), (0, 1, 2, 3)  # faces of a frustum
-INWARD = {-1: 1, 1: 3}  # the face towards the street of what stands on the left, on the right
+INWARD = {-1: 1, 1: 3}  # side of the street -> the face towards it
 TREAD = 0.24  # metres, width of a wheel
 
 
 class Part(NamedTuple):
-    """A block of a vehicle, in metres; taper narrows its top at the rear, at the front and on both sides."""
+    """A block of a vehicle, in metres; `taper` narrows its top at the rear, at the front and on the sides."""
 
     rear: float
     front: float
@@ -143,11 +143,11 @@ class Part(NamedTuple):
     taper: tuple[float, float, float]
     material: str
     panels: tuple[tuple[str, tuple[int, ...], int, float, float, float, float], ...]
-    """(material, faces, columns, from u0 to u1, from v0 to v1): details, in shares of their face."""
+    """Details: (material, faces, columns, u0, u1, v0, v1), the extents in shares of the face."""
 
 
 def lamps(low: float, high: float) -> tuple:
-    """Panels at both ends: tail lights and headlights near the sides, a number plate between."""
+    """Panels at both ends: lights near the sides and a number plate between them."""
     spans, kinds = ((0.03, 0.21), (0.79, 0.97)), (("red", REAR), ("head", FRONT))
     pairs = ((material, face, 1, *span, low, high) for material, face in kinds for span in spans)
     return (*pairs, ("marking", ENDS, 1, 0.38, 0.62, low - 0.18, low))
@@ -185,13 +185,13 @@ VEHICLES = {  # name: label, radius of the wheels and their z, blocks from the g
 
 
 def vehicle_length(name: str) -> float:
-    """Metres."""
+    """Length of a vehicle in metres."""
     return 2 * max(max(-part.rear, part.front) for part in VEHICLES[name][3])
 
 
 @cache
 def vehicle(name: str) -> tuple[Shape, ...]:
-    """At the origin, heading along +z."""
+    """Shapes of a vehicle at the origin, heading along +z."""
     label, radius, positions, parts = VEHICLES[name]
     shapes = wheels(label, radius, positions, parts[0])
     for part in parts:
@@ -208,7 +208,7 @@ def vehicle(name: str) -> tuple[Shape, ...]:
 
 
 def wheels(label: int, radius: float, positions: tuple[float, ...], part: Part) -> list[Shape]:
-    """Discs on both sides of a part, and the treads that show below its rear and front."""
+    """Discs on both sides of a block, and the treads visible below its rear and front."""
     shapes, w = [], part.half_width
     tyre = Shape(disc(0, radius, radius), label, "tyre", solid=True)
     hub = Shape(disc(0, radius, radius / 2), None, "hub", solid=True)
@@ -221,7 +221,7 @@ def wheels(label: int, radius: float, positions: tuple[float, ...], part: Part) 
 
 
 def signal(x: float, y: float, lit: int) -> tuple:
-    """Rows of FIGURES for the head of a traffic light, its lower edge at (x, y), one of three lamps on."""
+    """Rows of FIGURES for the head of a traffic light with its lower edge at (x, y) and lamp `lit` on."""
     bulbs = enumerate((("red", 1.04), ("amber", 0.63), ("green", 0.21)))
     housing = (limb((x, y), (x, y + 1.25), 0.58), LIGHT, "housing", 1.0)
     return (
@@ -231,7 +231,7 @@ def signal(x: float, y: float, lit: int) -> tuple:
 
 
 def plate(*outline: tuple[float, float]) -> tuple:
-    """Rows of FIGURES for a traffic sign: a plate with a pale middle on a post."""
+    """Rows of FIGURES for a traffic sign: a plate with a pale centre on a post."""
     corners = np.array(outline) * 0.5 + (0, 2.5)
     middle = corners.mean(axis=0) + 0.55 * (corners - corners.mean(axis=0))
     post = (limb((0, 0), (0, 2.5), 0.16), POLE, "pole", 1.0)
@@ -239,7 +239,7 @@ def plate(*outline: tuple[float, float]) -> tuple:
 
 
 # fmt: off
-FIGURES = {  # rows of outline, label, material, tone; face the camera, two-wheelers head to the right
+FIGURES = {  # rows of outline, label, material, tone; they face the camera, two-wheelers head to the right
     "person": (
         (limb((-0.08, 0.9), (-0.18, 0.03), 0.19), PERSON, "trousers", 0.85),
         (limb((0.08, 0.9), (0.18, 0.03), 0.19), PERSON, "trousers", 1.0),
@@ -291,13 +291,13 @@ FIGURES = {  # rows of outline, label, material, tone; face the camera, two-whee
 
 
 def figure(rng: np.random.Generator, name: str) -> list[Shape]:
-    """One of FIGURES in colors of its own, standing at the origin."""
+    """One of FIGURES in random colors, standing at the origin."""
     picks = {material: rng.random() for _, _, material, _ in FIGURES[name]}
     return [Shape(outline, label, paint, picks[paint], tone) for outline, label, paint, tone in FIGURES[name]]
 
 
 def crown(rng: np.random.Generator, leaf: float, y: float, width: float, height: float) -> list[Shape]:
-    """Clumps of leaves of radius `leaf` fill an ellipse around (0, y), the upper ones brighter."""
+    """Clumps of leaves with radius `leaf` that fill an ellipse around (0, y), brighter towards the top."""
     pick, count = rng.random(), int(np.clip(1.6 * width * height / leaf**2, 20, 44))
     around, out = rng.uniform(0, 2 * np.pi, count), np.sqrt(rng.random(count))
     centres = np.stack([out * np.cos(around) * width / 2, y + out * np.sin(around) * height / 2], axis=1)
@@ -310,23 +310,23 @@ def crown(rng: np.random.Generator, leaf: float, y: float, width: float, height:
 
 
 def tree(rng: np.random.Generator, leaf: float, height: float, width: float) -> list[Shape]:
-    """A backbone, which counts as vegetation, and a crown."""
+    """A trunk, which counts as vegetation, and a crown."""
     stem = limb((0, 0), (rng.uniform(-0.2, 0.2), height * 0.6), 0.34)
-    backbone = Shape(stem, VEGETATION, "backbone", rng.random())
-    return [backbone, *crown(rng, leaf, height * 0.66, width, height * 0.62)]
+    trunk = Shape(stem, VEGETATION, "trunk", rng.random())
+    return [trunk, *crown(rng, leaf, height * 0.66, width, height * 0.62)]
 
 
-def building(rng: np.random.Generator, domain: Domain, x: float, side: int, z: Range) -> list[Shape]:
-    """A house that stands back from the plane x on this side of the street."""
-    depth, detail_range = 11.0, 55.0  # metres; beyond, the street front is seen too obliquely for windows
+def building(rng: np.random.Generator, style: Style, x: float, side: int, z: Range) -> list[Shape]:
+    """A house behind the plane x, on one side of the street."""
+    depth, detail_range = 11.0, 55.0  # metres; farther away the front is too oblique for windows
     pick, storeys = rng.random(), int(rng.integers(3, 7))
     left, right = sorted((x, x + side * depth))
-    base, height = rectangle(left, right, *z), storeys * domain.storey
+    base, height = rectangle(left, right, *z), storeys * style.storey
     walls = frustum(base, base, 0, height)
     shapes = [Shape(walls, BUILDING, "facade", pick, solid=True)]
     for face in (0, INWARD[side]) if z[0] < detail_range else (0,):
-        shapes += facade(domain.window, walls[face], storeys, pick)
-    if rng.random() < domain.pitched_roofs:
+        shapes += facade(style.window, walls[face], storeys, pick)
+    if rng.random() < style.pitched_roofs:
         roof = frustum(base, rectangle((left + right) / 2, (left + right) / 2, *z), height, height + 3.5)
         shapes.append(Shape(roof[list(SIDES)], BUILDING, "roof", pick, solid=True))
         shapes.append(Shape(roof[list(REAR)], BUILDING, "facade", pick, solid=True))
@@ -350,7 +350,7 @@ def facade(window: tuple[float, float], face: np.ndarray, storeys: int, pick: fl
 
 
 def barrier(rng: np.random.Generator, label: int, x: float, side: int, z: Range) -> list[Shape]:
-    """A wall with pilasters and a coping, or a fence of posts and rails whose label covers the gaps too."""
+    """A wall with pilasters and a coping, or a fence of posts and rails whose label also covers the gaps."""
     pick, length, (left, right) = rng.random(), z[1] - z[0], sorted((x, x + side * 0.3))
     low, high = (1.8, 3.0) if label == WALL else (1.5, 2.2)
     base = rectangle(left, right, *z)

@@ -1,11 +1,10 @@
-"""A random street: where the objects stand."""
+"""A random street: which objects stand where."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from synthetic.ids import FENCE, ROAD, SIDEWALK, TERRAIN, WALL
-from synthetic.looks import Domain
 from synthetic.objects import (
     FAR,
     NEAR,
@@ -22,6 +21,7 @@ from synthetic.objects import (
     vehicle,
     vehicle_length,
 )
+from synthetic.styles import Style
 
 LANE, PARKING, KERB = 3.3, 2.2, 0.15  # metres
 TRAFFIC_END, FURNITURE_END = 60.0, 70.0  # metres: what is smaller than houses ends before the street does
@@ -32,10 +32,10 @@ FURNITURE = (
 
 
 class Street:
-    """A random street: `ground`, flat shapes in painting order, and `things`, (depth, shapes)."""
+    """A random street: `ground`, flat shapes in painting order, and `things`, pairs (depth, shapes)."""
 
-    def __init__(self, domain: Domain, rng: np.random.Generator):
-        self.domain, self.rng = domain, rng
+    def __init__(self, style: Style, rng: np.random.Generator):
+        self.style, self.rng = style, rng
         self.ground: list[Shape] = []
         self.things: list[tuple[float, list[Shape]]] = []
         self.lanes = 1 + int(rng.random() < 0.4)  # in each direction
@@ -55,27 +55,27 @@ class Street:
         self.cyclists()
 
     def shapes(self) -> list[Shape]:
-        """Those of all things, far to near."""
+        """Shapes of all things, far to near."""
         return [shape for _, shapes in sorted(self.things, key=lambda thing: -thing[0]) for shape in shapes]
 
     def at(self, distances: np.ndarray, side: int, outward: float = 0.0) -> float:
-        """x of a place beyond one of the distances (left, right) from the middle; side is -1 or 1."""
+        """x at `outward` metres beyond one of the distances (left, right) of a side, which is -1 or 1."""
         return side * (distances[int(side > 0)] + outward)
 
     def crosses(self, z0: float, z1: float) -> bool:
-        """Does the crossing road touch the range?"""
+        """Whether the crossing road touches the range."""
         return z0 < self.crossing[1] and z1 > self.crossing[0]
 
     def add(self, shapes: list[Shape], x: float, z: float, depth: float | None = None, **turn: float) -> None:
-        """Places an object, see place(); `depth` ranks it where z does not say what it hides."""
+        """Place an object as `place` does; `depth` overrides z in the painting order."""
         self.things.append((z if depth is None else depth, place(shapes, x, z, **turn)))
 
     def lay(self, points: np.ndarray, label: int | None, material: str, pick=0.0, tone=1.0) -> None:
-        """Puts a shape on top of the ground."""
+        """Lay a shape on top of the ground."""
         self.ground.append(Shape(points, label, material, pick, tone))
 
     def pave(self) -> None:
-        """Grass, sidewalks with kerbs, the road and its markings, the crossing road and its zebra stripes."""
+        """Lay grass, sidewalks with kerbs, the road with markings, the crossing road with zebra stripes."""
         grass, stone, asphalt, paint = self.rng.random(4)
         self.lay(ribbon((-90, 0), (90, 0), NEAR, FAR), TERRAIN, "grass", grass)
         for side in (-1, 1):
@@ -101,8 +101,8 @@ class Street:
             self.lay(np.concatenate(bars), None, "marking", paint)
 
     def line_with_plots(self, side: int) -> None:
-        """Plots from behind the camera to the far end, except on the crossing road."""
-        kinds, weights = list(self.domain.plots), np.array(list(self.domain.plots.values()))
+        """Line one side with plots from behind the camera to the far end, except on the crossing road."""
+        kinds, weights = list(self.style.plots), np.array(list(self.style.plots.values()))
         z = -4.0
         while z < FAR - 8:
             end = z + self.rng.uniform(9, 19)
@@ -111,13 +111,13 @@ class Street:
             if end > max(z, NEAR) + 3:
                 self.plot(self.rng.choice(kinds, p=weights / weights.sum()), side, (z, end))
             z = self.crossing[1] if cut else end
-        if self.crossing[0] < FAR:  # closes the view along the crossing road
+        if self.crossing[0] < FAR:  # ends the view along the crossing road
             self.house(side, self.crossing, setback=38)
 
     def plot(self, kind: str, side: int, z: Range) -> None:
-        """Houses; or trees behind a hedge, a wall or a fence, often with a house at the back.
+        """Add a house, or trees behind a hedge, a wall or a fence, often with a house at the back.
 
-        All of it ranks as deep as the far end of the plot: what stands at the kerb hides it.
+        Everything gets the depth of the plot's far end, so that objects at the kerb hide it.
         """
         rng, x = self.rng, self.at(self.front, side)
         if kind == "houses":
@@ -128,30 +128,30 @@ class Street:
             self.plant(x + side * rng.uniform(2.2, 5.0), row, 0.85, depth=z[1])
         if kind == "park":
             for row in np.arange(z[1], max(z[0], NEAR) + 2, -3.0):
-                self.add(crown(rng, self.domain.leaf, 0.7, 3.6, 1.7), x + side, row)
+                self.add(crown(rng, self.style.leaf, 0.7, 3.6, 1.7), x + side, row)
         else:
             self.things.append((z[1], barrier(rng, WALL if kind == "wall" else FENCE, x, side, z)))
 
     def house(self, side: int, z: Range, setback: float) -> None:
-        """A building at `setback` metres behind the front of a plot."""
+        """Add a building `setback` metres behind the front of a plot."""
         x = self.at(self.front, side, setback)
-        self.things.append((z[1], building(self.rng, self.domain, x, side, z)))
+        self.things.append((z[1], building(self.rng, self.style, x, side, z)))
 
     def plant(self, x: float, z: float, size: float = 1.0, depth: float | None = None) -> None:
-        """A tree of at most `size` times 9.5 m."""
+        """Add a tree of `size` times 6 to 9.5 m."""
         height, width = self.rng.uniform(6.0, 9.5) * size, self.rng.uniform(3.6, 6.0) * size
-        self.add(tree(self.rng, self.domain.leaf, height, width), x, z, depth)
+        self.add(tree(self.rng, self.style.leaf, height, width), x, z, depth)
 
     def close_far_end(self) -> None:
-        """Houses and trees across the end of the street hide the horizon."""
+        """Hide the horizon with houses and trees across the end of the street."""
         for x in np.arange(-36, 36, 9.0):
             if self.rng.random() < 0.5:
-                self.things.append((FAR, building(self.rng, self.domain, x, 1, (FAR - 2, FAR))))
+                self.things.append((FAR, building(self.rng, self.style, x, 1, (FAR - 2, FAR))))
             else:
                 self.plant(x + 4, FAR - 3, 1.6)
 
     def furnish(self, side: int) -> None:
-        """Trees, lamps, signs, traffic lights and bins near the kerb; traffic lights at the crossing too."""
+        """Add trees, lamps, signs, traffic lights and bins near the kerb and lights at the crossing."""
         rng, x, turn = self.rng, self.at(self.road, side, 0.6), 0.0 if side > 0 else np.pi
         alley = 0.35 * (rng.random() < 0.5)  # share of trees
         z = rng.uniform(5, 11)
@@ -166,14 +166,14 @@ class Street:
             self.add(figure(rng, "lights on an arm"), x, self.crossing[0] - 0.6, heading=turn, y=KERB)
 
     def drive(self) -> None:
-        """Vehicles in the lanes, along the kerbs and across; now and then a truck, a bus, a tram."""
-        rng, domain = self.rng, self.domain
+        """Add vehicles in the lanes, at the kerbs and on the crossing; sometimes a truck, a bus or a tram."""
+        rng, style = self.rng, self.style
         centres = (np.arange(self.lanes) + 0.5) * LANE
-        lanes = [(x, 0.0, domain.traffic) for x in centres] + [(-x, np.pi, domain.traffic) for x in centres]
+        lanes = [(x, 0.0, style.traffic) for x in centres] + [(-x, np.pi, style.traffic) for x in centres]
         for side in np.flatnonzero(self.parking) * 2 - 1:
-            lanes.append((self.at(self.road, side, -PARKING / 2), rng.choice([0.0, np.pi]), domain.parked))
+            lanes.append((self.at(self.road, side, -PARKING / 2), rng.choice([0.0, np.pi]), style.parked))
         rng.shuffle(lanes)
-        heavy = [name for name, chance in domain.heavy.items() if rng.random() < chance]
+        heavy = [name for name, chance in style.heavy.items() if rng.random() < chance]
         for index, (x, heading, share) in enumerate(lanes):
             self.fill_lane(x, heading, share, heavy[index] if index < len(heavy) else None)
         if self.crossing[0] < FAR and rng.random() < 0.5:
@@ -181,7 +181,7 @@ class Street:
             self.put_vehicle("car", rng.uniform(-9, 9), sum(self.crossing) / 2, heading)
 
     def fill_lane(self, x: float, heading: float, share: float, first: str | None) -> None:
-        """Vehicles one behind the other, in a share of the places; `first` names the first one."""
+        """Queue vehicles in a share of the places of a lane; `first` is the kind of the first one."""
         rng = self.rng
         z = rng.uniform(8, 14) if first or abs(x) < LANE else rng.uniform(4, 9)
         while z < TRAFFIC_END:
@@ -193,7 +193,7 @@ class Street:
             z += length + rng.uniform(1.0, 5.0)
 
     def put_vehicle(self, name: str, x: float, z: float, heading: float) -> None:
-        """Centred at (x, z); a tram brings its rails."""
+        """Add a vehicle centred at (x, z); a tram comes with rails."""
         paint = self.rng.random()
         shapes = [shape._replace(pick=paint) for shape in vehicle(name)]
         self.add(shapes, x, z, depth=z - abs(np.cos(heading)) * vehicle_length(name) / 2, heading=heading)
@@ -202,9 +202,9 @@ class Street:
             self.lay(np.concatenate(rails), None, "trim")
 
     def walkers(self) -> None:
-        """Groups of one or two on the sidewalks, some on the zebra stripes."""
+        """Add people alone or in pairs on the sidewalks, some on the zebra stripes."""
         rng = self.rng
-        for _ in range(rng.poisson(self.domain.people)):
+        for _ in range(rng.poisson(self.style.people)):
             side, z = rng.choice([-1, 1]), rng.uniform(5, 28)
             x = rng.uniform(*sorted((self.at(self.road, side, 0.6), self.at(self.walk, side, -1.0))))
             if self.crossing[0] < FAR and rng.random() < 0.3:
@@ -214,9 +214,9 @@ class Street:
                 self.add(figure(rng, "person"), x + 0.75 * step, z, heading=turn, size=size, y=KERB)
 
     def cyclists(self) -> None:
-        """Two-wheelers riding near the kerb at any angle, or parked on the sidewalk."""
+        """Add two-wheelers riding near the kerb or parked on the sidewalk."""
         rng = self.rng
-        for _ in range(rng.poisson(self.domain.cycles)):
+        for _ in range(rng.poisson(self.style.cycles)):
             side, z = rng.choice([-1, 1]), rng.uniform(5, 24)
             shapes = figure(rng, rng.choice(["bicycle", "motorcycle"]))
             if rng.random() < 0.3:

@@ -1,4 +1,4 @@
-"""What the two domains look like, as data: a sunny, saturated game and an overcast, noisy camera."""
+"""Styles of the two domains, as data: a sunny, saturated game and an overcast, noisy camera."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from synthetic.ids import BUILDING, ROAD, SIDEWALK, TERRAIN, VEGETATION, WALL
 
 
 @dataclass(frozen=True)
-class Domain:
-    """What a domain's images look like. Pairs (low, high) are ranges to draw from; colors are RGB."""
+class Style:
+    """Appearance of a domain's images. Pairs (low, high) are ranges to sample from; colors are RGB."""
 
-    # lens and its place
+    # camera
     focal: tuple[float, float]  # share of the image width
     eye_height: tuple[float, float]  # metres
     horizon: tuple[float, float]  # share of the image height, from the top
     bonnet: float  # height of the ego vehicle's bonnet, share of the image height
     # light and air
     sun_elevation: tuple[float, float]  # degrees
-    ambient: float  # light on a face turned away from the sun, 1 = facing it
-    shadow: float  # share of the light that a cast shadow takes
+    ambient: float  # light on a face turned away from the sun, relative to one facing it
+    shadow: float  # share of the light lost in a cast shadow
     shadow_blur: float  # pixels
-    shadow_reach: float  # length of a cast shadow, 1 = geometrically right
+    shadow_reach: float  # length of a cast shadow, 1 = geometrically correct
     haze: tuple[float, float]  # per metre
     sky: tuple[tuple[float, ...], tuple[float, ...]]  # color at the top and at the horizon
     cloud: float  # contrast of clouds
@@ -33,7 +33,7 @@ class Domain:
     leaf: float  # radius of a clump of leaves, metres
     window: tuple[float, float]  # share of a bay's width and of a storey's height
     storey: float  # metres
-    colors: dict[str, tuple[tuple[float, ...], ...]]  # material -> colors that an instance picks from
+    colors: dict[str, tuple[tuple[float, ...], ...]]  # material -> colors to choose from per instance
     # sensor
     exposure: tuple[float, float]
     white_balance: tuple[float, float, float]  # gains of R, G, B
@@ -42,18 +42,18 @@ class Domain:
     vignette: float  # share of light lost in the corners
     blur: float  # pixels
     noise: float  # grey levels
-    # how often things occur
-    plots: dict[str, float]  # weights of what lines the street
-    pitched_roofs: float  # share
+    # frequency of objects
+    plots: dict[str, float]  # weights of the kinds of plots along the street
+    pitched_roofs: float  # share of the houses
     traffic: float  # share of the places in a lane that are taken
     parked: float  # share of the places along the kerb that are taken
-    people: float  # mean number of groups of walkers
+    people: float  # mean number of groups of people
     cycles: float  # mean number of two-wheelers
-    heavy: dict[str, float]  # probability of one in the image
+    heavy: dict[str, float]  # probability of one per image
 
 
 # fmt: off
-GAME = Domain(
+GAME = Style(
     focal=(0.72, 0.84), eye_height=(1.5, 2.0), horizon=(0.44, 0.50), bonnet=0.0, sun_elevation=(32, 60),
     ambient=0.62, shadow=0.42, shadow_blur=0.8, shadow_reach=1.0, haze=(0.001, 0.004),
     sky=((92, 152, 228), (206, 226, 242)), cloud=0.10,
@@ -72,7 +72,7 @@ GAME = Domain(
         "housing": ((58, 60, 52), (212, 170, 52)),
         "red": ((250, 60, 46),), "amber": ((252, 190, 60),), "green": ((84, 238, 130),),
         "sign": ((44, 110, 208), (222, 52, 44), (242, 190, 48), (44, 150, 84)),
-        "backbone": ((124, 92, 64), (108, 84, 62)),
+        "trunk": ((124, 92, 64), (108, 84, 62)),
         "leaf": ((112, 152, 52), (134, 160, 60), (92, 138, 56), (128, 142, 48)),
         "skin": ((232, 188, 152), (190, 136, 100), (128, 86, 62)), "hair": ((70, 48, 34), (150, 110, 60)),
         "shirt": ((226, 84, 64), (70, 130, 206), (246, 236, 214), (240, 186, 66), (104, 172, 110)),
@@ -90,7 +90,7 @@ GAME = Domain(
     heavy={"truck": 0.26, "bus": 0.22, "train": 0.16},
 )
 
-CAMERA = Domain(
+CAMERA = Style(
     focal=(0.86, 0.98), eye_height=(1.2, 1.4), horizon=(0.40, 0.46), bonnet=0.09, sun_elevation=(50, 75),
     ambient=0.80, shadow=0.40, shadow_blur=3.0, shadow_reach=0.25, haze=(0.003, 0.008),
     sky=((164, 188, 214), (222, 230, 234)), cloud=0.20,
@@ -109,7 +109,7 @@ CAMERA = Domain(
         "housing": ((45, 48, 45), (111, 100, 51)),
         "red": ((235, 57, 49),), "amber": ((247, 181, 66),), "green": ((91, 231, 155),),
         "sign": ((38, 89, 176), (198, 45, 44), (227, 181, 55), (70, 142, 100)),
-        "backbone": ((93, 74, 58), (80, 68, 56)),
+        "trunk": ((93, 74, 58), (80, 68, 56)),
         "leaf": ((79, 112, 51), (97, 122, 55), (66, 101, 55), (101, 114, 48)),
         "skin": ((216, 176, 148), (181, 133, 105), (118, 83, 65)), "hair": ((58, 44, 37), (124, 97, 64)),
         "shirt": ((167, 66, 59), (64, 94, 139), (203, 198, 187), (135, 117, 70), (74, 99, 78)),
@@ -130,7 +130,7 @@ CAMERA = Domain(
 
 
 def interpolate(a: Any, b: Any, share: float) -> Any:
-    """a + share (b - a), through tuples and dicts of one structure."""
+    """a + share (b - a), element by element through tuples and dicts of the same structure."""
     if isinstance(a, dict):
         return {key: interpolate(a[key], b[key], share) for key in a}
     if isinstance(a, tuple):
@@ -139,6 +139,6 @@ def interpolate(a: Any, b: Any, share: float) -> Any:
 
 
 @cache
-def target_domain(gap: float) -> Domain:
-    """The target's parameters: GAME moved towards CAMERA by `gap`."""
-    return Domain(**interpolate(vars(GAME), vars(CAMERA), gap))
+def target_style(gap: float) -> Style:
+    """Style of the target: GAME moved towards CAMERA by `gap` (0 to 1)."""
+    return Style(**interpolate(vars(GAME), vars(CAMERA), gap))

@@ -10,8 +10,8 @@ import png
 import pytest
 from PIL import Image
 
-from synthetic import make_embedded_data, make_image
-from synthetic.layouts import ROBOTCAR_IDS, SYNTHIA_IDS
+from synthetic import make_image, make_synthetic_data
+from synthetic.ids import ROBOTCAR_IDS, SYNTHIA_IDS
 from tests.conftest import LABEL_IDS, TRAIN_IDS, files_of
 
 SOURCE, TARGET, VAL = range(3)
@@ -46,7 +46,7 @@ def drawn(tmp_path_factory) -> Callable[[str], Path]:
     @cache
     def draw(benchmark: str) -> Path:
         root = tmp_path_factory.mktemp(benchmark)
-        make_embedded_data(root, benchmark=benchmark, **COUNTS, seed=SEED, workers=1)
+        make_synthetic_data(root, benchmark=benchmark, **COUNTS, seed=SEED, workers=1)
         return root
 
     return draw
@@ -122,13 +122,13 @@ def test_benchmark_has_its_folders_and_no_other_files(drawn, benchmark, folders)
 @pytest.mark.parametrize("benchmark", ["gta5", "synthia", "robotcar"])
 def test_number_of_workers_changes_no_file(drawn, tmp_path, benchmark):
     root = drawn(benchmark)
-    make_embedded_data(tmp_path, benchmark=benchmark, **COUNTS, seed=SEED, workers=2)
+    make_synthetic_data(tmp_path, benchmark=benchmark, **COUNTS, seed=SEED, workers=2)
     alone = {path.relative_to(root): content for path, content in files_of(root).items()}
     assert {path.relative_to(tmp_path): content for path, content in files_of(tmp_path).items()} == alone
 
 
 def test_gta5_is_the_benchmark_where_none_is_named(drawn, tmp_path):
-    make_embedded_data(tmp_path, source_images=1, target_images=0, val_images=1, seed=SEED, workers=1)
+    make_synthetic_data(tmp_path, source_images=1, target_images=0, val_images=1, seed=SEED, workers=1)
     files = files_of(tmp_path)
     assert len(files) == 4
     assert all(
@@ -219,5 +219,5 @@ def test_robotcar_annotations_hold_ids_of_the_scene_in_their_first_channel(robot
 
 def test_unknown_benchmark_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(ValueError, match="'kitti'.*gta5, synthia, robotcar"):
-        make_embedded_data(tmp_path, benchmark="kitti", **COUNTS)
+        make_synthetic_data(tmp_path, benchmark="kitti", **COUNTS)
     assert not files_of(tmp_path)
