@@ -1,10 +1,21 @@
-"""Flags of the trainings, as data: the papers' own, and those for the small network on the embedded data."""
+"""How the networks of the tables are trained: with the published flags, or small on synthetic data."""
 
-from dataclasses import dataclass
+import shlex
+from dataclasses import dataclass, replace
+from pathlib import Path
 
-ALL_PIXELS = 1.0  # the threshold that gives every pixel a pseudo label
+from dataset import NO_THRESHOLD, find_domain
+from experiments.runner import Job
+from experiments.tables import WEIGHTS, Cell, Network, Stage1
+
+BENCHMARKS = {  # source and target
+    "gta5": ("gta5", "cityscapes"),
+    "synthia": ("synthia", "cityscapes"),
+    "robotcar": ("cityscapes", "robotcar"),
+}
 NO_TARGET = "--lambda-adv-target1 0 --lambda-adv-target2 0"
 ADVERSARIAL = "--lambda-adv-target1 0.0002 --lambda-adv-target2 0.001"
+FROM_THE_START = "--reg-start 0"  # memory regularization
 
 
 @dataclass(frozen=True)
@@ -21,13 +32,13 @@ class Sizes:
 
     @property
     def stage2(self) -> str:
-        """Whole target images; the labelled stream scales, crops and pads them."""
+        """Whole target images, which the labelled stream scales, crops and pads."""
         return f"--input-size {self.target} --input-size-target {self.target} --crop-size {self.target}"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is drawn and trained: images, and iterations of each training."""
+    """Numbers of synthetic images per domain, and iterations of each training on them."""
 
     train_images: int
     val_images: int
@@ -37,114 +48,198 @@ class Plan:
     log_every: int
 
 
-# Embedded data, small network: the demo's.
+# A small network on synthetic data, as in demo.py.
 SIZES = Sizes(source="256,144", target="256,128", crop="192,96")
 ROBOTCAR_SIZES = Sizes(source="256,128", target="192,144", crop="192,96")
-NETWORK = "--arch mini --norm-style gn --use-se"
-COMMON = f"{NETWORK} --lambda-seg 0.5"
+COMMON = "--arch mini --norm-style gn --use-se --lambda-seg 0.5"
 BALANCED = "--class-balance --often-balance --max-value 3"
 START = f"{NO_TARGET} --batch-size 4 --learning-rate 1e-2 --warm-up 50"
 MEMORY = 1.0  # lambda_kl
-FROM_THE_START = "--reg-start 0"
 STAGE1 = f"{ADVERSARIAL} --lambda-kl-target {MEMORY:g} {FROM_THE_START}"
 RATE1 = "--batch-size 2 --learning-rate 1e-3"
-# The small network's pseudo labels are much worse than a ResNet-101's: only confident pixels, a low rate.
+# Its pseudo labels are much worse than a ResNet-101's: only confident pixels, and a low learning rate.
 THRESHOLD = 0.9
 STAGE2 = f"{NO_TARGET} --batch-size 2 --learning-rate 2e-5 --train_bn"
 FULL = Plan(train_images=240, val_images=60, start=650, stage1=280, stage2=200, log_every=10)
 QUICK = Plan(train_images=16, val_images=4, start=24, stage1=6, stage2=6, log_every=2)
 
-# The papers' networks: the commands of the README without what the tables vary.
+# The published commands without the flags that the tables vary.
 PUBLISHED = "--warm-up 5000 --lambda-seg 0.5 --lambda-me-target 0 --norm-style gn --class-balance"
 PUBLISHED += " --only-hard-label 80 --max-value 7 --often-balance --use-se"
 PUBLISHED_STAGE1 = f"{PUBLISHED} --drop 0.1 --batch-size 2 --learning-rate 2e-4 --crop-size 1024,512"
+PUBLISHED_STAGE1 += " --gpu-ids 0,1"
 PUBLISHED_STAGE2 = f"{PUBLISHED} {NO_TARGET} --batch-size 9 --learning-rate 1e-4 --crop-size 512,256"
-PUBLISHED_STAGE2 += " --train_bn --autoaug False"
-CITYSCAPES_STAGE2 = "--input-size 1280,640"
+PUBLISHED_STAGE2 += " --train_bn --autoaug False --gpu-ids 0,1,2"
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the networks of a table are trained in one setting. Dictionaries are by benchmark.
+    """Flags and defaults of one setting; dictionaries are keyed by benchmark."""
 
-    Args:
-        setting: name of the folder for its results.
-        words: what is measured, for the reader of a table.
-        memory, memory_flags: lambda_kl of Stage I, and what goes with it where it is not 0.
-        drop: rate of Stage II.
-        thresholds: of the pseudo labels where a table does not vary it.
-        stage1, stage2, prediction: flags of the scripts.
-        stop1, stop2: iterations, which name the snapshots.
-        gpu_ids1, gpu_ids2: GPUs of the stages; None: the scripts' default.
-        plan: of the embedded data and trainings; None: the data in ./data.
-        start: flags of the training that every Stage I starts from; None: ImageNet's weights.
-    """
-
-    setting: str
-    words: str
-    memory: float
-    memory_flags: str
-    drop: float
-    thresholds: dict[str, float]
+    name: str  # folder of its results
+    description: str
+    memory: float  # lambda_kl of Stage I
+    drop: float  # drop rate of Stage II
+    thresholds: dict[str, float]  # of the pseudo labels
+    iterations: dict[str, int]  # of each training; they name the snapshots
     stage1: dict[str, str]
     stage2: dict[str, str]
     prediction: dict[str, str]
-    stop1: int
-    stop2: int
-    gpu_ids1: str | None = None
-    gpu_ids2: str | None = None
-    plan: Plan | None = None
-    start: dict[str, str] | None = None
+    start: dict[str, str] | None = None  # training that replaces ImageNet's weights; None: those weights
+    plan: Plan | None = None  # synthetic data to draw; None: the data sets in ./data
 
 
 def published_recipe() -> Recipe:
     """The published flags, for the real data sets."""
-    stop1, stop2 = 25000, 50000
-    stage2 = f"{PUBLISHED_STAGE2} --num-steps-stop {stop2}"
+    iterations = {"stage1": 25000, "stage2": 50000}
+    stage1, stage2 = (f"--num-steps-stop {n}" for n in iterations.values())
+    stage1, stage2 = f"{PUBLISHED_STAGE1} {stage1}", f"{PUBLISHED_STAGE2} {stage2}"
+    cityscapes = f"{stage2} --input-size 1280,640"
     return Recipe(
-        setting="published",
-        words=f"published flags, {stop1} iterations of Stage I, {stop2} of Stage II",
+        name="published",
+        description="published flags, 25000 iterations of Stage I, 50000 of Stage II",
         memory=0.1,
-        memory_flags="",
         drop=0.2,
-        thresholds={"gta5": ALL_PIXELS, "synthia": 0.9, "robotcar": 0.9},
-        stage1=dict.fromkeys(("gta5", "synthia", "robotcar"), f"{PUBLISHED_STAGE1} --num-steps-stop {stop1}"),
-        stage2={
-            "gta5": f"{CITYSCAPES_STAGE2} {stage2}",
-            "synthia": f"{CITYSCAPES_STAGE2} {stage2}",
-            "robotcar": stage2,
-        },
-        prediction=dict.fromkeys(("gta5", "synthia", "robotcar"), ""),
-        stop1=stop1,
-        stop2=stop2,
-        gpu_ids1="0,1",
-        gpu_ids2="0,1,2",
+        thresholds={"gta5": NO_THRESHOLD, "synthia": 0.9, "robotcar": 0.9},
+        iterations=iterations,
+        stage1=dict.fromkeys(BENCHMARKS, stage1),
+        stage2={"gta5": cityscapes, "synthia": cityscapes, "robotcar": stage2},
+        prediction=dict.fromkeys(BENCHMARKS, ""),
     )
 
 
-def embedded_recipe(quick: bool = False) -> Recipe:
-    """The demo's flags and iterations."""
+def synthetic_recipe(quick: bool = False) -> Recipe:
+    """The flags and iterations of demo.py, for synthetic data."""
     plan = QUICK if quick else FULL
+    iterations = {"start": plan.start, "stage1": plan.stage1, "stage2": plan.stage2}
+    start, stage1, stage2 = (f"--num-steps {n} --save-pred-every {n}" for n in iterations.values())
     sizes = {"gta5": SIZES, "synthia": SIZES, "robotcar": ROBOTCAR_SIZES}
     common = f"{COMMON} --log-every {plan.log_every}"
-    steps0, steps1, steps2 = (
-        f"--num-steps {n} --save-pred-every {n}" for n in (plan.start, plan.stage1, plan.stage2)
-    )
+    source = {name: f"{common} {size.stage1} {BALANCED}" for name, size in sizes.items()}
     return Recipe(
-        setting="embedded-quick" if quick else "embedded",
-        words=(
-            f"embedded data ({plan.train_images} images a domain, {plan.val_images} test images), small "
+        name="synthetic-quick" if quick else "synthetic",
+        description=(
+            f"synthetic data ({plan.train_images} images per domain, {plan.val_images} test images), small "
             f"network, {plan.start} + {plan.stage1} iterations of Stage I, {plan.stage2} of Stage II"
         ),
         memory=MEMORY,
-        memory_flags=FROM_THE_START,
         drop=0.1,
-        thresholds=dict.fromkeys(sizes, THRESHOLD),
-        stage1={name: f"{common} {s.stage1} {BALANCED} {RATE1} {steps1}" for name, s in sizes.items()},
-        stage2={name: f"{common} {s.stage2} {STAGE2} {steps2}" for name, s in sizes.items()},
-        prediction={name: f"--input-size {s.target}" for name, s in sizes.items()},
-        stop1=plan.stage1,
-        stop2=plan.stage2,
+        thresholds=dict.fromkeys(BENCHMARKS, THRESHOLD),
+        iterations=iterations,
+        stage1={name: f"{flags} {RATE1} {FROM_THE_START} {stage1}" for name, flags in source.items()},
+        stage2={name: f"{common} {size.stage2} {STAGE2} {stage2}" for name, size in sizes.items()},
+        prediction={name: f"--input-size {size.target}" for name, size in sizes.items()},
+        start={name: f"{flags} {START} {start}" for name, flags in source.items()},
         plan=plan,
-        start={name: f"{common} {s.stage1} {BALANCED} {START} {steps0}" for name, s in sizes.items()},
     )
+
+
+class Planner:
+    """The jobs of one seed; equal networks have equal jobs.
+
+    Args:
+        recipe: flags of the setting.
+        out: folder of all settings.
+        seed: of weights, order and augmentation, and of synthetic data.
+        gpu_ids: for every script; None: the recipe's.
+    """
+
+    def __init__(self, recipe: Recipe, out: Path, seed: int, gpu_ids: str | None = None):
+        self.recipe, self.seed, self.gpu_ids = recipe, seed, gpu_ids
+        self.home = out / recipe.name / f"seed{seed}"
+
+    def evaluate(self, cell: Cell) -> Job:
+        """The evaluation whose metrics.json holds a cell's number."""
+        network = self.resolve(cell.network)
+        flags = f"--uncertainty {cell.uncertainty}"
+        if isinstance(network, Stage1):  # one evaluation serves every row of MRNet's table 1
+            flags += f" --weights {','.join(WEIGHTS)}"
+        folder = f"results/{network.name}-{cell.uncertainty}"
+        return self._predict("evaluate_cityscapes.py", network, folder, "metrics.json", flags)
+
+    def pseudo_labels(self, teacher: Stage1, threshold: float) -> Job:
+        """The generation of pseudo labels by a resolved network."""
+        folder, flags = f"pseudo/{teacher.name}-t{threshold:g}", f"--threshold {threshold:g}"
+        return self._predict("generate_plabel_cityscapes.py", teacher, folder, "run.yaml", flags)
+
+    def train(self, network: Network) -> Job:
+        """The training of a resolved network; its result is the last snapshot."""
+        recipe, benchmark, name = self.recipe, network.benchmark, network.name
+        memory = f"--lambda-kl-target {network.memory:g}"
+        if isinstance(network, Stage1):
+            flags = f"{recipe.stage1[benchmark]} {ADVERSARIAL if network.adversarial else NO_TARGET} {memory}"
+            if not recipe.start:
+                return self._train("stage1", benchmark, name, "imagenet", flags)
+            start = self._train("start", benchmark, f"{benchmark}-start", "none", recipe.start[benchmark])
+            return self._train("stage1", benchmark, name, start, flags)
+        labels = self.pseudo_labels(network.teacher, network.threshold)
+        flags = f"{recipe.stage2[benchmark]} --drop {network.drop:g} {memory}"
+        flags += f" --threshold {network.threshold:g} --pseudo-dir {_quote(labels.result.parent)}"
+        flags += " --conventional" if network.conventional else f" --divergence {network.divergence}"
+        flags += f" {FROM_THE_START}" if network.memory else ""
+        start = self.train(self.resolve(Stage1(benchmark)))
+        return self._train("stage2", benchmark, name, start, flags, labels)
+
+    def _train(self, kind: str, benchmark: str, name: str, start: Job | str, flags: str, *needs: Job) -> Job:
+        """A training that starts from another's snapshot or from named weights."""
+        folder = f"snapshots/{name}"
+        if isinstance(start, Job):
+            start, needs = start.result, (start, *needs)
+        source, target = map(find_domain, BENCHMARKS[benchmark])
+        root, drawing = self._data(benchmark)
+        script, labelled = ("train_ft.py", target) if kind == "stage2" else ("train_ms.py", source)
+        command = (
+            f"{script} --source {source.name} --target {target.name} --restore-from {_quote(start)}"
+            f" --data-dir {_quote(root / labelled.root)} --data-dir-target {_quote(root / target.root)}"
+            f" --snapshot-dir {_quote(self.home / folder)}"
+            f" --log-dir {_quote(self.home / folder / 'tensorboard')}"
+            f" {flags} --random-seed {self.seed} --resume"
+        )
+        command += f" --gpu-ids {self.gpu_ids}" if self.gpu_ids else ""
+        snapshot = f"{source.prefix}_{self.recipe.iterations[kind]}.pth"
+        return self._job(folder, snapshot, command, *drawing, *needs)
+
+    def _predict(self, script: str, network: Network, folder: str, result: str, flags: str) -> Job:
+        training = self.train(network)
+        root, drawing = self._data(network.benchmark)
+        target = find_domain(BENCHMARKS[network.benchmark][1])
+        command = (
+            f"{script} --restore-from {_quote(training.result)} --save {_quote(self.home / folder)}"
+            f" --data-dir {_quote(root / target.root)} {self.recipe.prediction[network.benchmark]} {flags}"
+        )
+        command += f" --gpu-ids {self.gpu_ids.partition(',')[0]}" if self.gpu_ids else ""  # it uses one
+        return self._job(folder, result, command, *drawing, training)
+
+    def _data(self, benchmark: str) -> tuple[Path, tuple[Job, ...]]:
+        """The folder that holds ./data, and the job that draws synthetic data there."""
+        plan = self.recipe.plan
+        if plan is None:
+            return Path(), ()
+        root = self.home / benchmark
+        command = (
+            f"-m synthetic {_quote(root / 'data')} --benchmark {benchmark} --seed {self.seed}"
+            f" --source-images {plan.train_images} --target-images {plan.train_images}"
+            f" --val-images {plan.val_images}"
+        )
+        return root, (self._job(benchmark, "data", command),)
+
+    def _job(self, folder: str, result: str, command: str, *needs: Job) -> Job:
+        log = self.home / "logs" / f"{folder.replace('/', '-')}.txt"
+        return Job(f"seed{self.seed}/{folder}", command, self.home / folder / result, log, needs)
+
+    def resolve(self, network: Network) -> Network:
+        """The network with the recipe's values for None, so that equal networks compare equal."""
+        recipe = self.recipe
+        if isinstance(network, Stage1):
+            return replace(network, memory=recipe.memory if network.memory is None else network.memory)
+        threshold = recipe.thresholds[network.benchmark] if network.threshold is None else network.threshold
+        return replace(
+            network,
+            teacher=self.resolve(network.teacher or Stage1(network.benchmark)),
+            threshold=threshold,
+            drop=recipe.drop if network.drop is None else network.drop,
+        )
+
+
+def _quote(path: Path | str) -> str:
+    return shlex.quote(str(path))

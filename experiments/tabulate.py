@@ -1,4 +1,4 @@
-"""A table of a paper with measured numbers beside the published ones: as text, Markdown and CSV."""
+"""A table of a paper with measured numbers next to the published ones, as text, Markdown and CSV."""
 
 import csv
 import io
@@ -7,23 +7,20 @@ import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from scipy import stats
+
 from experiments.tables import Cell, Table
 from utils.errors import UserError
 
-NOT_ON_FILE = "–"
-ABSENT = "absent"  # a class that occurs neither in labels nor in predictions
-SIDE_BY_SIDE = 4  # columns; with more, the published numbers stand below the measured ones
-GAP_DECIMALS = 3
+CONFIDENCE = 0.95
+SIDE_BY_SIDE = 4  # columns; in wider tables the published numbers stand below the measured ones
 KINDS = ("measured", "published")
-CSV_COLUMNS = ("row", "column", "measured", "standard deviation", "seeds", "published")
+CSV_COLUMNS = ("row", "column", "measured", "95% low", "95% high", "seeds", "published")
 
 
 @dataclass(frozen=True)
 class Number:
-    """What was measured for a cell, a value a seed in the table's unit, and what is published.
-
-    A seed in which the class does not occur gives no value.
-    """
+    """What was measured for a cell: one value per seed in which its class occurs, in the table's unit."""
 
     cell: Cell
     row: str
@@ -36,49 +33,51 @@ class Number:
         return statistics.fmean(self.values) if self.values else None
 
     @property
-    def deviation(self) -> float | None:
-        """Sample standard deviation; None for a single value."""
-        return statistics.stdev(self.values) if len(self.values) > 1 else None
+    def margin(self) -> float | None:
+        """Half the width of the 95 % t-interval of the mean over seeds; None for fewer than two values."""
+        count = len(self.values)
+        if count < 2:
+            return None
+        return float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1) * stats.sem(self.values))
 
     @property
     def measured(self) -> str:
-        """Mean, and over several seeds ± the sample standard deviation."""
         if not self.values:
-            return ABSENT
+            return "absent"
         mean = f"{self.mean:.{self.decimals}f}"
-        return mean if self.deviation is None else f"{mean} ± {self.deviation:.{self.decimals}f}"
+        return mean if self.margin is None else f"{mean} ± {self.margin:.{self.decimals}f}"
 
     @property
     def published(self) -> str:
         published = self.cell.published
-        return NOT_ON_FILE if published is None else f"{published:.{self.decimals}f}"
+        return "–" if published is None else f"{published:.{self.decimals}f}"
 
 
 Numbers = list[list[Number]]  # rows of columns
 
 
-def read_number(result: dict, cell: Cell) -> float | None:
-    """A cell's value in what evaluate_cityscapes.py wrote; None where it is null.
+def read_number(metrics: dict, cell: Cell) -> float | None:
+    """A cell's value in metrics.json; None for a class that occurs neither in labels nor in predictions.
 
     Raises:
-        UserError: it is not there.
+        UserError: the value is missing.
     """
-    value = result
+    value = metrics
     for key in cell.measure:
         if key not in value:
-            raise UserError(f"{result.get('restore_from')}: its evaluation holds no {' '.join(cell.measure)}")
+            raise UserError(f"{metrics.get('restore_from')}: its evaluation lacks {' '.join(cell.measure)}")
         value = value[key]
     return value
 
 
-def numbers_of(table: Table, results: dict[Cell, list[dict]], embedded: bool) -> Numbers:
-    """The table's numbers from the results of each seed, in percent where it is a table of shares."""
-    scale, decimals = (100, 1) if table.percent else (1, GAP_DECIMALS)
+def numbers_of(table: Table, results: dict[Cell, list[dict]]) -> Numbers:
+    """The table's numbers from the metrics of each seed."""
+    scale, decimals = (100, 1) if table.percent else (1, 3)
     rows = []
-    for row in table.rows_in(embedded):
+    for row in table.rows:
         numbers = []
         for column, cell in zip(table.columns, row.cells, strict=True):
-            values = [read_number(result, cell) for result in results[cell]]
+            values = [read_number(metrics, cell) for metrics in results[cell]]
             present = tuple(scale * value for value in values if value is not None)
             numbers.append(Number(cell, row.title, column, present, decimals))
         rows.append(numbers)
@@ -86,39 +85,46 @@ def numbers_of(table: Table, results: dict[Cell, list[dict]], embedded: bool) ->
 
 
 def order_line(rows: Numbers) -> str:
-    """Whether means with a published number come in the published order; '' where there are not two.
+    """Whether the measured means rank as the published ones; '' without two to compare.
 
-    Means that look equal as printed are not in order.
+    Means that print the same do not rank.
     """
     known = [
         number
         for number in itertools.chain(*rows)
         if "means" in number.cell.measure and number.cell.published is not None and number.values
     ]
-    row_tells = len({number.row for number in known}) == len(known)
-    pairs, against = 0, []
-    for one, other in itertools.combinations(known, 2):
-        low, high = sorted((one, other), key=lambda number: number.cell.published)
-        same_mean = one.cell.measure[-1] == other.cell.measure[-1]
-        if not same_mean or low.cell.published == high.cell.published:
+    unique_rows = len({number.row for number in known}) == len(known)
+    pairs, wrong = 0, []
+    for pair in itertools.combinations(known, 2):
+        low, high = sorted(pair, key=lambda number: number.cell.published)
+        if low.cell.measure[-1] != high.cell.measure[-1] or low.cell.published == high.cell.published:
             continue
         pairs += 1
-        if not round(high.mean, high.decimals) > round(low.mean, low.decimals):
-            above, below = (n.row if row_tells else f"{n.row}, {n.column}" for n in (high, low))
-            against.append(f"{above} ({high.measured}) is not above {below} ({low.measured})")
+        if round(high.mean, high.decimals) <= round(low.mean, low.decimals):
+            above, below = (n.row if unique_rows else f"{n.row}, {n.column}" for n in (high, low))
+            wrong.append(f"{above} ({high.measured}) is not above {below} ({low.measured})")
     if not pairs:
         return ""
-    if not against:
+    if not wrong:
         return f"Order: as published ({pairs} of {pairs} pairs)."
-    return f"Order: {pairs - len(against)} of {pairs} pairs as published; not: {'; '.join(against)}."
+    return f"Order: {pairs - len(wrong)} of {pairs} pairs as published; not: {'; '.join(wrong)}."
+
+
+def heading(table: Table, rows: Numbers) -> str:
+    """Name, title, unit, and what ± stands for."""
+    seeds = max(len(number.values) for number in itertools.chain(*rows))
+    units = ["percent"] if table.percent else []
+    units += [f"mean ± half-width of the 95 % t-interval over {seeds} seeds"] if seeds > 1 else []
+    return f"{table.name}: {table.title}" + (f" ({', '.join(units)})" if units else "")
 
 
 def grid_of(table: Table, rows: Numbers) -> tuple[list[list[str]], list[list[str]]]:
-    """Head and body as text: measured and published side by side, or in wide tables one below the other."""
+    """Head and body as text: measured and published side by side, or below each other in wide tables."""
     if len(table.columns) <= SIDE_BY_SIDE:
-        columns = [text for column in table.columns for text in (column, "")]
-        head = [["", *columns], ["", *KINDS * len(table.columns)]]
-        return head, [[row[0].row, *(t for n in row for t in (n.measured, n.published))] for row in rows]
+        titles = [text for column in table.columns for text in (column, "")]
+        body = [[row[0].row, *(text for n in row for text in (n.measured, n.published))] for row in rows]
+        return [["", *titles], ["", *KINDS * len(table.columns)]], body
     body = []
     for row in rows:
         body.append([row[0].row, KINDS[0], *(n.measured for n in row)])
@@ -127,7 +133,7 @@ def grid_of(table: Table, rows: Numbers) -> tuple[list[list[str]], list[list[str
 
 
 def as_text(table: Table, rows: Numbers, notes: Iterable[str]) -> str:
-    """For a terminal: title, aligned columns, notes."""
+    """For a terminal: heading, aligned columns, notes."""
     head, body = grid_of(table, rows)
     titles = 2 if len(head) == 1 else 1  # columns of words
     widths = [max(map(len, column)) for column in zip(*head, *body, strict=True)]
@@ -139,31 +145,28 @@ def as_text(table: Table, rows: Numbers, notes: Iterable[str]) -> str:
         for line in (*head, *body)
     ]
     lines.insert(len(head), "-" * max(map(len, lines)))
-    return "\n".join([heading(table), "", *lines, "", *notes]) + "\n"
+    return "\n".join([heading(table, rows), "", *lines, "", *notes]) + "\n"
 
 
 def as_markdown(table: Table, rows: Numbers, notes: Iterable[str]) -> str:
-    """The same as a Markdown table, whose head is one line."""
+    """The same as a Markdown table, which has one line of column titles."""
     head, body = grid_of(table, rows)
     if len(head) > 1:
         head = [["", *(f"{column}, {kind}" for column in table.columns for kind in KINDS)]]
     lines = ["| " + " | ".join(line) + " |" for line in (*head, ["---"] * len(head[0]), *body)]
-    return "\n".join([f"**{heading(table)}**", "", *lines, "", "\n\n".join(notes)]) + "\n"
+    return "\n".join([f"**{heading(table, rows)}**", "", *lines, "", "\n\n".join(notes)]) + "\n"
 
 
 def as_csv(table: Table, rows: Numbers) -> str:
-    """A line a number, for programs: two decimals in percent, empty where there is none."""
-    decimals = 2 if table.percent else GAP_DECIMALS + 1
+    """One line per number, for programs; unknown values are empty."""
+    decimals = 2 if table.percent else 4
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
     for number in itertools.chain(*rows):
-        figures = (number.mean, number.deviation, number.cell.published)
-        mean, deviation, published = ("" if f is None else f"{f:.{decimals}f}" for f in figures)
-        writer.writerow((number.row, number.column, mean, deviation, len(number.values), published))
+        mean, margin = number.mean, number.margin
+        interval = (None, None) if margin is None else (mean - margin, mean + margin)
+        figures = (mean, *interval, number.cell.published)
+        *measured, published = ("" if f is None else f"{f:.{decimals}f}" for f in figures)
+        writer.writerow((number.row, number.column, *measured, len(number.values), published))
     return text.getvalue()
-
-
-def heading(table: Table) -> str:
-    """Name, title and unit."""
-    return f"{table.name}: {table.title}{' (percent)' if table.percent else ''}"

@@ -91,13 +91,18 @@ def tables_args(tables: Collection[str], argv: list[str] | None = None) -> argpa
     add = parser.add_argument
     add("names", nargs="*", metavar="NAME", help=f"tables: {' '.join(tables)}")
     add("--list", action="store_true", help="print what there is")
-    add("--embedded", action="store_true", help="small network on drawn data, as in demo.py")
-    add("--quick", action="store_true", help="with --embedded: a minute or two a table, numbers mean little")
+    add(
+        "--synthetic",
+        "--embedded",
+        action="store_true",
+        help="small network on synthetic data, as in demo.py",
+    )
+    add("--quick", action="store_true", help="with --synthetic: a minute or two per table, to try it out")
     add(
         "--seeds",
         type=flag_types.seeds,
         default="0",
-        help="of each number; several give mean ± standard deviation",
+        help="one run per seed; several give the mean and its 95 %% t-interval",
     )
     add("--out", type=Path, default="tables", help="folder of everything it writes")
     add("--dry-run", action="store_true", help="print the commands; run and write nothing")
@@ -117,8 +122,8 @@ def tables_args(tables: Collection[str], argv: list[str] | None = None) -> argpa
     if unknown or not (args.names or args.list):
         problem = f"no table is named {unknown[0]!r}" if unknown else "name a table"
         parser.error(f"{problem}; there are {', '.join(tables)}")
-    if args.quick and not args.embedded:
-        parser.error("--quick shortens --embedded; give both")
+    if args.quick and not args.synthetic:
+        parser.error("--quick shortens --synthetic; give both")
     args.names = list(dict.fromkeys(args.names))
     return args
 
