@@ -4,7 +4,7 @@ import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dataset import NO_THRESHOLD, find_domain
+from dataset import adapt, find_domain
 from experiments.runner import Job
 from experiments.tables import WEIGHTS, Cell, Network, Stage1
 
@@ -100,7 +100,7 @@ def published_recipe() -> Recipe:
         description="published flags, 25000 iterations of Stage I, 50000 of Stage II",
         memory=0.1,
         drop=0.2,
-        thresholds={"gta5": NO_THRESHOLD, "synthia": 0.9, "robotcar": 0.9},
+        thresholds={name: adapt(*map(find_domain, pair)).threshold for name, pair in BENCHMARKS.items()},
         iterations=iterations,
         stage1=dict.fromkeys(BENCHMARKS, stage1),
         stage2={"gta5": cityscapes, "synthia": cityscapes, "robotcar": stage2},

@@ -22,18 +22,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Job:
-    """A command and the path that exists once it has finished.
-
-    Args:
-        name: shown in the progress lines.
-        command: arguments of `python`, as for a shell.
-        result: what the command writes last.
-        log: file for its output.
-        needs: jobs whose results it reads.
-    """
+    """A command, and the file or folder that exists once it has finished."""
 
     name: str
-    command: str
+    command: str  # what follows `python` in a shell
     result: Path
     log: Path
     needs: tuple["Job", ...] = ()
