@@ -1,6 +1,8 @@
-"""The embedded data's files against the benchmarks whose layouts they take."""
+"""Files of the synthetic data, checked against the layouts and label tables of the published data sets."""
 
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -12,14 +14,14 @@ from PIL import Image
 
 from synthetic import make_image, make_synthetic_data
 from synthetic.ids import ROBOTCAR_IDS, SYNTHIA_IDS
-from tests.conftest import LABEL_IDS, TRAIN_IDS, files_of
+from tests.conftest import LABEL_IDS, ROOT, TRAIN_IDS, files_of, one_line_error
 
 SOURCE, TARGET, VAL = range(3)
 COUNTS = {"source_images": 3, "target_images": 4, "val_images": 2}
 SEED = 5
 GAME, CITYSCAPES, ROBOTCAR = (320, 180), (320, 160), (240, 180)  # width, height
 
-# Written out from the published tables and not imported: the tests are to notice a wrong table.
+# Copied from the published tables, not imported, so that a wrong table is noticed.
 SYNTHIA_TRAIN_IDS = {
     **{3: 0, 4: 1, 2: 2, 21: 3, 5: 4, 7: 5, 15: 6, 9: 7, 6: 8, 16: 9},
     **{1: 10, 10: 11, 17: 12, 8: 13, 18: 14, 19: 15, 20: 16, 12: 17, 11: 18},
@@ -41,7 +43,7 @@ VAL_NAMES = ["lakeside_000000", "oldbridge_000000"]
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory) -> Callable[[str], Path]:
-    """The folder of a benchmark's files, drawn by the first test that asks for it."""
+    """Folder of a benchmark's files, drawn on first use."""
 
     @cache
     def draw(benchmark: str) -> Path:
@@ -67,7 +69,7 @@ def pixels_of(path: Path) -> np.ndarray:
 
 
 def mapped(ids: np.ndarray, table: dict[int, int]) -> np.ndarray:
-    """ids through a table, 255 where it has no entry."""
+    """Ids through a table, 255 where it has no entry."""
     lookup = np.full(int(ids.max()) + 1, 255)
     for label, train_id in table.items():
         if label < len(lookup):
@@ -86,19 +88,19 @@ def cityscapes_pairs(root: Path, part: str, names: list[str]) -> list[tuple[Path
 
 
 def cityscapes_counts(**parts: int) -> dict[str, int]:
-    """Folders of Cityscapes' layout with their numbers of files."""
+    """Folders of Cityscapes' layout and their numbers of files."""
     kinds = ("leftImg8bit", "gtFine")
     return {f"Cityscapes/data/{kind}/{part}": n for kind in kinds for part, n in parts.items()}
 
 
 def read_16_bit(path: Path) -> np.ndarray:
-    """(height, width, 3) uint16, by a reader that does not reduce it to 8 bits."""
+    """Pixels (height, width, 3), uint16; Pillow would reduce them to 8 bits."""
     width, height, rows, _ = png.Reader(filename=str(path)).read()
     return np.array([np.array(row, np.uint16) for row in rows]).reshape(height, width, 3)
 
 
 def assert_scenes(pairs: list[tuple[Path, Path]], split: int, size: tuple[int, int]) -> None:
-    """The files hold image and Cityscapes ids of the split's scenes, in order."""
+    """The files hold the images and Cityscapes ids of the split's scenes, in order."""
     for index, (image, labels) in enumerate(pairs):
         scene, ids = make_image(SEED, split, index, size)
         np.testing.assert_array_equal(pixels_of(image), scene)
@@ -119,10 +121,9 @@ def test_benchmark_has_its_folders_and_no_other_files(drawn, benchmark, folders)
     assert len(files_of(root)) == sum(folders.values())
 
 
-@pytest.mark.parametrize("benchmark", ["gta5", "synthia", "robotcar"])
-def test_number_of_workers_changes_no_file(drawn, tmp_path, benchmark):
-    root = drawn(benchmark)
-    make_synthetic_data(tmp_path, benchmark=benchmark, **COUNTS, seed=SEED, workers=2)
+def test_number_of_workers_changes_no_file(robotcar, tmp_path):
+    root = robotcar
+    make_synthetic_data(tmp_path, benchmark="robotcar", **COUNTS, seed=SEED, workers=2)
     alone = {path.relative_to(root): content for path, content in files_of(root).items()}
     assert {path.relative_to(tmp_path): content for path, content in files_of(tmp_path).items()} == alone
 
@@ -183,7 +184,7 @@ def test_synthia_green_holds_instances_beyond_8_bits(synthia):
 
 
 def test_every_class_has_its_id_in_synthia_and_robotcar():
-    """Scenes are few here and some classes rare: the conversion of every id, seen or not."""
+    """Converts every id, because rare classes do not occur in the few scenes here."""
     assert {label: SYNTHIA_TRAIN_IDS[own] for label, own in SYNTHIA_IDS.items()} == TRAIN_IDS
     assert {label: ROBOTCAR_TRAIN_IDS[own] for label, own in ROBOTCAR_IDS.items()} == CITYSCAPES_TO_ROBOTCAR
 
@@ -217,7 +218,20 @@ def test_robotcar_annotations_hold_ids_of_the_scene_in_their_first_channel(robot
         assert all((channels[..., 0] != channels[..., c]).mean() > 0.5 for c in (1, 2))
 
 
-def test_unknown_benchmark_is_refused_before_anything_is_written(tmp_path):
+def test_unknown_benchmark_is_an_error_before_anything_is_written(tmp_path):
     with pytest.raises(ValueError, match="'kitti'.*gta5, synthia, robotcar"):
         make_synthetic_data(tmp_path, benchmark="kitti", **COUNTS)
     assert not files_of(tmp_path)
+
+
+def test_command_creates_a_complete_folder_and_never_overwrites_one(tmp_path):
+    out = tmp_path / "drawn"
+    few = ("--benchmark", "synthia", "--source-images", "1", "--target-images", "1", "--val-images", "1")
+    command = [sys.executable, "-m", "synthetic", str(out), *few]
+    first, second = (subprocess.run(command, cwd=ROOT, capture_output=True, text=True) for _ in range(2))
+    assert first.returncode == 0, first.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["drawn"]
+    assert sorted(path.name for path in out.iterdir()) == ["Cityscapes", "synthia"]
+    one_line_error(second, out)
+    wrong = subprocess.run([*command, "--benchmark", "kitti"], cwd=ROOT, capture_output=True, text=True)
+    one_line_error(wrong, "--benchmark", "kitti", "synthia")
