@@ -1,32 +1,42 @@
-"""Initial weights and checkpoints: where they come from, whose they are, and loading them completely.
+"""Initial weights and snapshots: finding them, recognising them and loading them completely.
 
-Three kinds of file are told apart by their keys: a network of this project or of the published code, a
-Caffe-style backbone (every key behind one more name), and torchvision's ResNet.
+The keys distinguish three kinds of file: a network of this project or of the published code, a Caffe-style
+backbone (every key has one more name in front), and torchvision's ResNet.
 """
 
+import hashlib
 import logging
 import pickle
+import re
+import sys
 import warnings
 from pathlib import Path
-from urllib.parse import urldefrag
+from urllib.parse import unquote, urlsplit
 
 import torch
 from torch import Tensor
 from torchvision.models import ResNet101_Weights
 
 from model.deeplab_multi import DeeplabMulti, is_classifier
-from model.download import WeightsError, cached_file, download
 
 PIXEL_MAX = 255
-FIRST = (64, 3, 7, 7)  # shape of the first convolution of torchvision's ResNets
+FIRST_SHAPE = (64, 3, 7, 7)  # of the first convolution of torchvision's ResNets
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-HEAD = "layer6.head.1.weight"  # has a row each class
-IMAGENET_STD_RGB = (0.229, 0.224, 0.225)  # what torchvision divides its inputs by
-# The plain training recipe; the V2 weights come from a much longer one with other augmentations.
+CLASSES_KEY = "layer6.head.1.weight"  # one row per class
+IMAGENET_STD_RGB = (0.229, 0.224, 0.225)  # torchvision divides its inputs by it
+# The V1 recipe; V2 was trained much longer, with other augmentations.
 IMAGENET_WEIGHTS = ResNet101_Weights.IMAGENET1K_V1
+HASH_IN_NAME = re.compile(r"-(?![0-9]+\.)[0-9a-f]{8,}\.")  # as in torch.hub's names; a date is none
+UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
+LONGEST_REASON = 120  # characters of a library's message
+MAX_NAME = 100  # characters of a URL's file name that are kept
 
 StateDict = dict[str, Tensor]
 log = logging.getLogger(__name__)
+
+
+class WeightsError(Exception):
+    """Weights that cannot be used; one line that names the file and says what to do."""
 
 
 def load_weights(network: DeeplabMulti, source: str, restore_classifiers: bool = True) -> None:
@@ -37,7 +47,7 @@ def load_weights(network: DeeplabMulti, source: str, restore_classifiers: bool =
         restore_classifiers: False leaves the classifiers as they were initialised.
 
     Raises:
-        WeightsError: the source cannot be had, or a key is missing, unexpected or of another shape.
+        WeightsError: the source cannot be read, or a key is missing, unexpected or of another shape.
     """
     if source == "none":
         log.info("Starting from random weights.")
@@ -54,31 +64,64 @@ def load_weights(network: DeeplabMulti, source: str, restore_classifiers: bool =
     expected = network.state_dict()
     if what != "network":
         expected = {k: v for k, v in expected.items() if not is_classifier(k)}
-    check_state(state, expected, source)
-    network.load_state_dict(state, strict=False)  # complete: `check_state` has seen to it
+    check_weights(state, expected, source)
+    network.load_state_dict(state, strict=False)  # `check_weights` made sure that nothing is missing
     log.info("Starting from %s (%s).", source, what)
 
 
 def fetch(source: str) -> StateDict:
-    """The state dictionary that `source` names, on the CPU, read without executing anything in it.
+    """The state dictionary that `source` names, on the CPU; nothing in the file is executed.
 
     Raises:
-        WeightsError: it cannot be had, or is no dictionary of tensors.
+        WeightsError: it cannot be read, or is no dictionary of tensors.
     """
     url = IMAGENET_WEIGHTS.url if source == "imagenet" else source
     if url.startswith(("http://", "https://")):
-        was_there = cached_file(urldefrag(url)[0]).is_file()
-        path = download(url)
-        try:
-            return read_state(path, source)
-        except WeightsError:
-            if not was_there:  # another try is to download it again
-                path.unlink(missing_ok=True)
-            raise
+        return _checked_state(download(url), source)
     path = Path(source)
     if not path.is_file():
         raise WeightsError(f"--restore-from {source}: no such file; name a snapshot, a URL, imagenet or none")
     return read_state(path, source)
+
+
+def download(url: str) -> object:
+    """What the checkpoint of a URL holds, from torch's cache once it has been downloaded.
+
+    A name with a hash as torch.hub writes it (`resnet101-63fe2227.pth`) is checked against it.
+
+    Raises:
+        WeightsError: it cannot be downloaded, does not match its hash, or is no
+            checkpoint; nothing of it is kept.
+    """
+    path = Path(torch.hub.get_dir()) / "checkpoints" / cache_name(url)
+    was_cached = path.is_file()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.hub.load_state_dict_from_url(
+                url,
+                map_location="cpu",
+                progress=sys.stderr.isatty(),
+                check_hash=True,
+                file_name=path.name,
+                weights_only=True,
+            )
+    except Exception as error:  # networks, servers and damaged files fail in any way
+        if not was_cached:
+            path.unlink(missing_ok=True)
+        raise WeightsError(
+            f"--restore-from {url}: cannot be downloaded and read ({_first_line(error)}); fetch it elsewhere "
+            f"and pass the file, or put it there as {path}"
+        ) from error
+
+
+def cache_name(url: str) -> str:
+    """File name in torch's cache: the URL's own if it holds a hash, else one that differs for each URL."""
+    name = UNSAFE.sub("_", unquote(urlsplit(url).path).rpartition("/")[2])[-MAX_NAME:]
+    if HASH_IN_NAME.search(name):
+        return name
+    # Without hyphens, in which torch.hub would see a hash.
+    return f"{hashlib.sha256(url.encode()).hexdigest()[:16]}_{name.replace('-', '_')}"
 
 
 def read_state(path: Path, source: str) -> StateDict:
@@ -90,6 +133,10 @@ def read_state(path: Path, source: str) -> StateDict:
             f"--restore-from {source}: not a checkpoint of tensors ({error}); name a snapshot such as "
             "GTA5_25000.pth, or copy it again"
         ) from error
+    return _checked_state(state, source)
+
+
+def _checked_state(state: object, source: str) -> StateDict:
     if not isinstance(state, dict) or not state or not all(map(_is_weight, state.keys(), state.values())):
         raise WeightsError(
             f"--restore-from {source}: holds no network; name a snapshot such as GTA5_25000.pth"
@@ -108,10 +155,14 @@ def load_tensors(path: Path) -> object:
             warnings.simplefilter("ignore")  # what is odd about a file ends here or does not matter
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged or hostile file can fail in any way
-        reason = str(error).split("\n")[0][:120] or "it is empty"
+        reason = _first_line(error) or "it is empty"
         if isinstance(error, pickle.UnpicklingError) or "TorchScript" in reason:
             reason = "it is another file, or holds more than tensors, which is not executed"
         raise ValueError(reason) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).split("\n")[0][:LONGEST_REASON]
 
 
 def _is_weight(key: object, value: object) -> bool:
@@ -126,7 +177,7 @@ def count_classes(snapshot: Path) -> int | None:
     Raises:
         WeightsError: the file is no checkpoint.
     """
-    head = strip_data_parallel(fetch(str(snapshot))).get(HEAD)
+    head = strip_data_parallel(fetch(str(snapshot))).get(CLASSES_KEY)
     return len(head) if head is not None and head.ndim else None
 
 
@@ -144,7 +195,7 @@ def from_torchvision(state: StateDict) -> StateDict:
     state = {key: value for key, value in state.items() if not key.startswith("fc.")}
     scale = torch.tensor(IMAGENET_STD_RGB) * PIXEL_MAX
     first = state.get("conv1.weight")
-    if first is not None and first.shape == FIRST and first.dtype in FLOATS:  # else it is refused later
+    if first is not None and first.shape == FIRST_SHAPE and first.dtype in FLOATS:  # else it is refused later
         state["conv1.weight"] = (first / scale[:, None, None]).flip(1)
     return state
 
@@ -161,12 +212,14 @@ def _extra_name(state: StateDict, network: DeeplabMulti) -> str | None:
     return first if not others and not hasattr(network, first) else None
 
 
-def check_state(state: StateDict, expected: StateDict, source: str) -> None:
+def check_weights(state: StateDict, expected: StateDict, source: str) -> None:
     """Refuse a state that would not fill `expected` key by key and shape by shape with finite numbers.
 
     Files of old PyTorch versions lack BN's counter of batches, which nothing here reads.
     """
-    found, wanted = (weights[HEAD].shape[:1] if HEAD in weights else () for weights in (state, expected))
+    found, wanted = (
+        weights[CLASSES_KEY].shape[:1] if CLASSES_KEY in weights else () for weights in (state, expected)
+    )
     if found and wanted and found != wanted:
         raise WeightsError(
             f"--restore-from {source}: has {found[0]} classes, not {wanted[0]}; "

@@ -1,8 +1,13 @@
 """Weights and flags from files: everything that fits is loaded completely, anything else not at all."""
 
+import functools
+import hashlib
+import http.server
 import os
 import pickle
 import re
+import shutil
+import threading
 import urllib.error
 from pathlib import Path
 
@@ -14,7 +19,7 @@ import yaml
 from dataset.labels import CITYSCAPES_COLORS
 from engine.snapshots import remove_old_snapshots
 from model.deeplab_multi import ARCHS, DeeplabMulti, is_classifier
-from model.weights import load_weights
+from model.weights import WeightsError, cache_name, load_weights
 from tests.conftest import TRAINING, one_line_error
 from utils.atomic import atomic_write
 from utils.errors import UserError
@@ -74,7 +79,7 @@ def test_a_network_of_an_old_pytorch_without_bn_counters_loads(tmp_path):
 
 @pytest.mark.parametrize("name", ["Scale", "model"])
 @pytest.mark.parametrize("before", ["", "module."])
-def test_a_trunk_behind_one_more_name_loads_and_its_classifier_does_not(name, before, tmp_path):
+def test_a_backbone_behind_one_more_name_loads_and_its_classifier_does_not(name, before, tmp_path):
     network, other = mini(2), copied(mini(1))
     initial = copied(network)
     backbone, classifiers = split(other)
@@ -141,7 +146,7 @@ def refused(source, network=None, **options):
     """The message of the refusal; the network must be as it was."""
     network = network or mini(2)
     initial = copied(network)
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(WeightsError) as caught:
         load_weights(network, str(source), **options)
     assert same(copied(network), initial), "a refused file must load nothing"
     assert "--restore-from" in str(caught.value) and str(source) in str(caught.value)
@@ -234,27 +239,97 @@ def test_code_in_a_checkpoint_is_not_executed(save, tmp_path):
     assert proof.read_text() == "executed"  # the attack itself works
 
 
-@pytest.fixture
-def no_network(monkeypatch, tmp_path):
-    """Nothing downloaded so far, and nothing that can be."""
+# Weights from a URL
 
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    """torch's download cache, empty."""
+    torch_home = tmp_path / "cache"
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(torch_home))
+    return torch_home / "checkpoints"
+
+
+@pytest.fixture
+def site(tmp_path):
+    """A folder, and the URL under which a local server offers its files."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    handler = functools.partial(Quiet, directory=str(folder))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield folder, f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_network_is_loaded_from_its_url_and_from_the_cache_after_that(site, cache):
+    folder, address = site
+    torch.save(mini(1).state_dict(), folder / "GTA5_4.pth")
+    for _ in range(2):
+        network = mini(2)
+        load_weights(network, f"{address}/GTA5_4.pth")
+        assert same(copied(network), copied(mini(1)))
+        (folder / "GTA5_4.pth").unlink(missing_ok=True)
+
+
+def test_a_hash_in_the_file_name_is_checked(site, cache):
+    folder, address = site
+    torch.save(mini(1).state_dict(), folder / "net.pth")
+    digest = hashlib.sha256((folder / "net.pth").read_bytes()).hexdigest()
+    for name in (f"net-{digest[:8]}.pth", "net-0123456a.pth", "net-20240101.pth"):
+        shutil.copy(folder / "net.pth", folder / name)
+    load_weights(mini(2), f"{address}/net-{digest[:8]}.pth")
+    load_weights(mini(2), f"{address}/net-20240101.pth")  # a date is no hash
+    before = sorted(cache.iterdir())
+    assert "invalid hash value" in refused(f"{address}/net-0123456a.pth")
+    assert sorted(cache.iterdir()) == before
+
+
+def test_a_download_that_is_no_checkpoint_is_not_kept(site, cache):
+    folder, address = site
+    (folder / "net.pth").write_bytes(b"<html>404</html>")
+    refused(f"{address}/net.pth")
+    assert not any(cache.iterdir())
+
+
+def test_a_file_that_was_put_into_the_cache_is_never_removed(site, cache):
+    url = f"{site[1]}/net.pth"
+    cache.mkdir(parents=True)
+    (cache / cache_name(url)).write_bytes(b"damaged")
+    refused(url)
+    assert (cache / cache_name(url)).read_bytes() == b"damaged"
+
+
+def test_files_of_one_name_from_two_sites_do_not_collide():
+    one, two = (cache_name(f"https://example.org/{place}/net.pth") for place in "ab")
+    assert one != two
+
+
+@pytest.mark.parametrize(
+    "name", ["../../../net.pth", "a/%2e%2e%2f%2e%2e%2fnet.pth", "..%5C..%5Cn-et.pth", ".."]
+)
+def test_names_cannot_leave_the_cache(name):
+    found = cache_name(f"https://example.org/{name}")
+    assert Path(found).name == found and "-" not in found
+
+
+@pytest.mark.parametrize("source", ["imagenet", "http://127.0.0.1:9/network.pth"])
+def test_a_failed_download_is_one_line_that_says_what_to_do(source, cache, world, run_main, monkeypatch):
     def unreachable(*_, **__):
         raise urllib.error.URLError("Name or service not known")
 
-    monkeypatch.setattr("urllib.request.urlopen", unreachable)
     monkeypatch.setattr("torch.hub.urlopen", unreachable)
-    monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path / "hub"))
-
-
-@pytest.mark.parametrize("source", ["imagenet", "https://example.org/network.pth"])
-def test_without_a_network_a_download_fails_in_one_line_that_says_what_to_do(
-    source, no_network, world, run_main
-):
     result = run_main("train_ms", *TRAINING, "--arch", "resnet101", "--restore-from", source)
     result.stderr = re.sub(r'^Downloading: ".*\n', "", result.stderr)  # torch's own progress line
     address = "https://download.pytorch.org/models/resnet101" if source == "imagenet" else source
-    line = one_line_error(result, address, "--restore-from", "Name or service not known")
-    assert "pass the file" in line and str(world / "hub" / "checkpoints") in line
+    line = one_line_error(result, "--restore-from", "Name or service not known", address)
+    assert "pass the file" in line and str(cache) in line
     assert not (world / "snapshots").exists()
 
 
