@@ -1,9 +1,9 @@
 """Stage I: one training step of MRNet (arXiv 1912.11164).
 
-A step reads top to bottom in `AD_Trainer.gen_update`: class weights, the labelled batch with its
-segmentation losses, the target batch with its adversarial and regularising losses, one update of the
-segmentation network; `dis_update` then trains the two discriminators on the same predictions. Nowhere does
-the host wait for the device.
+`AD_Trainer.gen_update` is one step, top to bottom: class weights, segmentation losses of the labelled batch,
+adversarial and regularising losses of the target batch, one update of the segmentation network. `dis_update`
+then trains the two discriminators on the same predictions. No operation here synchronises the CPU with the
+GPU.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from model.deeplab_multi import DeeplabMulti
 from model.ms_discriminator import MsImageDis
-from model.sync_bn import synchronise
+from utils.device import InPrecision
 from utils.distributed import SINGLE_PROCESS, Processes, wrap_ddp
 from utils.losses import (
     class_pixel_counts,
@@ -27,12 +27,11 @@ from utils.losses import (
     update_often_weight,
 )
 from utils.optim import RepeatedSGD, keep_layout
-from utils.precision import InPrecision
 from utils.schedule import poly, warmup_poly
 
-CLASSIFIER_RATE = 10  # the classifiers' learning rate as a multiple of the backbone's
+CLASSIFIER_RATE = 10  # learning rate of the classifiers relative to the backbone
 ADAM_BETAS = (0.9, 0.99)  # of the discriminators
-OPTIMISATION = ("gen_opt", "dis1_opt", "dis2_opt", "scaler")  # what has a state beside the networks
+STATEFUL = ("gen_opt", "dis1_opt", "dis2_opt", "scaler")  # saved for resuming, beside the networks
 
 Predictions = tuple[Tensor, Tensor, Tensor, Tensor]
 Losses = dict[str, Tensor]
@@ -57,10 +56,10 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
         self.D1 = MsImageDis(args.num_classes).requires_grad_(False)  # until `dis_update` trains them
         self.D2 = MsImageDis(args.num_classes).requires_grad_(False)
         self.register_buffer("often_weight", torch.ones(args.num_classes))
-        self.class_weight = torch.ones(args.num_classes)  # of the latest step, for the log
-        self.device_ids: list[int] = []  # more than one: the batch is split over these GPUs
+        self.class_weight = torch.ones(args.num_classes)  # of the current step, for the log
+        self.device_ids: list[int] = []  # with several, DataParallel splits the batch over them
         self.processes = SINGLE_PROCESS
-        self._parallel: list[nn.Module] = []  # a list: G's parameters are registered once
+        self._parallel: list[nn.Module] = []  # G in DDP; in a list, so that G is registered only once
 
         backbone, classifiers = self.G.backbone_parameters(), self.G.classifier_parameters()
         backbone = {key: p for key, p in backbone.items() if p.requires_grad}
@@ -83,26 +82,25 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
         self.train()
 
     def distribute(self, processes: Processes) -> None:
-        """Train as one of several processes from now on; weights and device are in place and the same in all.
+        """Switch to distributed training, after loading and moving the weights, which all ranks must share.
 
-        Each process is given its part of `args.batch_size` images; losses, class weights, hard pixels and
-        gradients are those of the whole batch.
+        Each rank is given its share of `args.batch_size` images; losses, class weights, hard pixels and
+        gradients are those of the global batch.
         """
         self.processes = processes
         if not processes.is_distributed:
             return
-        device = self.often_weight.device
         if self.args.sync_bn:
-            synchronise(self.G, device.type == "cuda")
-        self._parallel = [wrap_ddp(self.G, device)]
+            nn.SyncBatchNorm.convert_sync_batchnorm(self.G)
+        self._parallel = [wrap_ddp(self.G, self.often_weight.device)]
 
     @property
     def adversarial(self) -> bool:
-        """Whether the discriminators are trained: only where both adversarial weights are above 0."""
+        """Whether the discriminators are trained: only if both adversarial weights are above 0."""
         return self.args.lambda_adv_target1 > 0 and self.args.lambda_adv_target2 > 0
 
     def adjust_learning_rates(self, i_iter: int) -> None:
-        """Set the rates of all optimisers for iteration `i_iter`."""
+        """Set the learning rates of all optimisers for iteration `i_iter`."""
         args = self.args
         rate = warmup_poly(args.learning_rate, i_iter, args.num_steps, args.power, args.warm_up)
         backbone, classifiers = self.gen_opt.param_groups
@@ -115,21 +113,19 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
         return {"lr": self.gen_opt.param_groups[0]["lr"], "lr_D": self.dis1_opt.param_groups[0]["lr"]}
 
     def training_state(self) -> dict:
-        """All that the next steps depend on but random states: networks, class weights, optimisation."""
-        return {"networks": self.state_dict()} | {
-            name: getattr(self, name).state_dict() for name in OPTIMISATION
-        }
+        """Everything the next steps depend on except RNG states: networks, class weights, optimisers."""
+        return {"networks": self.state_dict()} | {name: getattr(self, name).state_dict() for name in STATEFUL}
 
     def load_training_state(self, state: dict) -> None:
-        """Go on from what `training_state` gave.
+        """Restore what `training_state` returned.
 
         Raises:
-            RuntimeError, ValueError, KeyError: it is of other networks or optimisers.
+            RuntimeError, ValueError, KeyError: it belongs to other networks or optimisers.
         """
         self.load_state_dict(state["networks"])
-        for name in OPTIMISATION:
+        for name in STATEFUL:
             getattr(self, name).load_state_dict(state[name])
-        for group in self.gen_opt.param_groups:  # flags that may have changed since
+        for group in self.gen_opt.param_groups:  # these flags may have changed
             group.update(momentum=self.args.momentum, weight_decay=self.args.weight_decay)
 
     def gen_update(
@@ -146,30 +142,30 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
         Args:
             images, images_t: labelled and target batch, (N, 3, H, W), BGR minus mean.
             labels: (N, H, W) int64 train ids.
-            labels_t: the target's labels, watched in `val` and never learned from; None if there are none.
-            i_iter: iteration; regularisation of the target starts at `args.reg_start`.
-            update: False only adds to the gradients (`--iter-size`); the next call with True uses them.
+            labels_t: the target's labels, monitored as `val` and never learned from; None if there are none.
+            i_iter: iteration; the regularisers start at `args.reg_start`.
+            update: False only accumulates gradients (`--iter-size`), for the next call with True.
 
         Returns:
-            losses: 0-dimensional seg1 seg2 adv1 adv2 me kl val; a term that is switched off is 0. Among
-                several processes they are those of the whole batch.
-            predictions: (z1, z2, z1_t, z2_t), detached logits (N, C, H, W) of the crop size.
+            losses: 0-dimensional seg1 seg2 adv1 adv2 me kl val of the global batch; 0 for a term that is
+                switched off.
+            predictions: (z1, z2, z1_t, z2_t), detached logits (N, C, H, W) at the crop size.
         """
         args = self.args
         learns = self._learns_from_target(i_iter)
-        self.class_weight = self._class_weight(labels)
+        self.class_weight = self.compute_class_weight(labels)
 
-        # The loss is a sum, and what the labelled batch adds to the gradients is added before the target's
-        # forward pass: the activations of one batch at a time are kept, half of both.
+        # The loss is a sum, so the labelled batch is back-propagated before the target's forward pass: only
+        # one batch's activations exist at a time.
         with self._defer_all_reduce(update and not learns):
             z1, z2 = self.segment(images)
-            losses = self._segmentation_losses(z1, z2, labels)
+            losses = self.segmentation_losses(z1, z2, labels)
             self._add_gradients(losses["seg2"] + args.lambda_seg * losses["seg1"])
             z1, z2 = z1.detach(), z2.detach()
 
         with self._defer_all_reduce(update), torch.set_grad_enabled(learns):
             z1_t, z2_t = self.segment(images_t)
-            losses |= self._target_losses(z1_t, z2_t, i_iter)
+            losses |= self.target_losses(z1_t, z2_t, i_iter)
             if learns:
                 self._add_gradients(
                     args.lambda_adv_target1 * losses["adv1"]
@@ -187,10 +183,10 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
         return self._reduce_losses(losses), (z1, z2, z1_t, z2_t)
 
     def dis_update(self, z1: Tensor, z2: Tensor, z1_t: Tensor, z2_t: Tensor, update: bool = True) -> Losses:
-        """One step of both discriminators on a step's predictions; zeros where they are not trained.
+        """One step of both discriminators on the predictions of `gen_update`; zeros if they are not trained.
 
-        For both, the labelled batch's joint prediction is real; the target's auxiliary (D1) or primary
-        (D2) prediction is fake. Shapes and `update` as in `gen_update`.
+        "Real" is the fused prediction of the labelled batch for both; "fake" is the target's auxiliary (D1)
+        or primary (D2) prediction. Shapes and `update` as in `gen_update`.
         """
         if not self.adversarial:
             return {"D1": z1.new_zeros(()), "D2": z1.new_zeros(())}
@@ -212,7 +208,7 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
         return self._reduce_losses(losses)
 
     def train(self, mode: bool = True) -> "AD_Trainer":
-        """As nn.Module's, but with `--is-training False` the backbone's BN statistics stay as they are."""
+        """As in nn.Module, but `--is-training False` freezes the BN statistics of the backbone."""
         super().train(mode)
         if not self.args.is_training:
             for module in self.G.modules():
@@ -227,26 +223,26 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
             logits = nn.parallel.data_parallel(network, images, self.device_ids)
         else:
             logits = network(images)
-        # `contiguous` while they are small: softmax would bring each of its large inputs into this layout.
+        # `contiguous` while they are small: softmax would otherwise copy each of its large inputs.
         small = [z.to(torch.get_default_dtype()).contiguous() for z in logits]
         return tuple(F.interpolate(z, images.shape[2:], mode="bilinear", align_corners=True) for z in small)
 
     def _add_gradients(self, loss: Tensor) -> None:
-        """Backward pass of a part of this step's loss."""
-        # DistributedDataParallel divides by the number of processes; the shares of the loss add up.
+        """Back-propagate one summand of this step's loss."""
+        # DDP averages over the ranks, but the shares of the loss add up.
         self.scaler.scale(loss * (self.processes.world_size / self.args.iter_size)).backward()
 
     def _defer_all_reduce(self, last: bool):
-        """Where gradients are only added to, they stay in this process until the last part of a step."""
+        """While accumulating, skip DDP's all-reduce; reduce with the last micro-batch."""
         waits = self._parallel and not last
         return self._parallel[0].no_sync() if waits else contextlib.nullcontext()
 
     def _batch_fraction(self, batch: Tensor) -> float:
-        """This process's share of the whole batch's images, 1 where it is alone."""
+        """This rank's share of the images of the global batch."""
         return len(batch) / self.args.batch_size if self.processes.is_distributed else 1.0
 
     def _reduce_losses(self, losses: Losses) -> Losses:
-        """The sum of all processes' shares, detached."""
+        """The sum of all ranks' shares, detached."""
         totals = self.processes.all_reduce_sum(torch.stack([loss.detach() for loss in losses.values()]))
         return dict(zip(losses, totals, strict=True))
 
@@ -256,7 +252,7 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
         adversarial = args.lambda_adv_target1 > 0 or args.lambda_adv_target2 > 0
         return adversarial or (regularised and i_iter >= args.reg_start)
 
-    def _class_weight(self, labels: Tensor) -> Tensor:
+    def compute_class_weight(self, labels: Tensor) -> Tensor:
         """Weight of each class in this step's cross entropies, (C,)."""
         args = self.args
         weight = torch.ones_like(self.often_weight)
@@ -271,14 +267,14 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
             weight = weight * self.often_weight
         return weight
 
-    def _segmentation_losses(self, z1: Tensor, z2: Tensor, labels: Tensor) -> Losses:
-        """seg1 and seg2: the part of the step that Stage II replaces."""
+    def segmentation_losses(self, z1: Tensor, z2: Tensor, labels: Tensor) -> Losses:
+        """seg1 and seg2, which Stage II replaces."""
         options = (labels, self.class_weight, self.args.ignore_label, self.args.only_hard_label)
         options += (self.processes,)
         return {"seg1": segmentation_loss(z1, *options), "seg2": segmentation_loss(z2, *options)}
 
-    def _target_losses(self, z1_t: Tensor, z2_t: Tensor, i_iter: int) -> Losses:
-        """adv1, adv2 and, from `args.reg_start` on, me and kl; 0 where the weight is 0."""
+    def target_losses(self, z1_t: Tensor, z2_t: Tensor, i_iter: int) -> Losses:
+        """adv1, adv2 and, from `args.reg_start` on, me and kl; 0 if the weight is 0."""
         args = self.args
         losses = {name: z1_t.new_zeros(()) for name in ("adv1", "adv2", "me", "kl")}
         share = self._batch_fraction(z1_t)  # they are means over the batch
@@ -303,7 +299,7 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
 
 @contextlib.contextmanager
 def _trainable(module: nn.Module):
-    """The module's parameters take gradients inside, so that the generator's step computes none for them."""
+    """Enable gradients of the parameters inside; outside, the generator's step computes none for them."""
     module.requires_grad_(True)
     try:
         yield
@@ -312,7 +308,7 @@ def _trainable(module: nn.Module):
 
 
 def published_repeats(key: str) -> int:
-    """How often the published recipe updates a backbone parameter a step (see `utils.optim`).
+    """How often the published recipe updates a backbone parameter per step (see `utils.optim`).
 
     Once in the stem, 3 times in a bottleneck of `layer1` ... `layer4`, 4 times in its shortcut.
     """

@@ -11,10 +11,10 @@ from utils.losses import rectified_losses
 class AD_Trainer(trainer_ms.AD_Trainer):  # noqa: N801 - the published name
     """Stage I's trainer with the uncertainty-rectified losses, or, with `--conventional`, without them."""
 
-    def _segmentation_losses(self, z1: Tensor, z2: Tensor, labels: Tensor) -> Losses:
+    def segmentation_losses(self, z1: Tensor, z2: Tensor, labels: Tensor) -> Losses:
         args = self.args
         if args.conventional:
-            return super()._segmentation_losses(z1, z2, labels)
+            return super().segmentation_losses(z1, z2, labels)
         seg1, seg2 = rectified_losses(
             z1, z2, labels, self.class_weight, args.ignore_label, divergence=args.divergence
         )

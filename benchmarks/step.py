@@ -20,7 +20,6 @@ import time
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
-from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -36,12 +35,10 @@ from benchmarks.meter import Meter  # noqa: E402
 from benchmarks.plain import PlainTrainer, float_batch  # noqa: E402
 from engine.loop import _to_device  # noqa: E402
 from model.deeplab_multi import ARCHS  # noqa: E402
-from utils import pixelwise  # noqa: E402
-from utils.compilation import compile_network  # noqa: E402
+from utils.device import PRECISIONS, set_precision  # noqa: E402
 from utils.flag_types import format_size  # noqa: E402
 from utils.losses import memory_regularization  # noqa: E402
 from utils.options import stage1_args, stage2_args  # noqa: E402
-from utils.precision import PRECISIONS, prepare  # noqa: E402
 
 COMMON = "--norm-style gn --use-se --class-balance --often-balance --only-hard-label 80 --max-value 7 "
 COMMON += "--lambda-seg 0.5 "
@@ -108,11 +105,10 @@ def runner(
     if way == OURS:
         trainer = build(OURS, stage, args).to(device, memory_format=torch.channels_last)
         if args.compile:
-            images = torch.zeros(args.batch_size, *args.crop_size, 3, device=device)
-            compile_network(trainer, images.permute(0, 3, 1, 2))
+            trainer.G.compile()
 
         def run() -> dict:
-            prepare(args.precision, device)
+            set_precision(args.precision, device)
             return our_step(trainer, *batches, device)
     else:
         trainer = build(PLAIN, stage, args).to(device)
@@ -124,7 +120,7 @@ def runner(
 
         def run() -> dict:
             if exact:
-                prepare("fp32", device)
+                set_precision("fp32", device)
             elif device.type == "cuda":  # torch's defaults, and the search that everybody switches on
                 torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = True, False
                 torch.backends.cudnn.benchmark = True
@@ -151,7 +147,7 @@ def timed(run: Callable[[], object], device: torch.device, repeats: int = 1) -> 
 def matrix_rate(precision: str, device: torch.device) -> float:
     """FLOP a second of a large matrix product in the precision: the limit, measured beside the steps."""
     size = 8192 if device.type == "cuda" else 1024
-    prepare(precision, device)
+    set_precision(precision, device)
     dtype = PRECISIONS[precision] or torch.float32
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     timed(lambda: a @ b, device, 3)
@@ -203,8 +199,7 @@ def same_losses(stage: str, args: Namespace, device: torch.device) -> float:
 def count(stage: str, args: Namespace, way: str = OURS) -> Meter:
     """FLOPs and peak bytes of a step by arithmetic; see `benchmarks.meter`."""
     meter = Meter()
-    gpus_parts = mock.patch.object(pixelwise, "CACHED_BYTES", pixelwise.PART_BYTES)
-    with gpus_parts, FakeTensorMode(allow_non_fake_inputs=True), meter:
+    with FakeTensorMode(allow_non_fake_inputs=True), meter:
         trainer = build(way, stage, args)
         if PRECISIONS[args.precision] and way == OURS:
             _normalise_as_cuda(trainer.G)

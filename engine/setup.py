@@ -21,12 +21,10 @@ from engine.run_log import TrainingLog, log_to_terminal
 from engine.validation import Validation, validation_data
 from model.weights import load_weights
 from utils.atomic import remove_partial_files, resolve_path
-from utils.compilation import compile_network
-from utils.device import choose_device, default_workers
+from utils.device import choose_device, default_workers, set_precision
 from utils.distributed import Processes, init_distributed, shutdown
 from utils.errors import UserError
 from utils.opts_file import OPTIONS_FILE, SHAPING_OPTIONS, read_options, write_options
-from utils.precision import prepare
 from utils.stopping import leave_stopping_to_the_main_process
 
 STREAMS = 2
@@ -71,9 +69,9 @@ def train_stage(trainer_class: type[nn.Module], args: Namespace, pseudo_labels: 
             validation.check(labels_required=True, beside=checks)
     target_has_labels = processes.broadcast(target_has_labels)
     device, gpus = choose_device(args, processes)
-    if args.sync_bn and len(gpus) > 1:
-        raise UserError("--sync_bn: GPUs of one process keep statistics of their own; start it with torchrun")
-    args.precision = prepare(args.precision, device, args.deterministic)
+    if args.sync_bn and (len(gpus) > 1 or processes.is_distributed and device.type != "cuda"):
+        raise UserError("--sync_bn needs torchrun with one GPU per process; start it so, or leave it out")
+    args.precision = set_precision(args.precision, device, args.deterministic)
     args.fp16 = args.precision == "fp16"
 
     torch.manual_seed(args.random_seed)
@@ -86,9 +84,10 @@ def train_stage(trainer_class: type[nn.Module], args: Namespace, pseudo_labels: 
         check_state(state, trainer, args, [len(labelled), len(target)], processes)
         restore_trainer(state, trainer, args.snapshot_dir / STATE_FILE)
     trainer.distribute(processes)
-    if args.compile:
-        images = torch.zeros(args.batch_size, *args.crop_size, 3, device=device).permute(0, 3, 1, 2)
-        compile_network(trainer, images)
+    if args.compile and (processes.is_distributed or len(gpus) > 1):
+        log.warning("--compile works in one process on one device: training without it.")
+    elif args.compile:
+        trainer.G.compile()
     if not processes.is_main:
         torch.manual_seed(args.random_seed + processes.rank)  # other channels dropped than in the main one
     say_what_is_there(labelled, target, target_has_labels, args)

@@ -1,7 +1,7 @@
 """Multi-scale DeepLab-v2 with an auxiliary and a primary classifier (MRNet, section 3 and figure 2).
 
-The parameter names are those of the published checkpoints. The residual blocks are torchvision's, put
-into the Caffe arrangement; the classifiers are the dilated pyramids the papers call heads.
+The parameter names are those of the published checkpoints. The residual blocks are torchvision's in the
+Caffe arrangement; the classifiers are atrous spatial pyramids.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from torchvision.models.resnet import Bottleneck
 
 NORM_STYLES = ("bn", "in", "gn", "ln")
-STRIDE = 8  # pixels of the image a cell of the logits
+STRIDE = 8  # image pixels per logit cell (output stride)
 GROUPS = 32  # of group normalisation
 DILATIONS = (6, 12, 18, 24)  # of the 3x3 branches of a classifier
 SE_REDUCTION = 16
@@ -26,8 +26,8 @@ SE_REDUCTION = 16
 class Arch(NamedTuple):
     """Sizes of a network; every size has the same structure and the same parameter names.
 
-    `blocks` per stage, `width` of the first stage's planes (doubled from stage to stage), channels of a
-    classifier's `branch`es and of the `bottleneck` behind them.
+    `blocks` per stage; `width`, the planes of the first stage, doubled in each next one; channels of each
+    `branch` of a classifier and of its `bottleneck`.
     """
 
     blocks: tuple[int, int, int, int]
@@ -71,7 +71,7 @@ class CaffeBottleneck(Bottleneck):
 
 
 class SEBlock(nn.Module):
-    """Squeeze and excitation: scales every channel by a gate computed from all channels' means."""
+    """Squeeze and excitation: scales each channel by a gate computed from the means of all channels."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -119,12 +119,12 @@ class Classifier(nn.Module):
 
 
 class DeeplabMulti(nn.Module):
-    """ResNet backbone at stride 8 with a classifier on stage 3 and one on stages 4 and 3 together.
+    """ResNet backbone at stride 8 with a classifier on stage 3 and one on stages 4 and 3 concatenated.
 
     `layer5` is the auxiliary classifier, `layer6` the primary one. The affine parameters of the backbone's
     batch normalisation train only with `train_bn`; its statistics follow the module's training mode.
-    With `checkpointing` set, a residual block keeps only its input for the backward pass and is computed
-    again there: less memory, a third more work in the backbone, the same result.
+    With `checkpointing`, each residual block is recomputed in the backward pass from its input: less
+    memory, a third more computation in the backbone, the same result.
     """
 
     checkpointing = False
@@ -152,7 +152,7 @@ class DeeplabMulti(nn.Module):
         self.layer3 = self._stage(planes[2], sizes.blocks[2], dilation=2)
         self.layer4 = self._stage(planes[3], sizes.blocks[3], dilation=4)
         stage3, stage4 = (p * CaffeBottleneck.expansion for p in planes[2:])
-        self._init_trunk(train_bn)
+        self._init_backbone(train_bn)
         options = (num_classes, use_se, norm_style, droprate, sizes)
         self.layer5 = Classifier(stage3, *options)
         self.layer6 = Classifier(stage4 + stage3, *options)
@@ -165,7 +165,7 @@ class DeeplabMulti(nn.Module):
             self.inplanes = planes * CaffeBottleneck.expansion
         return nn.Sequential(*stage)
 
-    def _init_trunk(self, train_bn: bool) -> None:
+    def _init_backbone(self, train_bn: bool) -> None:
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -173,7 +173,7 @@ class DeeplabMulti(nn.Module):
                 module.requires_grad_(train_bn)
 
     def backbone_parameters(self) -> "OrderedDict[str, nn.Parameter]":
-        """Every parameter that no classifier holds, by name."""
+        """The parameters outside the classifiers, by name."""
         return OrderedDict((k, p) for k, p in self.named_parameters() if not is_classifier(k))
 
     def classifier_parameters(self) -> "OrderedDict[str, nn.Parameter]":
@@ -192,20 +192,20 @@ class DeeplabMulti(nn.Module):
         if not (self.checkpointing and torch.is_grad_enabled()):
             return stage(x)
         for block in stage:
-            contexts = partial(_recomputation, block)
-            # No random numbers are drawn in a block, so there is no generator to put back.
+            contexts = partial(_checkpoint_contexts, block)
+            # A block draws no random numbers, so there is no RNG state to preserve.
             x = checkpoint(block, x, use_reentrant=False, context_fn=contexts, preserve_rng_state=False)
         return x
 
 
-def _recomputation(block: nn.Module) -> tuple[contextlib.AbstractContextManager, ...]:
-    """The contexts of a block's forward pass and of its repetition in the backward pass."""
-    return contextlib.nullcontext(), _statistics_aside(block)
+def _checkpoint_contexts(block: nn.Module) -> tuple[contextlib.AbstractContextManager, ...]:
+    """Contexts of a block's forward pass and of its recomputation in the backward pass."""
+    return contextlib.nullcontext(), _frozen_running_statistics(block)
 
 
 @contextlib.contextmanager
-def _statistics_aside(block: nn.Module) -> Iterator[None]:
-    """Batch normalisation's running statistics have seen the batch already: others take it in, and go."""
+def _frozen_running_statistics(block: nn.Module) -> Iterator[None]:
+    """Recomputation must not update the running statistics a second time: it writes to temporary buffers."""
     norms = [module for module in block.modules() if isinstance(module, _BatchNorm) and module.training]
     kept = [dict(norm._buffers) for norm in norms]
     for norm, buffers in zip(norms, kept, strict=True):

@@ -71,7 +71,7 @@ class MsImageDis(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Probabilities (N, input_dim, H, W) -> one score map (N, 1, h, w) a scale, finest first."""
+        """Probabilities (N, input_dim, H, W) -> one score map (N, 1, h, w) per scale, finest first."""
         scores = []
         for scale, cnn in enumerate(self.cnns):
             if scale:
@@ -80,11 +80,11 @@ class MsImageDis(nn.Module):
         return scores
 
     def dis_loss(self, fake: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss of the discriminator, and the part of it that is the gradient penalty.
+        """Loss of the discriminator, and the gradient penalty contained in it.
 
         Sum over scales of
         mean(D(fake)^2) + mean((D(real) - 1)^2) + 0.01 * mean_batch |d sum D(real) / d real|^2.
-        `fake` and `real` are (N, input_dim, H, W) and are taken as constants.
+        `fake` and `real` are (N, input_dim, H, W), both detached.
         """
         real = real.detach().requires_grad_()
         loss = penalty = 0.0

@@ -15,9 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from engine.evaluation import PixelCounts
-from engine.loop import _to_device
 from model.deeplab_multi import DeeplabMulti
-from tests.test_step import STAGES, batch, build, new_trainer, raw_batch
+from tests.test_step import STAGES, batch, build, new_trainer, on_device, raw_batch
 from utils import preprocess
 from utils.device import choose_device, to_device
 from utils.distributed import Processes
@@ -105,7 +104,7 @@ def test_nothing_of_a_step_leaves_the_gpu_and_only_bytes_come(
         # What is made once comes with the first step.
         with Watch(gpu) if i_iter else contextlib.nullcontext() as watch:
             trainer.adjust_learning_rates(i_iter)
-            (images, labels), (images_t, labels_t) = (_to_device(batch, gpu) for batch in raw)
+            (images, labels), (images_t, labels_t) = (on_device(batch, gpu) for batch in raw)
             losses, predictions = trainer.gen_update(images, images_t, labels, labels_t, i_iter)
             losses |= trainer.dis_update(*predictions)
         assert not i_iter or watch.arrived == [torch.uint8] * 4
@@ -127,11 +126,11 @@ def test_percentiles_and_weights_of_several_processes_stay_on_the_gpu(gpu, monke
     flags = "--class-balance --often-balance --only-hard-label 80"
     with gpu:
         trainer = new_trainer(1, flags, 0.1)
-    trainer.processes = Two(count=2)
+    trainer.processes = Two(world_size=2)
     gradients_instead(monkeypatch, trainer)
     raw = raw_batch(0), raw_batch(1)
     for i_iter in range(2):
-        (images, labels), (images_t, _) = (_to_device(batch, gpu) for batch in raw)
+        (images, labels), (images_t, _) = (on_device(batch, gpu) for batch in raw)
         with Watch(gpu) if i_iter else contextlib.nullcontext():
             losses, predictions = trainer.gen_update(images, images_t, labels, None, i_iter)
             losses |= trainer.dis_update(*predictions)
@@ -156,7 +155,7 @@ def test_nothing_of_a_prediction_makes_the_host_wait_and_counts_stay_on_the_gpu(
             heat_levels(found[0].uncertainty)
         assert {values.device for prediction in found for values in prediction} == {gpu}
     assert index == 1
-    assert tally.matrices.device == gap._certainty.device == gpu
+    assert tally.matrices.device == gpu
 
 
 def test_each_gpus_copy_computes_in_the_precision_asked_for(monkeypatch, one_thread):

@@ -1,7 +1,6 @@
 """One training step: what saves time and memory changes nothing, and the host waits for no device."""
 
 import copy
-import logging
 from argparse import Namespace
 
 import numpy as np
@@ -11,16 +10,14 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.step import count, stage_args
-from engine.loop import _to_device
 from engine.run_log import TrainingLog
 from tests.conftest import TRAINING, one_line_error
 from trainer_ms import AD_Trainer as Stage1Trainer
 from trainer_ms_variance import AD_Trainer as Stage2Trainer
-from utils import compilation, losses
-from utils.compilation import compile_network
-from utils.device import choose_device
+from utils.device import choose_device, to_device
 from utils.optim import RepeatedSGD
 from utils.options import stage1_args, stage2_args
+from utils.preprocess import to_network_input
 
 CLASSES, HEIGHT, WIDTH = 7, 40, 56
 NETWORK = f"--arch mini --norm-style gn --use-se --num-classes {CLASSES} --crop-size 56,40 --batch-size 2"
@@ -59,10 +56,15 @@ def raw_batch(seed: int) -> dict:
     return {"image": torch.from_numpy(images), "label": torch.from_numpy(labels.astype(np.uint8))}
 
 
+def on_device(raw: dict, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Network input and labels of a raw batch."""
+    return to_network_input(to_device(raw["image"], device)), to_device(raw["label"], device).long()
+
+
 def batch(seed: int, raw: tuple[dict, dict] | None = None) -> tuple:
     """images, images_t, labels, labels_t."""
     raw = raw or (raw_batch(2 * seed), raw_batch(2 * seed + 1))
-    (images, labels), (images_t, labels_t) = (_to_device(stream, torch.device("cpu")) for stream in raw)
+    (images, labels), (images_t, labels_t) = (on_device(stream, torch.device("cpu")) for stream in raw)
     return images, images_t, labels, labels_t
 
 
@@ -107,8 +109,8 @@ def test_labelled_batch_learns_before_the_target_is_seen_and_gradients_are_those
         images, images_t, labels, labels_t = batch(index)
         found, _ = trainer.gen_update(images, images_t, labels, labels_t, 0, update=False)
         (z1, z2), (z1_t, z2_t) = plain.segment(images), plain.segment(images_t)
-        plain.class_weight = plain._class_weight(labels)
-        terms = plain._segmentation_losses(z1, z2, labels) | plain._target_losses(z1_t, z2_t, 0)
+        plain.class_weight = plain.compute_class_weight(labels)
+        terms = plain.segmentation_losses(z1, z2, labels) | plain.target_losses(z1_t, z2_t, 0)
         total = terms["seg2"] + args.lambda_seg * terms["seg1"]
         total = total + args.lambda_adv_target1 * terms["adv1"] + args.lambda_adv_target2 * terms["adv2"]
         total = total + args.lambda_me_target * terms["me"] + args.lambda_kl_target * terms["kl"]
@@ -169,11 +171,8 @@ class NoReading(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("branch", ["selected", "sorted"])
 @pytest.mark.parametrize(("stage", "flags"), STAGES)
-def test_no_host_waits_within_a_step(stage, flags, branch, one_thread, monkeypatch, tmp_path):
-    if branch == "sorted":  # what a GPU does for the percentile
-        monkeypatch.setattr(losses, "_selected", losses._sorted)
+def test_no_host_waits_within_a_step(stage, flags, one_thread, tmp_path):
     trainer = build(stage, flags, 0.1)
     history = TrainingLog(tmp_path, None, every=20, start=0, total=100, classes=["road"])
     raw = raw_batch(0), raw_batch(1)
@@ -186,14 +185,6 @@ def test_no_host_waits_within_a_step(stage, flags, branch, one_thread, monkeypat
         with pytest.raises(AssertionError, match="tolist"):
             history.step(20, found, trainer.rates(), trainer.class_weight)  # the watch is awake
     history.close()
-
-
-def test_percentile_by_sorting_is_numpys(monkeypatch):
-    monkeypatch.setattr(losses, "_selected", losses._sorted)
-    values = torch.randn(1001, dtype=torch.float64)
-    values[::5] = 0
-    for q in (0.0, 12.5, 80.0, 99.9):
-        assert losses.percentile(values, q).item() == pytest.approx(np.percentile(values, q), rel=1e-12)
 
 
 def test_steps_whose_gradients_overflow_change_nothing_and_are_skipped_without_waiting():
@@ -302,32 +293,12 @@ def test_bf16_is_close_to_full_precision_and_its_losses_are_full_numbers(one_thr
     assert mixed["seg2"] != full["seg2"]
 
 
-def compiled_step(monkeypatch, backend) -> tuple:
-    monkeypatch.setattr(compilation, "BACKEND", backend)
+def test_a_compiled_network_gives_the_same_losses(one_thread):
     trainer = build(1, REGULARISED)
-    before = copy.deepcopy(trainer.state_dict())
-    state = torch.get_rng_state()
-    worked = compile_network(trainer, batch(0)[0])
-    assert torch.equal(torch.get_rng_state(), state)
-    assert all(torch.equal(value, before[key]) for key, value in trainer.state_dict().items())
-    return worked, step(trainer, 0)
-
-
-def test_compilation_leaves_no_trace_and_gives_the_same_losses(monkeypatch, one_thread):
-    worked, found = compiled_step(monkeypatch, "aot_eager")
-    assert worked
+    trainer.G.compile(backend="aot_eager")
+    compiled = step(trainer, 0)
     for name, loss in step(build(1, REGULARISED), 0).items():
-        assert found[name].item() == pytest.approx(loss.item(), rel=1e-5), name
-
-
-def test_compilation_that_fails_is_a_warning_and_training_goes_on(monkeypatch, one_thread, caplog):
-    def fail(graph, inputs):
-        raise OSError("no compiler here")
-
-    with caplog.at_level(logging.WARNING):
-        worked, found = compiled_step(monkeypatch, fail)
-    assert not worked and "--compile failed" in caplog.text and "computing without it" in caplog.text
-    assert found == step(build(1, REGULARISED), 0)
+        assert compiled[name].item() == pytest.approx(loss.item(), rel=1e-5), name
 
 
 def test_apples_gpu_is_chosen_where_it_is_the_only_one(monkeypatch, caplog):

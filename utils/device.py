@@ -1,56 +1,90 @@
-"""Which device a run computes on, and how many processes decode for it."""
+"""The device a run computes on, the precision of the network there, and the number of decoding processes."""
 
 import logging
 import os
 from argparse import Namespace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from utils.distributed import SINGLE_PROCESS, Processes
 
-MAX_WORKERS = 8  # a stream; more only compete for memory bandwidth
+PRECISIONS = {"fp32": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}  # autocast's dtype
+MAX_WORKERS = 8  # per stream; more only compete for memory bandwidth
 log = logging.getLogger(__name__)
 
 
 def choose_device(args: Namespace, processes: Processes = SINGLE_PROCESS) -> tuple[torch.device, list[int]]:
-    """The device of `--gpu-ids`, or the CPU, and those of the named GPUs that exist; says what is missing.
+    """The device of `--gpu-ids` and the GPUs among them that exist; warns about missing ones.
 
-    Without CUDA it is Apple's GPU where torch has it. Among several processes each has the GPU of its number
-    on its machine, whatever `--gpu-ids` says. A CUDA device becomes the current one.
+    Without CUDA it is Apple's GPU if there is one, else the CPU. Under torchrun each process takes the GPU of
+    its local rank, whatever `--gpu-ids` names. A CUDA device becomes the current one.
     """
     if args.cpu:
         return torch.device("cpu"), []
     if processes.is_distributed and torch.cuda.is_available():
         return torch.device("cuda", processes.local_rank), [processes.local_rank]
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if count == 0 and torch.backends.mps.is_available() and not processes.is_distributed:
-        log.warning(
-            "No CUDA GPU here: computing on Apple's GPU, faster than its CPU and far slower than a data "
-            "centre's GPU; --cpu if an operation is missing there."
-        )
-        return torch.device("mps"), []
     if count == 0:
-        log.warning("No CUDA GPU here: computing on the CPU, which is slow.")
-        return torch.device("cpu"), []
+        apple = torch.backends.mps.is_available() and not processes.is_distributed
+        device = torch.device("mps" if apple else "cpu")
+        log.warning(
+            "No CUDA GPU found: computing on %s, which is slow.", "Apple's GPU" if apple else "the CPU"
+        )
+        return device, []
     present = [number for number in args.gpu_ids if number < count]
     if len(present) < len(args.gpu_ids):
         present = present or [0]
         named, found = ",".join(map(str, args.gpu_ids)), ",".join(map(str, present))
         log.warning("--gpu-ids %s: this machine has %d GPU(s); computing on %s.", named, count, found)
-    torch.cuda.set_device(present[0])  # what names no GPU, such as pinned memory, would open another one
+    torch.cuda.set_device(present[0])  # pinned memory, for one, would otherwise open GPU 0
     return torch.device("cuda", present[0]), present
 
 
-def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on the device; on CUDA the host goes on meanwhile, if it lies in pinned memory.
+def set_precision(precision: str, device: torch.device, deterministic: bool = False) -> str:
+    """Configure the device's arithmetic; the precision in effect, fp32 for `fp16` without CUDA.
 
-    Apple's GPU would read the host's memory later without keeping it, so the host waits there.
+    `tf32` is torch's default for convolutions, here for matrix products too; `fp32` rounds nothing. The two
+    differ only on NVIDIA GPUs from Ampere on. `deterministic` selects operations that repeat to the bit where
+    torch has them, and warns about the others.
     """
+    if precision == "fp16" and device.type != "cuda":
+        log.warning("--precision fp16 needs a CUDA GPU: computing in full precision.")
+        precision = "fp32"
+    if device.type == "cuda":
+        tf32 = precision != "fp32"
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
+        # All batches have one shape, so the search pays once; it may settle on other algorithms next time.
+        torch.backends.cudnn.benchmark = not deterministic
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS requires it
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    return precision
+
+
+class InPrecision(nn.Module):
+    """A network called in one of `PRECISIONS`; losses, discriminators and optimisers stay in fp32.
+
+    Autocast's dtype belongs to the thread, and DataParallel calls each replica in a thread of its own, so it
+    is set inside the call and not around it.
+    """
+
+    def __init__(self, network: nn.Module, precision: str):
+        super().__init__()
+        self.network, self.dtype = network, PRECISIONS[precision]
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """(N, 3, H, W) -> the network's outputs, in the precision's dtype."""
+        with torch.autocast(images.device.type, self.dtype, enabled=self.dtype is not None):
+            return self.network(images)
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on the device; from pinned memory to CUDA without waiting for the copy."""
     return tensor.to(device, non_blocking=device.type == "cuda")
 
 
 def default_workers(streams: int) -> int:
-    """Decoding processes a stream: the cores of this machine, shared among all its `streams`."""
+    """Decoding processes per stream: this machine's cores, shared among its `streams`."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(MAX_WORKERS, cores // streams))

@@ -1,7 +1,7 @@
-"""Several processes that work as one: what `torchrun` starts, and sums over all of them.
+"""Training and predicting with the processes that `torchrun` starts.
 
-A loss is that of the global batch. Each process computes its share of it, and the shares add up, so that two
-processes do what one does with the same samples, to rounding.
+A loss is that of the global batch: each rank computes its share and the shares add up, so that two processes
+compute what one does with the same samples, up to rounding.
 """
 
 import datetime
@@ -18,14 +18,17 @@ from torch.nn.parallel import DistributedDataParallel
 
 from utils.errors import UserError
 
-# A process that fails is noticed by torchrun at once; this only bounds the wait for a slow one.
+# torchrun notices a failed process at once; this only bounds the wait for a slow one.
 TIMEOUT = datetime.timedelta(hours=2)
-FOR_GLOO_TO_FINISH = 0.2  # seconds
+GLOO_GRACE = 0.2  # seconds
 
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among all: `rank` of `world_size`, and its number among those of this machine."""
+    """Rank, world size, local rank and local world size, with the collective operations of the project.
+
+    Every operation also works in a single process, where it returns its argument.
+    """
 
     rank: int = 0
     world_size: int = 1
@@ -34,16 +37,16 @@ class Processes:
 
     @property
     def is_distributed(self) -> bool:
-        """Whether there are others."""
+        """Whether there is more than one process."""
         return self.world_size > 1
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the one that writes and prints."""
+        """Whether this is rank 0, which writes and prints."""
         return self.rank == 0
 
     def all_reduce_sum(self, tensor: Tensor) -> Tensor:
-        """The sum of all processes' tensors, without gradient; no host waits for it."""
+        """The sum of all ranks' tensors, without gradient and without a synchronisation."""
         if not self.is_distributed:
             return tensor
         total = tensor.detach().clone()
@@ -51,7 +54,7 @@ class Processes:
         return total
 
     def broadcast(self, value: object) -> object:
-        """What the main process has as `value`, in all of them; they wait for it."""
+        """Rank 0's `value`, on all ranks; blocks."""
         if not self.is_distributed:
             return value
         values = [value]
@@ -59,7 +62,7 @@ class Processes:
         return values[0]
 
     def gather(self, value: object) -> list:
-        """What each process has as `value`, in the order of their ranks, in all of them; they wait for it."""
+        """Every rank's `value` in rank order, on all ranks; blocks."""
         if not self.is_distributed:
             return [value]
         values = [None] * self.world_size
@@ -67,7 +70,7 @@ class Processes:
         return values
 
     def all_reduce_max(self, value: int) -> int:
-        """The largest of all processes' values; hosts wait for each other, none for its device."""
+        """The largest value over all ranks; blocks, but does not synchronise with the device."""
         if not self.is_distributed:
             return value
         values = torch.tensor(value)
@@ -75,7 +78,7 @@ class Processes:
         return int(values)
 
     def all_reduce_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Put the sum over all processes in place of each gradient, in one message."""
+        """Replace each gradient by its sum over all ranks, in one message."""
         if not self.is_distributed:
             return
         gradients = [p.grad for p in parameters if p.grad is not None]
@@ -84,7 +87,7 @@ class Processes:
             gradient.copy_(part.view_as(gradient))
 
     def shard(self, items: int) -> range:
-        """This process's part of `items` things: all parts together are all of them, in order."""
+        """This rank's share of `items` indices; the shares of all ranks are consecutive and cover them."""
         return range(self.rank * items // self.world_size, (self.rank + 1) * items // self.world_size)
 
 
@@ -92,11 +95,8 @@ SINGLE_PROCESS = Processes()
 
 
 def wrap_ddp(network: nn.Module, device: torch.device) -> DistributedDataParallel:
-    """The network, whose gradients travel between the processes while they are computed.
-
-    Each process keeps its own batch statistics.
-    """
-    known = inspect.signature(DistributedDataParallel).parameters  # torch 2.15 renamed one of them
+    """The network in DistributedDataParallel, each rank with its own batch statistics."""
+    known = inspect.signature(DistributedDataParallel).parameters  # torch 2.15 renamed broadcast_buffers
     statistics = next(name for name in ("forward_sync_buffers", "broadcast_buffers") if name in known)
     devices = [device.index] if device.type == "cuda" else None
     return DistributedDataParallel(
@@ -105,18 +105,18 @@ def wrap_ddp(network: nn.Module, device: torch.device) -> DistributedDataParalle
 
 
 def started_by_torchrun() -> bool:
-    """Whether this process is one of several."""
+    """Whether torchrun started this process as one of several."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
 
 
 def init_distributed(cpu: bool) -> Processes:
-    """Meet the other processes that `torchrun` started; alone where there are none.
+    """Connect to the other processes that `torchrun` started, if any.
 
     Args:
         cpu: compute and communicate on the CPU (gloo) even where there are GPUs (NCCL).
 
     Raises:
-        UserError: this machine has fewer GPUs than processes, or the others cannot be reached.
+        UserError: this machine has fewer GPUs than processes, or the other processes are unreachable.
     """
     if not started_by_torchrun():
         return SINGLE_PROCESS
@@ -130,7 +130,7 @@ def init_distributed(cpu: bool) -> Processes:
     if gpus:
         torch.cuda.set_device(local_rank)
     try:
-        # What lies on a GPU travels by NCCL, what the hosts agree on by gloo.
+        # GPU tensors use NCCL, Python objects and CPU tensors gloo.
         dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=TIMEOUT)
     except (RuntimeError, ValueError) as error:
         raise UserError(f"torchrun: cannot reach the other processes ({error})") from error
@@ -139,10 +139,9 @@ def init_distributed(cpu: bool) -> Processes:
 
 
 def shutdown() -> None:
-    """Part from the other processes at the end of a run."""
+    """Leave the process group at the end of a run."""
     if dist.is_initialized():
-        # gloo's threads may still be releasing the last tensors, for which they need Python's lock, and the
-        # group's destructor holds it while it waits for them: with torch 2.6 every third run under load hung.
-        # Sleeping lends them the lock.
-        time.sleep(FOR_GLOO_TO_FINISH)
+        # torch 2.6 can deadlock here: destroy_process_group holds the GIL while it waits for gloo threads
+        # that need it to release their tensors. A short sleep lets them finish.
+        time.sleep(GLOO_GRACE)
         dist.destroy_process_group()

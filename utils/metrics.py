@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.counting import value_counts
 from utils.parts import cached_parts
+from utils.percentile import value_counts
 
 Array = Tensor | np.ndarray
 

@@ -1,8 +1,8 @@
-"""SGD that applies its whole update to a parameter several times a step.
+"""SGD that applies its whole update to a parameter several times per step.
 
-The code behind the published numbers listed a backbone parameter once for each module that encloses it,
+The code behind the published numbers listed each backbone parameter once for every module that encloses it,
 so one step applied weight decay, momentum and Nesterov to it that many times with the same gradient. On
-current GPUs such a list is a data race; this optimiser does the same arithmetic one update after another.
+current GPUs such a list is a data race; this optimiser does the same arithmetic, one update after another.
 """
 
 from collections import defaultdict
@@ -14,10 +14,10 @@ from torch.optim.sgd import sgd
 
 
 def keep_layout(optimizer: torch.optim.Optimizer, *_) -> None:
-    """Bring gradients and states into their parameters' memory layout where they are not; a hook for a step.
+    """Bring gradients and states into the memory format of their parameters; a pre-hook of `step`.
 
-    torch's fused kernels walk through memory and take for granted that it is the same. That holds unless a
-    network is brought into another layout between steps, or a state comes from one of another layout.
+    torch's fused kernels assume one format without checking. It differs only if the network's memory format
+    changed between steps, or the saved state used another one.
     """
     for p in (p for group in optimizer.param_groups for p in group["params"] if p.grad is not None):
         if p.grad.stride() != p.stride():
@@ -29,17 +29,17 @@ def keep_layout(optimizer: torch.optim.Optimizer, *_) -> None:
 
 
 class RepeatedSGD(torch.optim.Optimizer):
-    """Nesterov SGD; a group's optional `repeats` says how often each of its `params` is updated a step.
+    """Nesterov SGD that updates each parameter `repeats` times per step.
 
-    With a `torch.amp.GradScaler` a step whose gradients overflowed changes nothing, which is decided on the
-    device: no host waits for it.
+    With a `torch.amp.GradScaler`, a step with overflowed gradients is skipped on the device, without a
+    synchronisation.
 
     Args:
-        groups: dicts with `params`, `lr` and, if not 1 everywhere, `repeats` (one int for each parameter).
+        groups: dicts with `params`, `lr` and optionally `repeats` (one int per parameter; default 1).
         momentum, weight_decay: as `torch.optim.SGD`'s, with `nesterov=True` and no dampening.
     """
 
-    # GradScaler then sets `grad_scale` and `found_inf` around `step` instead of reading the latter itself.
+    # GradScaler then passes `grad_scale` and `found_inf` to `step` instead of reading the latter itself.
     _step_supports_amp_scaling = True
 
     def __init__(self, groups: Iterable[dict], momentum: float, weight_decay: float):
@@ -62,8 +62,8 @@ class RepeatedSGD(torch.optim.Optimizer):
                 buffers = [self.state[p]["momentum_buffer"] for p in params]
                 started = self.state[params[0]]["started"]
                 for _ in range(repeats):
-                    # In the published code the repeats of a parameter's first step each started a momentum of
-                    # their own, and the last one's was kept.
+                    # In the published code each repeat of a parameter's first step started with zero
+                    # momentum, and the last one's momentum was kept.
                     if found_inf is not None:
                         torch._foreach_mul_(buffers, started)
                     elif new:
@@ -75,19 +75,19 @@ class RepeatedSGD(torch.optim.Optimizer):
                     started.clamp_min_((found_inf == 0).to(started.dtype))
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """As Optimizer's. Parameters whose every step was skipped are new again."""
+        """As in Optimizer; parameters whose steps were all skipped count as new again."""
         super().load_state_dict(state_dict)
         for p in [p for p, state in self.state.items() if not state["started"]]:
             del self.state[p]
 
     def _start(self, params: list[Tensor]) -> None:
-        """Momentum 0, and a common mark, 0 until the first step that is not skipped."""
+        """Zero momentum, and one flag for all of them, 0 until the first step that is not skipped."""
         started = params[0].new_zeros(())
         for p in params:
             self.state[p].update(momentum_buffer=torch.zeros_like(p), started=started)
 
     def _buckets(self, group: dict) -> dict[tuple[int, bool], list[Tensor]]:
-        """The group's parameters with a gradient, by number of updates and whether it is their first step."""
+        """The group's parameters with a gradient, by number of updates and whether it is the first step."""
         repeats = group["repeats"] or [1] * len(group["params"])
         buckets = defaultdict(list)
         for parameter, count in zip(group["params"], repeats, strict=True):
@@ -103,10 +103,7 @@ def _nesterov_update(
     found_inf: Tensor | None,
     group: dict,
 ) -> None:
-    """One Nesterov update with weight decay, in place; each tensor is read and written once.
-
-    Where `found_inf` is 1 nothing changes.
-    """
+    """One Nesterov update with weight decay, in place; a no-op where `found_inf` is 1."""
     sgd(
         params,
         gradients,

@@ -13,10 +13,10 @@ from dataset.transforms import SCALES
 from model.deeplab_multi import ARCHS, GROUPS, NORM_STYLES, STRIDE
 from utils import flag_types
 from utils.config import as_arguments, earlier_options
+from utils.device import PRECISIONS
 from utils.flag_types import format_size
 from utils.losses import DIVERGENCES
 from utils.parser import OneLineParser, add_domain_flags, add_switch, check_threshold
-from utils.precision import PRECISIONS
 
 ON_DAMAGED = ("stop", "skip")
 DEFAULT_PRECISION = "tf32"  # what torch does where nobody chooses
