@@ -17,14 +17,15 @@ from PIL import Image
 
 from report.result_folder import read_result
 from tests.conftest import PREDICTION, ROOT, TRAINING, files_of, run_script, write_world
+from tests.global_batch_norm import convert_global_batchnorm
 from tests.test_step import REGULARISED, WEIGHTING, build
 from tests.test_step import step as one_step
 from trainer_ms import AD_Trainer as Stage1Trainer
 from trainer_ms_variance import AD_Trainer as Stage2Trainer
 from utils import distributed
 from utils.distributed import SINGLE_PROCESS, Processes
-from utils.losses import percentile
 from utils.options import stage1_args, stage2_args
+from utils.percentile import percentile
 
 CLASSES, HEIGHT, WIDTH = 7, 40, 56
 STEPS = 3
@@ -80,10 +81,11 @@ def _work(rank: int, count: int, port: int, folder: str, job) -> None:
     }
     torch.set_default_dtype(torch.float64)
     torch.set_num_threads(1)
-    processes = distributed.join(cpu=True)
+    torch.nn.SyncBatchNorm.convert_sync_batchnorm = staticmethod(convert_global_batchnorm)
+    processes = distributed.init_distributed(cpu=True)
     assert processes == Processes(rank, count, rank)
     torch.save(job(processes), Path(folder) / f"{rank}.pth")
-    distributed.leave()
+    distributed.shutdown()
 
 
 def run_processes(count: int, folder: Path, job) -> list:
@@ -95,14 +97,46 @@ def run_processes(count: int, folder: Path, job) -> list:
     return [torch.load(folder / f"{rank}.pth", weights_only=False) for rank in range(count)]
 
 
-class Training:
-    """A picklable `train` with its arguments."""
+# stage, flags, images
+RUNS = {
+    "stage 1": (1, STAGE1, 4),
+    "stage 1, uneven": (1, STAGE1, 3),
+    "stage 1, gradients added up": (1, f"{STAGE1} --iter-size 2", 2),
+    "stage 2, uneven": (2, STAGE2, 3),
+    "conventional": (2, f"{STAGE2} --conventional --only-hard-label 60", 2),
+}
 
-    def __init__(self, stage: int, flags: str, images: int):
-        self.arguments = stage, flags, images
 
-    def __call__(self, processes: Processes) -> dict:
-        return train(*self.arguments, processes)
+PERCENTILES = 0, 12.5, 80, 99.95, 100
+
+
+def spread_values() -> torch.Tensor:
+    values = torch.randn(1001, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    values[::5] = 0  # ties, as ignored pixels make them
+    values[1::50] = -0.0
+    return values
+
+
+def percentiles_of_shards(processes: Processes) -> dict[torch.dtype, list[float]]:
+    """Percentiles of values that are spread over the processes."""
+    shard = processes.shard(len(spread_values()))
+    mine = spread_values()[shard.start : shard.stop]
+    return {
+        dtype: [percentile(mine.to(dtype), q, processes).item() for q in PERCENTILES]
+        for dtype in (torch.float64, torch.float32)
+    }
+
+
+def work_in_processes(processes: Processes) -> dict:
+    """Every run and the percentiles, in processes that are started once."""
+    trained = {title: train(*run, processes) for title, run in RUNS.items()}
+    return trained | percentiles_of_shards(processes)
+
+
+@pytest.fixture(scope="module")
+def by_two(tmp_path_factory) -> list[dict]:
+    """What the runs leave in each of two processes."""
+    return run_processes(2, tmp_path_factory.mktemp("two"), work_in_processes)
 
 
 def assert_same(found, expected) -> None:
@@ -116,48 +150,19 @@ def assert_same(found, expected) -> None:
             torch.testing.assert_close(found[name][key], value, rtol=1e-8, atol=1e-10, msg=f"{name} {key}")
 
 
-@pytest.mark.parametrize(
-    ("stage", "flags", "images"),
-    [
-        pytest.param(1, STAGE1, 4, id="stage 1"),
-        pytest.param(1, STAGE1, 3, id="stage 1, uneven"),
-        pytest.param(1, f"{STAGE1} --iter-size 2", 2, id="stage 1, gradients added up"),
-        pytest.param(2, STAGE2, 3, id="stage 2, uneven"),
-        pytest.param(2, f"{STAGE2} --conventional --only-hard-label 60", 2, id="conventional"),
-    ],
-)
-def test_two_processes_train_as_one_does(stage, flags, images, tmp_path, float64, one_thread):
-    job = Training(stage, flags, images)
-    expected = job(SINGLE_PROCESS)
+@pytest.mark.parametrize("title", RUNS)
+def test_two_processes_train_as_one_does(title, by_two, float64, one_thread):
+    expected = train(*RUNS[title], SINGLE_PROCESS)
     assert any(loss for loss in expected["losses"][0].values())
-    for found in run_processes(2, tmp_path, job):
-        assert_same(found, expected)
+    for found in by_two:
+        assert_same(found[title], expected)
 
 
-class Percentiles:
-    """Percentiles of values that are spread over the processes."""
-
-    PLACES = 0, 12.5, 80, 99.95, 100
-    DTYPES = torch.float64, torch.float32
-
-    def __call__(self, processes: Processes) -> list[list[float]]:
-        shard = processes.shard(len(spread_values()))
-        mine = spread_values()[shard.start : shard.stop]
-        return [[percentile(mine.to(d), q, processes).item() for q in self.PLACES] for d in self.DTYPES]
-
-
-def spread_values() -> torch.Tensor:
-    values = torch.randn(1001, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    values[::5] = 0  # ties, as ignored pixels make them
-    values[1::50] = -0.0
-    return values
-
-
-def test_percentile_over_three_processes_is_numpys(tmp_path):
-    double, single = (np.percentile(spread_values().to(d), Percentiles.PLACES) for d in Percentiles.DTYPES)
-    for found_double, found_single in run_processes(3, tmp_path, Percentiles()):
-        assert found_double == pytest.approx(double, rel=1e-12)
-        assert found_single == pytest.approx(single, rel=1e-6)
+def test_percentile_over_two_processes_is_numpys(by_two):
+    for dtype, precision in ((torch.float64, 1e-12), (torch.float32, 1e-6)):
+        expected = np.percentile(spread_values().to(dtype), PERCENTILES)
+        for found in by_two:
+            assert found[dtype] == pytest.approx(expected, rel=precision)
 
 
 def test_a_step_sends_few_messages(one_thread):
@@ -169,9 +174,9 @@ def test_a_step_sends_few_messages(one_thread):
             return tensor
 
     trainer = build(1, f"{WEIGHTING} {REGULARISED}")
-    trainer.processes = Counting(count=2)
+    trainer.processes = Counting(world_size=2)
     one_step(trainer, 0)
-    assert Counting.messages == 18  # docs/scaling.md
+    assert Counting.messages == 18  # docs/performance.md
 
 
 # The scripts, as torchrun starts them
@@ -191,7 +196,18 @@ def torchrun(count: int, name: str, *flags: str, cwd: Path) -> subprocess.Comple
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, env=ENVIRONMENT)
 
 
-TRAIN = (*TRAINING, "--batch-size", "3", "--drop", "0", "--sync_bn", "--norm-style", "gn", "--use-se")
+TRAIN = (
+    *TRAINING,
+    "--batch-size",
+    "3",
+    "--drop",
+    "0",
+    "--is-training",
+    "False",
+    "--norm-style",
+    "gn",
+    "--use-se",
+)
 
 
 def losses_of(folder: Path) -> list[dict]:
@@ -299,37 +315,3 @@ def test_a_preempted_run_of_two_processes_saves_goes_on_and_ends_as_a_whole_one(
     for iteration in (10, 20):
         assert whole.stdout.count(f"Iteration {iteration}: validation mIoU") == 1
     assert whole.stdout.count(" left\n") == 11 and "\r" not in whole.stdout
-
-
-def test_what_any_process_passes_over_is_named_once_and_counted_in_all(tmp_path):
-    write_world(tmp_path)
-    images = [tmp_path / "data/GTA5/images" / name for name in ("00001.png", "00002.png")]
-    for image in images:  # the headers are whole: it shows when one of the processes decodes it
-        content = image.read_bytes()
-        image.write_bytes(content[:200] + bytes(len(content) - 400) + content[-200:])
-    flags = (*TRAIN, "--num-steps", "8", "--snapshot-dir", "snapshots/x", "--on-damaged", "skip")
-    stopped = torchrun(2, "train_ms", *flags, "--max-damaged", "1", cwd=tmp_path)
-    assert stopped.returncode != 0 and "more than --max-damaged 1 files" in stopped.stderr
-    assert len(damaged_of(tmp_path)) == 2
-    went_on = torchrun(
-        2,
-        "train_ms",
-        "--resume",
-        "--cpu",
-        "--snapshot-dir",
-        "snapshots/x",
-        "--max-damaged",
-        "2",
-        cwd=tmp_path,
-    )
-    assert went_on.returncode == 0, went_on.stderr
-    for image in images:
-        said = stopped.stdout + went_on.stdout
-        assert said.count(f"Passed over: data/GTA5/images/{image.name}") <= 1
-    assert [line.split(": ")[0] for line in damaged_of(tmp_path)] == [
-        f"data/GTA5/images/{image.name}" for image in images
-    ]
-
-
-def damaged_of(world: Path) -> list[str]:
-    return torch.load(world / "snapshots/x/training_state.pt", weights_only=True)["damaged"]
