@@ -36,6 +36,7 @@ import evaluate_cityscapes
 from dataset import PredictionDataset, SegmentationDataset, build_dataset
 from dataset.images import decode_image
 from dataset.labels import CITYSCAPES_COLORS, CITYSCAPES_IDS, IGNORE, palette
+from dataset.png import compress
 from engine.evaluation import PixelCounts
 from engine.restore import prediction_batches
 from model.deeplab_multi import DeeplabMulti
@@ -46,7 +47,6 @@ from utils.distributed import SINGLE_PROCESS
 from utils.inference import predict_all, scaled_sizes
 from utils.parts import one_thread
 from utils.pictures import PredictionWriter, heat_levels
-from utils.png import compress
 from utils.preprocess import MEAN_BGR, to_network_input
 from utils.uncertainty import UncertaintyGap
 from utils.upsampling import maximum_of_sum, upsample

@@ -1,7 +1,11 @@
-"""PNG, the format of the published data sets, decoded two to three times as fast as by Pillow.
+"""Fast PNG: decode the published data sets' files, and encode maps of one byte per pixel.
 
-The decoder is kornia-rs's, in Rust; where it is not installed, and for every file that is out of the
-ordinary, `decode` answers None and the caller takes Pillow. The pixels are the same.
+kornia-rs (Rust) decodes two to three times as fast as Pillow, with the same pixels. Where it is not
+installed, and for unusual files, `decode` returns None and the caller falls back on Pillow.
+
+`compress` uses one filter, the difference from the row above, which suits label and heat maps; Pillow tries
+five on every row and is many times as slow. ISA-L compresses; where it is not installed, zlib's run-length
+mode does, at a quarter of the speed or less.
 """
 
 import struct
@@ -14,23 +18,29 @@ from PIL import Image
 try:
     from kornia_rs.io import decode_image_png_u8 as decode_8_bits
     from kornia_rs.io import decode_image_png_u16 as decode_16_bits
-except ImportError:  # not installed, or a version that names them otherwise
+except ImportError:  # not installed, or a version with other names
     decode_8_bits = decode_16_bits = None
+try:
+    from isal import isal_zlib
+except ImportError:
+    isal_zlib = None
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 END = b"IEND\xaeB`\x82"
 CHUNK = struct.Struct(">I4s")  # length and kind; data and a checksum follow
-HEADER = struct.Struct(">8s4s4sIIBBBBBI")  # signature, length, kind, then the fields of IHDR and its checksum
-CHECKED = slice(12, 29)  # the bytes that the header's checksum is over
+HEADER = struct.Struct(">8s4s4sIIBBBBBI")  # signature, length, kind, the fields of IHDR, its checksum
+CHECKED = slice(12, 29)  # the bytes of the header that its checksum covers
 HEIGHT, CHECKSUM = slice(20, 24), slice(29, 33)
 GREY, RGB, PALETTE = 0, 2, 3  # colour types
 # (bits, colour type) -> Pillow's mode
-ORDINARY = {(8, GREY): "L", (8, PALETTE): "P", (8, RGB): "RGB", (16, GREY): "I;16", (16, RGB): "RGB"}
+COMMON = {(8, GREY): "L", (8, PALETTE): "P", (8, RGB): "RGB", (16, GREY): "I;16", (16, RGB): "RGB"}
+UP = 2  # the filter that stores differences from the row above
+ISAL_LEVEL = 1  # 0 is hardly faster and its files are larger
 
 
 @dataclass(frozen=True)
 class Header:
-    """What the first bytes of an ordinary PNG say."""
+    """The fields of IHDR, for the kinds of PNG that `decode` can decode."""
 
     width: int
     height: int
@@ -39,24 +49,24 @@ class Header:
 
     @property
     def mode(self) -> str:
-        """Pillow's name for these pixels."""
-        return ORDINARY[self.bits, self.color]
+        """Pillow's mode of these pixels."""
+        return COMMON[self.bits, self.color]
 
 
 def read_header(data: bytes) -> Header | None:
-    """The header of a PNG that `decode` could decode; None for any other file."""
+    """The header of a PNG that `decode` can decode; None for any other file."""
     if len(data) < HEADER.size:
         return None
     signature, _, kind, width, height, bits, color, _, _, interlaced, checksum = HEADER.unpack_from(data)
-    ordinary = (signature, kind) == (SIGNATURE, b"IHDR") and (bits, color) in ORDINARY and not interlaced
-    limit = Image.MAX_IMAGE_PIXELS or 0  # above it Pillow warns or refuses
-    if not ordinary or not 0 < width * height <= limit or zlib.crc32(data[CHECKED]) != checksum:
+    common = (signature, kind) == (SIGNATURE, b"IHDR") and (bits, color) in COMMON and not interlaced
+    limit = Image.MAX_IMAGE_PIXELS or 0  # Pillow warns of larger images or refuses them
+    if not common or not 0 < width * height <= limit or zlib.crc32(data[CHECKED]) != checksum:
         return None
     return Header(width, height, bits, color)
 
 
 def decode(data: bytes) -> np.ndarray | None:
-    """(H, W, 3) or (H, W): RGB, grey levels or indices of a palette, uint8 or uint16; None: not decoded."""
+    """RGB (H, W, 3), or grey levels or palette indices (H, W), uint8 or uint16; None: use Pillow."""
     header = read_header(data)
     decoder = decode_8_bits if header and header.bits == 8 else decode_16_bits
     if not header or not decoder:
@@ -64,13 +74,13 @@ def decode(data: bytes) -> np.ndarray | None:
     mode = "rgb" if header.color == RGB else "mono"
     try:
         pixels = np.asarray(decoder(data, (header.height, header.width), mode))
-    except Exception:  # it raises nothing more special
+    except Exception:  # kornia-rs raises nothing more specific
         return None
     return pixels if header.color == RGB else pixels[..., 0]
 
 
 def intact(data: bytes) -> bool:
-    """Whether every part of the PNG `data` fits its checksum, up to the end."""
+    """Whether every chunk of the PNG `data` matches its checksum, up to the end."""
     view, place = memoryview(data), len(SIGNATURE)
     while place + CHUNK.size <= len(data):
         length, kind = CHUNK.unpack_from(data, place)
@@ -84,11 +94,38 @@ def intact(data: bytes) -> bool:
 
 
 def first_rows(data: bytes, rows: int) -> bytes:
-    """The PNG `data` with a header that says it has so many rows: any decoder stops after them.
+    """The PNG `data` with a header that claims only `rows` rows, so that any decoder stops after them.
 
-    It then does not reach the checksum of what is behind; ask `intact` before.
+    The decoder then never reaches the checksums behind these rows; check `intact` first.
     """
     header = bytearray(data[: HEADER.size])
     header[HEIGHT] = struct.pack(">I", rows)
     header[CHECKSUM] = struct.pack(">I", zlib.crc32(header[CHECKED]))
     return b"".join((header, memoryview(data)[HEADER.size :]))
+
+
+def compress(pixels: np.ndarray) -> bytes:
+    """The compressed pixels (H, W) uint8 of a PNG file, the same with and without a palette."""
+    rows = np.empty((pixels.shape[0], 1 + pixels.shape[1]), np.uint8)
+    rows[:, 0] = UP
+    rows[0, 1:] = pixels[0]
+    np.subtract(pixels[1:], pixels[:-1], out=rows[1:, 1:])
+    if isal_zlib is not None:
+        return isal_zlib.compress(rows, ISAL_LEVEL)
+    packer = zlib.compressobj(zlib.Z_BEST_SPEED, strategy=zlib.Z_RLE)
+    return packer.compress(rows) + packer.flush()
+
+
+def png_file(size: tuple[int, int], data: bytes, palette: np.ndarray | None = None) -> bytes:
+    """A PNG file of `size` (height, width) from `compress`ed pixels: grey, or in a palette (256, 3) uint8."""
+    height, width = size
+    header = struct.pack(">IIBBBBB", width, height, 8, GREY if palette is None else PALETTE, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", data), (b"IEND", b"")]
+    if palette is not None:
+        chunks.insert(1, (b"PLTE", palette.tobytes()))
+    return SIGNATURE + b"".join(_chunk(kind, content) for kind, content in chunks)
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    checksum = zlib.crc32(content, zlib.crc32(kind))
+    return CHUNK.pack(len(content), kind) + content + struct.pack(">I", checksum)

@@ -6,11 +6,11 @@ import pytest
 import torch
 from PIL import Image
 
-from utils import png
+from dataset import png
+from dataset.png import compress, png_file
 from utils.errors import UserError
 from utils.inference import Prediction
 from utils.pictures import HEAT_TABLE, PredictionWriter, heat_levels
-from utils.png import compress, png_file
 
 PALETTE = np.random.default_rng(0).integers(0, 256, (256, 3), np.uint8)
 SIZE = (37, 53)

@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from dataset.png import compress, png_file
 from utils.atomic import atomic_write
 from utils.errors import UserError
 from utils.inference import NOT_FINITE, Prediction
 from utils.parts import one_thread
-from utils.png import compress, png_file
 
 WRITERS = 4  # compressing leaves Python's lock, so threads suffice
 PENDING = 16  # images kept in memory while they wait for a writer
