@@ -12,7 +12,7 @@ import logging
 from collections import Counter
 
 from dataset import Adaptation, SegmentationDataset, adapt, build_dataset, find_domain
-from dataset.survey import Survey, looks
+from dataset.survey import Survey, inspect_images
 from engine.run_log import log_to_terminal, progress
 from utils.device import default_workers
 from utils.errors import UserError, run_script
@@ -35,8 +35,8 @@ def main() -> None:
     )
     survey = Survey()
     workers = default_workers(streams=1) if args.num_workers is None else args.num_workers
-    for seen in progress(looks(data, workers), len(data)):
-        survey.add(seen)
+    for inspection in progress(inspect_images(data, workers), len(data)):
+        survey.add(inspection)
     log.info("%s", "\n".join([*overview(data, survey), *class_table(pair, survey), *advice(pair, survey)]))
     if kinds := faults(data, survey):
         log.info("%s", "\n".join(kinds))

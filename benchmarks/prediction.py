@@ -34,8 +34,9 @@ from torch.utils.data import DataLoader, Dataset
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import evaluate_cityscapes
 from dataset import PredictionDataset, SegmentationDataset, build_dataset
+from dataset.cityscapes import CITYSCAPES_COLORS, CITYSCAPES_IDS
 from dataset.images import decode_image
-from dataset.labels import CITYSCAPES_COLORS, CITYSCAPES_IDS, IGNORE, palette
+from dataset.labels import IGNORE, palette
 from dataset.png import compress
 from engine.evaluation import PixelCounts
 from engine.restore import prediction_batches

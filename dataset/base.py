@@ -1,10 +1,12 @@
-"""One base class that finds, checks and decodes images and labels; a data set adds where its files are."""
+"""What a data set is: a `Domain` describes it, and `SegmentationDataset` finds, checks and decodes its files.
 
-import logging
+Each published set has a file of its own with its `Domain` and the subclass that knows its paths.
+"""
+
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -12,27 +14,20 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from dataset.beside import ChecksBeside
-from dataset.damaged import Damaged
 from dataset.images import (
     DataError,
     IdReader,
     LabelReader,
-    Picture,
-    check_picture_mode,
-    check_sizes,
-    decode_image,
-    read_header,
+    check_image,
+    check_label,
+    open_pair,
     read_list,
     scan,
 )
 from dataset.labels import Colors, LabelTable, UnknownIds
-from dataset.names import Names
-from dataset.transforms import TrainingView, resize_whole
+from dataset.transforms import Size, TrainingView, resize_whole
 
-log = logging.getLogger(__name__)
-CHECKING_THREADS = 16  # opening files waits for the disk or the network
-CHECKED_FIRST = 1000  # images; the headers of a larger set are opened beside the training
+CHECKING_THREADS = 16  # opening a file waits for the disk or the network
 
 
 class SegmentationDataset(Dataset):
@@ -43,19 +38,17 @@ class SegmentationDataset(Dataset):
 
     Args:
         root: folder of the data set.
-        split: the part of it, where the data set has parts.
-        list_file: names, one a line; None scans the folder in sorted order.
+        split: train or val, where the data set has splits.
+        list_file: names, one per line; None scans the folder in sorted order.
         view: how samples are drawn.
-        table: how label ids read.
+        table: label ids -> train ids.
         colors: class name -> colour, in the order of the train ids.
-        reader: how a label file becomes ids.
-        pseudo_folder: of labels in train ids, named as the images, that take the place of the set's own.
-        labels_required: a sample whose label is missing is an error; else its label is all ignored.
+        reader: decodes a label file into ids.
+        pseudo_folder: labels in train ids, named like the images, that replace the set's own.
+        labels_required: a missing label is an error; otherwise the sample's label is all ignored.
     """
 
     image_suffixes: tuple[str, ...] = (".png",)
-    excluded_suffix: str | None = None  # of files among the images that are none
-    excluded_folders: tuple[Path, ...] = ()  # within the folder of images that hold none
 
     def __init__(
         self,
@@ -76,30 +69,30 @@ class SegmentationDataset(Dataset):
             raise DataError(
                 f"{self.image_folder}: no such folder of images; put the data set there or name its root"
             )
-        self.listed = list_file is not None
-        self.names = Names(
-            read_list(list_file)
-            if list_file
-            else scan(self.image_folder, self.image_suffixes, self.excluded_suffix, self.excluded_folders)
-        )
+        # An array, because reading a list of strings in a forked worker would copy it, page by page.
+        self.names = np.array(read_list(list_file) if list_file else self.scan())
 
     @property
     def image_folder(self) -> Path:
         """The folder that names are relative to."""
         raise NotImplementedError
 
+    def scan(self) -> list[str]:
+        """Names of the images in the folder, sorted."""
+        return scan(self.image_folder, self.image_suffixes)
+
     def own_label_path(self, name: str) -> Path | None:
-        """Where the data set's own label of an image lies if it has one; None in a set without labels."""
+        """Path of the image's label, which need not exist; None in a set without labels."""
         raise NotImplementedError
 
     def label_path(self, name: str) -> Path | None:
-        """Where the label lies that the samples show, if there is one."""
+        """Path of the label that samples show: the pseudo label or the set's own."""
         if self.pseudo_folder:
             return self.pseudo_folder / prediction_name(name)
         return self.own_label_path(name)
 
     def image_path(self, name: str) -> Path:
-        """Where an image lies."""
+        """Path of an image."""
         return self.image_folder / name
 
     def __len__(self) -> int:
@@ -110,121 +103,82 @@ class SegmentationDataset(Dataset):
 
     def sample(self, index: int, rng: np.random.Generator) -> dict:
         """The training sample of image `index` that `rng` draws."""
-        name = self.names[index]
-        picture = Picture(self.image_path(name))
-        ids = self._ids(name, picture)
+        name = str(self.names[index])
+        label_path = self._existing_label(name, self.labels_required)
+        picture, ids = open_pair(self.image_path(name), label_path, self.reader)
         try:
             pixels, label = self.view.apply(picture, ids, self.table, rng)
         except UnknownIds as error:
             raise self._unknown_ids(name, error) from error
         if label is None:
             label = np.full(self.view.crop_size, self.view.ignore_label, np.uint8)
-        return {
-            "image": torch.from_numpy(pixels),
-            "label": torch.from_numpy(label),
-            "name": name,
-        }
+        return {"image": torch.from_numpy(pixels), "label": torch.from_numpy(label), "name": name}
 
-    def decode(self, name: str) -> tuple[Image.Image, np.ndarray | None]:
-        """The whole RGB image and its label ids (H, W), None where there is no label file."""
-        picture = Picture(self.image_path(name))
-        return picture.crop((0, 0, *picture.size)), self._ids(name, picture)
-
-    def _ids(self, name: str, picture: Picture) -> np.ndarray | None:
-        """The label ids (H, W) of a picture, None where there is no label file."""
-        path = self.label_path(name)
-        if path is None or not os.path.isfile(path):
-            if self.labels_required:
-                raise DataError(self.missing_label(path))
-            return None
-        ids = self.reader.read(path)
-        check_sizes(path, ids.shape[::-1], picture.size)
-        return ids
+    def decode(self, name: str, labelled: bool = True) -> tuple[Image.Image, np.ndarray | None]:
+        """The whole RGB image and, if `labelled`, its label as train ids (H, W) uint8; else None."""
+        label_path = self.label_path(name) if labelled else None
+        picture, ids = open_pair(self.image_path(name), label_path, self.reader)
+        return picture.crop((0, 0, *picture.size)), None if ids is None else self._to_train_ids(name, ids)
 
     def train_ids(self, name: str) -> np.ndarray:
         """The whole label of an image as train ids (H, W) uint8."""
+        return self._to_train_ids(name, self.reader.read(self.label_path(name)))
+
+    def _to_train_ids(self, name: str, ids: np.ndarray) -> np.ndarray:
         try:
-            return self.table.read(self.reader.read(self.label_path(name)))
+            return self.table.read(ids)
         except UnknownIds as error:
             raise self._unknown_ids(name, error) from error
 
     def _unknown_ids(self, name: str, error: UnknownIds) -> DataError:
         return DataError(
-            f"{self.label_path(name)}: {error}: no label of this data set; replace the file, or in a "
-            "description of your own give the id to a class or to the ignored ones"
+            f"{self.label_path(name)}: {error}: not a label of this data set; replace the file, or in your "
+            "own description give the id to a class or to ignore"
         )
 
-    def check(
-        self,
-        labels_required: bool,
-        beside: ChecksBeside | None = None,
-        damaged: Damaged | None = None,
-    ) -> bool:
-        """Look for every file and open its header; whether any image has a label.
-
-        Args:
-            labels_required: an image without a label is an error.
-            beside: opens the headers of a set of more than `CHECKED_FIRST` images later, so that this takes
-                a fraction of a second; by default all are opened here.
-            damaged: what becomes of files that cannot be used; by default the first one is an error.
+    def check(self, labels_required: bool) -> bool:
+        """Open the header of every file; return whether any image has a label.
 
         Raises:
-            DataError: a file is missing, cut short, no image, or a label of another size or mode.
+            DataError: a file is missing, cut short, not an image, or a label of another size or mode; or,
+                with `labels_required`, an image has no label.
         """
-        damaged = damaged or Damaged()
-        if self.listed:  # others have been seen by the scan
-            for path, there in exist(self.image_path(name) for name in self.names):
-                if not there:
-                    with _met(damaged):
-                        read_header(path)  # says what is wrong
-        any_label = False
-        for path, there in exist(self.label_path(name) for name in self.names):
-            any_label |= there
-            if labels_required and not there:
-                with _met(damaged):
-                    raise DataError(self.missing_label(path))
 
-        def check_pair(name: str) -> None:
-            with _met(damaged):
-                self._check_pair(name, labels_required)
+        def is_labelled(name: str) -> bool:
+            size = check_image(self.image_path(name))
+            label_path = self._existing_label(name, labels_required)
+            if label_path is not None:
+                check_label(label_path, self.reader, size)
+            return label_path is not None
 
-        if beside is not None and len(self) > CHECKED_FIRST:
-            beside.add(lambda index: check_pair(self.names[index]), len(self))
-        else:
-            with ThreadPoolExecutor(CHECKING_THREADS) as pool:
-                for _ in pool.map(check_pair, self.names):
-                    pass  # passes on a thread's error
-        return any_label
+        with ThreadPoolExecutor(CHECKING_THREADS) as pool:
+            return any(list(pool.map(is_labelled, self.names)))  # every result, for the errors
 
-    def _check_pair(self, name: str, label_required: bool) -> None:
-        size, image_mode = read_header(self.image_path(name))
-        check_picture_mode(self.image_path(name), image_mode)
+    def _existing_label(self, name: str, required: bool) -> Path | None:
         path = self.label_path(name)
-        if path is None or not os.path.isfile(path):
-            if label_required:
-                raise DataError(self.missing_label(path))
-            return
-        label_size, mode = read_header(path)
-        self.reader.check(path, mode)
-        check_sizes(path, label_size, size)
+        if path is not None and os.path.isfile(path):
+            return path
+        if required:
+            raise DataError(self.missing_label(path))
+        return None
 
     def missing_label(self, path: Path | None) -> str:
-        """What to say of a label that must be there and is not."""
+        """The message about a label that is required and missing."""
         if path is None:
-            return f"{self.root}: pictures without labels; say in its dataset.yaml what the labels mean"
+            return f"{self.root}: images without labels; describe the labels in its dataset.yaml"
         if self.pseudo_folder:
             return (
                 f"{path}: no pseudo label; make them with generate_plabel_cityscapes.py and the same "
                 "--threshold"
             )
-        return f"{path}: no such label file; complete the data set or take its image off the list"
+        return f"{path}: no such label file; add it or remove its image from the list"
 
 
 class PredictionDataset(Dataset):
-    """Every image of a data set whole, resized to each of `sizes`: what prediction runs on.
+    """Every image of a data set, whole, resized to each of `sizes`: the input of prediction.
 
-    Items: dict of `images`, a list of (H, W, 3) uint8 RGB, one a size; `label` (H, W) uint8 train ids at the
-    image's own size, empty without `labels`; `size`, the image's own (height, width); `name`.
+    Items: dict of `images`, a list of (H, W, 3) uint8 RGB, one per size; `label` (H, W) uint8 train ids at
+    the image's own size, empty without `labels`; `size`, the image's own (height, width); `name`.
     """
 
     def __init__(self, dataset: SegmentationDataset, sizes: list[tuple[int, int]], labels: bool):
@@ -234,56 +188,54 @@ class PredictionDataset(Dataset):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict | DataError:
-        name = self.dataset.names[index]
+        name = str(self.dataset.names[index])
         try:
-            pixels = np.array(decode_image(self.dataset.image_path(name)))
-            label = self.dataset.train_ids(name) if self.labels else np.zeros((0, 0), np.uint8)
-        except DataError as error:  # travels as a value: see dataset.sampling
-            return error
+            image, label = self.dataset.decode(name, self.labels)
+        except DataError as error:
+            return error  # not raised: see dataset.sampling
+        pixels = np.array(image)
         return {
             "images": [resize_whole(pixels, size) for size in self.sizes],
-            "label": torch.from_numpy(label),
+            "label": torch.from_numpy(np.zeros((0, 0), np.uint8) if label is None else label),
             "size": pixels.shape[:2],
             "name": name,
         }
 
 
-@contextmanager
-def _met(damaged: Damaged) -> Iterator[None]:
-    """Within it an unusable file is counted in and said once, or stops what runs."""
-    try:
-        yield
-    except DataError as error:
-        if damaged.meet(str(error)):
-            log.warning("Passed over: %s", error)
+@dataclass(frozen=True)
+class Domain:
+    """A data set as source or target.
 
+    Args:
+        name: the value of `--source` and `--target`.
+        prefix: of the snapshots trained with it as the source.
+        root: its default folder.
+        colors: class name -> colour; empty where the classes are unknown.
+        class_of_id: label id -> class name.
+        known_ids: ids that a label may hold; None: any, and those without a class are ignored.
+        dataset: makes its `SegmentationDataset` from the same arguments.
+        reader: decodes its label files.
+        source_size, target_size, pseudo_size: default (height, width) as the source, the target stream and
+            the pseudo-labelled stream.
+        built_in: one of the papers' data sets.
+        bare: the root itself holds the images.
+    """
 
-def exist(paths: Iterable[Path | None]) -> Iterator[tuple[Path | None, bool]]:
-    """Each path and whether it is a file's, by listing its folder once instead of asking for every file."""
-    listed: dict[str, set[str]] = {}
-    for path in paths:
-        if path is None:
-            yield None, False
-            continue
-        folder, _, name = str(path).rpartition(os.sep)
-        if folder not in listed:
-            try:
-                with os.scandir(folder or os.curdir) as entries:
-                    listed[folder] = {entry.name for entry in entries if _is_file(entry)}
-            except OSError:
-                listed[folder] = set()
-        # A folder may know a file by another spelling too, such as in capitals.
-        yield path, name in listed[folder] or (bool(listed[folder]) and os.path.isfile(path))
-
-
-def _is_file(entry: os.DirEntry) -> bool:
-    """Or a link to one; a link that leads nowhere is none."""
-    try:
-        return entry.is_file()
-    except OSError:
-        return False
+    name: str
+    prefix: str
+    root: Path
+    colors: Colors
+    class_of_id: Mapping[int, str]
+    known_ids: Sequence[int] | None
+    dataset: Callable[..., SegmentationDataset]
+    reader: LabelReader = field(default_factory=IdReader)
+    source_size: Size = (720, 1280)
+    target_size: Size = (512, 1024)
+    pseudo_size: Size = (640, 1280)
+    built_in: bool = False
+    bare: bool = False
 
 
 def prediction_name(name: str) -> str:
-    """The file that holds a prediction of image `name`: the same name, as PNG."""
+    """The file name of a prediction for image `name`: the same name as PNG."""
     return str(Path(name).with_suffix(".png"))

@@ -1,7 +1,7 @@
-"""Files of a data set: lists of names, scans, headers, decoded images and label ids.
+"""The files of a data set: lists of names, folder scans, headers, images and label ids.
 
-A label reader is an object with `read(path) -> ids (H, W)` and `check(path, mode)`, which refuses by the
-header alone what `read` could not use.
+A label reader has `read(path) -> ids (H, W)` and `check(path, mode)`, which rejects by its header a file that
+`read` could not use.
 """
 
 import os
@@ -9,7 +9,7 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 
@@ -19,29 +19,34 @@ from PIL import Image, ImageOps
 from dataset import png
 from dataset.labels import Color, format_counts
 
-ID_MODES = ("1", "L", "P", "I", "I;16")  # one number a pixel
-SPREAD_GREY = {"L;2": 85, "L;4": 17}  # what Pillow multiplies grey of so few bits by
-HIGH_DEPTH_MODES = ("I", "I;16", "F")  # more than 8 bits: no photograph that could be shown as RGB
-ORIENTATION = 0x0112  # EXIF: how a camera was held; only these formats carry it in their header
-ORIENTED_FORMATS = ("JPEG", "MPO", "WEBP", "TIFF")
-# What Pillow and the system raise for a file that is no image, damaged, absurdly large or misnamed.
+ID_MODES = ("1", "L", "P", "I", "I;16")  # one number per pixel
+GREY_FACTORS = {"L;2": 85, "L;4": 17}  # Pillow multiplies 2- and 4-bit grey by these
+HIGH_DEPTH_MODES = ("I", "I;16", "F")  # more than 8 bits in one channel: Pillow would clip them to white
+ORIENTATION = 0x0112  # EXIF tag: how the camera was held
+ORIENTED_FORMATS = ("JPEG", "MPO", "WEBP", "TIFF")  # the formats with EXIF in their header
+Image.init()  # load all of Pillow's plugins
+# Registered with Pillow, which cannot decode them itself; EPS is a program for an external interpreter.
+NO_PICTURES = ("PDF", "MPEG", "HDF5", "GRIB", "BUFR", "EPS", "WMF")
+PICTURE_FORMATS = tuple(kind for kind in Image.ID if kind not in NO_PICTURES)
+PICTURE_SUFFIXES = tuple(s for s, kind in Image.registered_extensions().items() if kind in PICTURE_FORMATS)
+# Raised by Pillow and the system for files that are not images, damaged, absurdly large or misnamed.
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-# What Pillow only warns of, as an odd EXIF block or an image of 100 million pixels, is read like any other.
+# Pillow warns of odd EXIF blocks and of images above 100 million pixels; both can be read.
 warnings.filterwarnings("ignore", module="PIL")
 
 
 class DataError(Exception):
-    """An image, label or list that cannot be used; the message names the file."""
+    """An image, label, list or description that cannot be used; the message names the file."""
 
 
 @dataclass(frozen=True)
 class IdReader:
-    """One id a pixel: grey PNGs of 8 or 16 bits, and palette PNGs, whose indices are the ids."""
+    """One id per pixel: grey PNGs of 8 or 16 bits, or palette PNGs, whose indices are the ids."""
 
     def check(self, path: Path, mode: str) -> None:
         if mode not in ID_MODES:
             raise DataError(
-                f"{path}: a label must hold one id a pixel, this image is of mode {mode}; save it as 8- or "
+                f"{path}: a label needs one id per pixel, but this image has mode {mode}; save it as 8- or "
                 "16-bit grey or as a palette image"
             )
 
@@ -62,15 +67,14 @@ class IdReader:
 
 @dataclass(frozen=True)
 class FirstChannelReader:
-    """The id in the first channel of a PNG with several, of 8 or 16 bits each, as SYNTHIA's.
+    """The id in the first channel of a PNG with 8 or 16 bits per channel, like SYNTHIA's labels.
 
-    Pillow keeps the high byte of such files, which is 0 for every id. Where kornia-rs does not decode them,
-    Pillow's decoder is told to keep the low byte instead, so the file is decoded for either. (torchvision
-    reads both at once, but crashes on damaged files, and is about to give its decoders up.)
+    Pillow keeps only the high bytes of 16-bit colour, which are 0 in SYNTHIA. Where kornia-rs is missing,
+    Pillow decodes the file twice: once for the high bytes, once (by its raw mode) for the low ones.
     """
 
     def check(self, path: Path, mode: str) -> None:
-        pass  # every image has a first channel
+        """Every image has a first channel."""
 
     def read(self, path: Path) -> np.ndarray:
         """(H, W) uint8 or uint16."""
@@ -82,10 +86,10 @@ class FirstChannelReader:
                 if image.mode in ID_MODES:
                     return _ids(image)
                 if raw_mode == "LA;16B":
-                    raise DataError(f"{path}: 16-bit grey with alpha; leave the alpha channel out")
+                    raise DataError(f"{path}: 16-bit grey with alpha; save it without the alpha channel")
                 high = np.asarray(image.getchannel(0))
             with open_image(path) as image:
-                image.verify()  # its checksums, which decoding passes over
+                image.verify()  # the checksums, which Pillow does not test while decoding
             if raw_mode not in LOW_BYTES:
                 return high
             with open_image(path) as image:
@@ -96,37 +100,30 @@ class FirstChannelReader:
         return high.astype(np.uint16) << 8 | low
 
 
-# How Pillow names the bytes of a 16-bit PNG when it keeps the high ones, and when it is to keep the low ones.
+# Pillow's raw modes of 16-bit PNGs: the one that keeps high bytes -> the one that keeps low bytes.
 LOW_BYTES = {"RGB;16B": "RGB;16L", "RGBA;16B": "RGBA;16L"}
 
 
 def _ids(image: Image.Image) -> np.ndarray:
-    """The numbers that an image of one channel holds."""
-    spread = SPREAD_GREY.get(_raw_mode(image), 1)  # before decoding, which forgets it
+    """The numbers in a one-channel image."""
+    factor = GREY_FACTORS.get(_raw_mode(image), 1)  # read before decoding, which drops the raw mode
     ids = np.asarray(image)
-    return ids // spread if spread > 1 else ids
+    return ids // factor if factor > 1 else ids
 
 
 def _raw_mode(image: Image.Image) -> str | None:
-    """How the bytes in a PNG file are laid out; None for other files."""
+    """Pillow's name for the layout of the bytes in a PNG file; None for other files."""
     return image.tile[0][3] if image.format == "PNG" and image.tile else None
 
 
 @dataclass(frozen=True)
 class ColorReader:
-    """Colours in place of ids: a pixel's id is the place of its colour among `colors`."""
+    """Colours instead of ids: a pixel's id is the index of its colour in `colors`."""
 
     colors: tuple[Color, ...]
 
-    @cached_property
-    def _place(self) -> np.ndarray:
-        """1 + the place of every packed colour, 0 for the others; the system maps only what is touched."""
-        place = np.zeros(1 << 24, np.uint16)
-        place[_packed(np.array(self.colors, np.uint8))] = 1 + np.arange(len(self.colors))
-        return place
-
     def check(self, path: Path, mode: str) -> None:
-        pass  # every image has colours
+        """Every image has colours."""
 
     def read(self, path: Path) -> np.ndarray:
         """(H, W) uint16."""
@@ -135,17 +132,22 @@ class ColorReader:
                 pixels = np.asarray(image.convert("RGB"))
         except UNREADABLE as error:
             raise _unreadable(path, error) from error
-        place = self._place[_packed(pixels)]
-        unknown = place == 0
+        index = _color_index(self.colors)[_packed(pixels)]
+        unknown = index == 0
         if unknown.any():
             raise DataError(
                 f"{path}: no class has the colour {format_counts(pixels[unknown])}; add it to a class or to "
-                "the ignored ones in the description"
+                "the ignored colours in the description"
             )
-        return place - np.uint16(1)
+        return index - np.uint16(1)
 
-    def __getstate__(self) -> dict:
-        return {"colors": self.colors}  # a worker builds its table itself
+
+@lru_cache
+def _color_index(colors: tuple[Color, ...]) -> np.ndarray:
+    """1 + the index of each packed colour, 0 for the others; untouched pages are never allocated."""
+    index = np.zeros(1 << 24, np.uint16)
+    index[_packed(np.array(colors, np.uint8))] = 1 + np.arange(len(colors))
+    return index
 
 
 def _packed(pixels: np.ndarray) -> np.ndarray:
@@ -157,58 +159,41 @@ LabelReader = IdReader | FirstChannelReader | ColorReader
 
 
 MAX_LIST = 2**26  # bytes: a million names
-# An absolute name or a step up, in the spelling of any system.
-LEAVES = re.compile(r"^[/\\]|^[A-Za-z]:|(?:^|[/\\])\.\.(?:[/\\]|$)")
-NO_NAME = re.compile(r"[\x00-\x1f\x7f]|(?:^|[/\\])\.?$")  # control characters, a folder
-SHOWN = 80  # characters of a name that is none
+MAX_NAME = 4096  # characters: the longest path of Linux
+# An absolute name or a step up, as any system spells them: lists travel.
+LEAVES_FOLDER = re.compile(r"^[/\\]|^[A-Za-z]:|(?:^|[/\\])\.\.(?:[/\\]|$)")
+NOT_A_FILE = re.compile(r"[\x00-\x1f\x7f]|(?:^|[/\\])\.?$")  # control characters, a folder
+SHOWN = 80  # characters of a bad name in a message
 
 
 def read_list(path: Path) -> list[str]:
-    """The names in a list file, one a line; blank lines do not count."""
+    """The names in a list file, one per line; blank lines are skipped."""
     try:
         with open(path, "rb") as file:
             data = file.read(MAX_LIST + 1)
         text = data.decode("utf-8-sig") if len(data) <= MAX_LIST else ""
     except (OSError, ValueError) as error:
         raise DataError(
-            f"{path}: cannot read this list of names ({error}); give a UTF-8 text with one name a line"
+            f"{path}: cannot read this list of names ({error}); write UTF-8 text with one name per line"
         ) from error
     if len(data) > MAX_LIST:
-        raise DataError(f"{path}: this is no list of names, it is too long; give one name a line")
+        raise DataError(f"{path}: too large for a list of names; write one image name per line")
     names = [line.strip() for line in text.splitlines() if line.strip()]
     if not names:
-        raise DataError(f"{path}: the list is empty; write one image name a line")
+        raise DataError(f"{path}: the list is empty; write one image name per line")
     for name in names:
-        if LEAVES.search(name):
+        if LEAVES_FOLDER.search(name):
             raise DataError(
                 f"{path}: the name {name[:SHOWN]} leaves the data folder; names are relative to it"
             )
-        if NO_NAME.search(name):
-            raise DataError(f"{path}: {name[:SHOWN]} is no name of a file; write one image name a line")
+        if NOT_A_FILE.search(name) or len(name) > MAX_NAME:
+            raise DataError(f"{path}: {name[:SHOWN]} is not a file name; write one image name per line")
     return names
 
 
-# Registered with Pillow, but no pictures that it decodes by itself; EPS is a program, which others execute.
-NO_PICTURES = ("PDF", "MPEG", "HDF5", "GRIB", "BUFR", "EPS", "WMF")
-
-
-@lru_cache
-def picture_suffixes() -> tuple[str, ...]:
-    """Endings of the files that Pillow reads as pictures, in lower case."""
-    kinds, formats = Image.registered_extensions(), picture_formats()
-    return tuple(sorted(suffix for suffix, kind in kinds.items() if kind in formats))
-
-
-@lru_cache
-def picture_formats() -> tuple[str, ...]:
-    """Pillow's names of the formats that it reads as pictures."""
-    Image.init()  # loads Pillow's plugins
-    return tuple(kind for kind in Image.ID if kind not in NO_PICTURES)
-
-
 def open_image(file: Path | BytesIO) -> Image.Image:
-    """Pillow's picture in a file, by content; of no format that is a program or needs another one to run."""
-    return Image.open(file, formats=picture_formats())
+    """The image in a file, opened by Pillow; the format is recognised by content, not by suffix."""
+    return Image.open(file, formats=PICTURE_FORMATS)
 
 
 def scan(
@@ -217,12 +202,11 @@ def scan(
     excluded: str | None = None,
     excluded_folders: Sequence[Path] = (),
 ) -> list[str]:
-    """Names of the files under `folder` that end in one of `suffixes`, relative and sorted.
+    """Relative names of all files under `folder` with one of `suffixes` (in any case), sorted.
 
-    The case of an ending does not matter; hidden files, those that end in `excluded` and those below
-    `excluded_folders` are passed over.
+    Hidden files, names that end in `excluded` and everything in `excluded_folders` are skipped.
     """
-    endings = tuple(suffix.lower() for suffix in suffixes)
+    suffixes = tuple(suffix.lower() for suffix in suffixes)
 
     def walk(relative: str) -> Iterator[str]:
         with os.scandir(folder / relative) as entries:
@@ -230,22 +214,23 @@ def scan(
                 name = f"{relative}/{entry.name}" if relative else entry.name
                 if entry.name.startswith(".") or (excluded and entry.name.endswith(excluded)):
                     continue
-                if entry.name.lower().endswith(endings):
+                if entry.name.lower().endswith(suffixes):
                     yield name
                 elif entry.is_dir() and Path(entry.path) not in excluded_folders:
                     yield from walk(name)
 
     names = sorted(walk(""))
     if not names:
-        what = endings[0] if len(endings) == 1 else ".png, .jpg or another ending of pictures"
+        what = suffixes[0] if len(suffixes) == 1 else ".png, .jpg or another picture suffix"
         raise DataError(f"{folder}: no file here ends in {what}; put the images there or give a list")
     return names
 
 
 def read_header(path: Path) -> tuple[tuple[int, int], str]:
-    """(width, height) and mode of an image file, without decoding it."""
+    """(width, height) and Pillow's mode of an image file, without decoding it."""
     try:
-        with open(path, "rb", opener=_without_waiting) as file:
+        # Without blocking: a named pipe may never get a writer.
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
             start = file.read(png.HEADER.size)
             is_png = start.startswith(png.SIGNATURE)
             file.seek(-len(png.END), os.SEEK_END)
@@ -256,7 +241,7 @@ def read_header(path: Path) -> tuple[tuple[int, int], str]:
             with open_image(path) as image:
                 size, mode = _upright_size(image), image.mode
     except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file; complete the data set or take it off the list") from error
+        raise DataError(f"{path}: no such file; add it or remove it from the list") from error
     except UNREADABLE as error:
         raise _unreadable(path, error) from error
     if not complete:
@@ -264,19 +249,19 @@ def read_header(path: Path) -> tuple[tuple[int, int], str]:
     return size, mode
 
 
-def _without_waiting(path: str, flags: int) -> int:
-    """Open a file; of a named pipe nobody may ever write the other end."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
-
-
 def check_picture_mode(path: Path, mode: str) -> None:
-    """Refuse what Pillow would clip to white: images of more than 8 bits a channel in one channel."""
+    """Reject one-channel images of more than 8 bits, which Pillow would clip to white."""
     if mode in HIGH_DEPTH_MODES:
-        raise DataError(f"{path}: an image of mode {mode}, more than 8 bits; convert it to 8-bit RGB")
+        raise DataError(
+            f"{path}: the image has mode {mode}, more than 8 bits per pixel; convert it to 8-bit RGB"
+        )
 
 
 class Picture:
-    """An image file that is read, and decoded as far as it is looked at: `size`, (width, height) upright."""
+    """An image file read into memory and decoded only where it is cropped.
+
+    `size` is (width, height), upright if the camera noted how it was held.
+    """
 
     def __init__(self, path: Path):
         self._path = path
@@ -293,7 +278,7 @@ class Picture:
         check_picture_mode(path, mode)
 
     def crop(self, box: tuple[int, int, int, int]) -> Image.Image:
-        """What lies between left, top, right and bottom, as RGB; of a PNG the rows below stay packed."""
+        """The box (left, top, right, bottom) as RGB; rows of a PNG below it are not decompressed."""
         left, top, right, bottom = box
         data = self._data
         if self._header and bottom < self._header.height and png.intact(data):
@@ -302,7 +287,7 @@ class Picture:
             if self._header and (self._header.bits, self._header.color) == (8, png.RGB):
                 pixels = png.decode(data)
                 if pixels is not None:
-                    return _cut_out(pixels, box)
+                    return _crop_array(pixels, box)
             with open_image(BytesIO(data)) as image:
                 if _orientation(image) != 1:
                     image = ImageOps.exif_transpose(image)
@@ -311,8 +296,8 @@ class Picture:
             raise _unreadable(self._path, error) from error
 
 
-def _cut_out(pixels: np.ndarray, box: tuple[int, int, int, int]) -> Image.Image:
-    """A part of contiguous pixels (H, W, 3), copied once."""
+def _crop_array(pixels: np.ndarray, box: tuple[int, int, int, int]) -> Image.Image:
+    """A box of contiguous RGB pixels (H, W, 3), with a single copy."""
     left, top, right, bottom = box
     from_corner = pixels[top:bottom].reshape(-1)[3 * left :]
     row_bytes = 3 * pixels.shape[1]
@@ -320,13 +305,47 @@ def _cut_out(pixels: np.ndarray, box: tuple[int, int, int, int]) -> Image.Image:
 
 
 def decode_image(path: Path) -> Image.Image:
-    """An image file as RGB, upright where a camera noted how it was held."""
+    """The whole image as RGB, turned upright by its EXIF orientation."""
     picture = Picture(path)
     return picture.crop((0, 0, *picture.size))
 
 
+def open_pair(
+    image_path: Path, label_path: Path | None, reader: LabelReader
+) -> tuple[Picture, np.ndarray | None]:
+    """An image and its label ids (H, W), None without a `label_path`.
+
+    Raises:
+        DataError: a file cannot be read, or their sizes differ.
+    """
+    picture = Picture(image_path)
+    if label_path is None:
+        return picture, None
+    ids = reader.read(label_path)
+    check_sizes(label_path, ids.shape[::-1], picture.size)
+    return picture, ids
+
+
+def check_image(path: Path) -> tuple[int, int]:
+    """The (width, height) of an image whose header shows that it can be used.
+
+    Raises:
+        DataError: the file is missing, cut short, not an image, or has more than 8 bits per pixel.
+    """
+    size, mode = read_header(path)
+    check_picture_mode(path, mode)
+    return size
+
+
+def check_label(path: Path, reader: LabelReader, image_size: tuple[int, int]) -> None:
+    """The same for a label file, which must have its image's size and a mode that `reader` reads."""
+    size, mode = read_header(path)
+    reader.check(path, mode)
+    check_sizes(path, size, image_size)
+
+
 def _upright_size(image: Image.Image) -> tuple[int, int]:
-    turned = _orientation(image) in (5, 6, 7, 8)  # by a quarter, mirrored or not
+    turned = _orientation(image) in (5, 6, 7, 8)  # by 90 degrees, mirrored or not
     return image.size[::-1] if turned else image.size
 
 
@@ -335,13 +354,13 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _unreadable(path: Path, error: Exception) -> DataError:
-    return DataError(f"{path}: not a readable image ({error}); copy it again or take it off the list")
+    return DataError(f"{path}: not a readable image ({error}); copy it again or remove it from the list")
 
 
 def check_sizes(path: Path, label_size: tuple[int, int], image_size: tuple[int, int]) -> None:
-    """Refuse a label whose (width, height) is not its image's."""
+    """Reject a label whose (width, height) differs from its image's."""
     if tuple(label_size) != tuple(image_size):
         raise DataError(
             f"{path}: the label is {label_size[0]}x{label_size[1]} pixels, its image "
-            f"{image_size[0]}x{image_size[1]}; they must be of one size"
+            f"{image_size[0]}x{image_size[1]}; they must have the same size"
         )

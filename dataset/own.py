@@ -1,169 +1,235 @@
-"""Descriptions of your own data: one readable YAML file a data set, or a folder in the stated layout.
+"""Your own data: a folder of pictures, or pictures and labels that a YAML description explains.
 
-The page docs/own-data.md shows how to write one. Every mistake in it is one line that names the file, the
-class and what to do.
+docs/own-data.md shows how to write a description. A mistake in one is reported in a line that names the file,
+the key and what to write.
 """
 
 import colorsys
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from dataset.domains import Domain
-from dataset.folder import SPLIT, FolderDataset, Layout, has_parts
-from dataset.images import ColorReader, DataError, FirstChannelReader, IdReader
+from dataset.base import Domain, SegmentationDataset
+from dataset.images import (
+    PICTURE_SUFFIXES,
+    ColorReader,
+    DataError,
+    FirstChannelReader,
+    IdReader,
+    LabelReader,
+    scan,
+)
 from dataset.labels import IDS, IGNORE, Color, Colors
 from dataset.transforms import Size
 from dataset.yaml_file import load_yaml, shorten
 
-DESCRIPTION_FILE = "dataset.yaml"  # of a folder
+DESCRIPTION_FILE = "dataset.yaml"  # in the folder of a data set
+SPLIT = "{split}"  # placeholder in folder names
+SPLIT_FOLDERS = ("train", "training", "trainval", "val", "valid", "validation", "test", "testing")
+READERS = {"ids": IdReader(), "first-channel": FirstChannelReader(), "colors": None}  # depends on the colours
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-READERS = {"ids": IdReader(), "first-channel": FirstChannelReader(), "colors": None}
-KEYS = (
-    *("name", "root", "images", "labels", "image-suffix", "label-suffix", "label-format"),
-    *("size", "classes", "ignore"),
-)
-CLASS_KEYS = ("ids", "color", "colors")
-IGNORE_KEYS = ("ids", "colors", "others")
+SIDE = re.compile(r"\s*[1-9]\d{0,4}\s*")
+HEX_COLOR = re.compile(r"#[0-9A-Fa-f]{6}")
 MAX_WORD = 1000  # characters
-MAX_CLASSES = IGNORE  # train ids 0 ... 254
-GOLDEN_RATIO = 0.618034  # steps of the hue that stay apart however many there are
+MAX_CLASSES = IGNORE  # train ids 0 to 254
+GOLDEN_RATIO = 0.618034  # multiples of it, modulo 1, are well spread hues for any number of classes
+Labels = tuple[Colors, dict[int, str], list[int] | None, LabelReader]  # as in `Domain`
+
+
+class FolderDataset(SegmentationDataset):
+    """Pictures below one folder, labels with the same names below another.
+
+    A folder without split folders, `images/` instead of `images/train/`, serves every split; so does a
+    root that holds the pictures itself.
+
+    Args:
+        images, labels: folders below the root, with `{split}` for the split; `labels` is None without labels.
+        image_suffix: of the images; None: any picture.
+        label_suffix: what replaces it in the name of a label.
+    """
+
+    def __init__(
+        self,
+        *args,
+        images: str,
+        labels: str | None,
+        image_suffix: str | None = None,
+        label_suffix: str = ".png",
+        **options,
+    ):
+        self.images, self.labels = images, labels
+        self.image_suffix, self.label_suffix = image_suffix, label_suffix
+        self.image_suffixes = (image_suffix,) if image_suffix else PICTURE_SUFFIXES
+        super().__init__(*args, **options)
+        first: dict[str, str] = {}
+        for name in self.names.tolist():
+            other = first.setdefault(os.path.splitext(name)[0], name)
+            if other != name:
+                raise DataError(
+                    f"{self.image_folder}: {other} and {name} differ only in their suffix, so their "
+                    "predictions would be one file; rename one or give a list"
+                )
+
+    @property
+    def image_folder(self) -> Path:
+        return self._folder(self.images)
+
+    def scan(self) -> list[str]:
+        """Names of the images; labels among or below them are left out, whatever their split."""
+        if self.labels is None:
+            return super().scan()
+        labels = self._folder(self.labels)
+        excluded = self.label_suffix if labels == self.image_folder else None
+        folders = (labels, self.root / self.labels.partition(SPLIT)[0])
+        return scan(self.image_folder, self.image_suffixes, excluded, folders)
+
+    def own_label_path(self, name: str) -> Path | None:
+        if self.labels is None:
+            return None
+        suffix = self.image_suffix or Path(name).suffix
+        return self._folder(self.labels) / (name[: len(name) - len(suffix)] + self.label_suffix)
+
+    def _folder(self, pattern: str) -> Path:
+        """The folder of the split, or the one without splits if the set has none."""
+        folder = self.root / pattern.replace(SPLIT, self.split)
+        whole = self.root / pattern.partition(SPLIT)[0]
+        undivided = SPLIT in pattern and not folder.is_dir() and whole.is_dir() and not has_splits(whole)
+        return whole if undivided else folder
+
+
+def has_splits(folder: Path) -> bool:
+    """Whether a folder of images or labels has a folder for a split."""
+    return any((folder / split).is_dir() for split in SPLIT_FOLDERS)
 
 
 def read_domain(path: Path) -> Domain:
-    """The domain of a description file, or of a folder with or without one.
+    """The domain in a description file, or in a folder with or without one.
 
-    A folder without `dataset.yaml` is pictures alone: a target that takes its classes from the source.
+    A folder without `dataset.yaml` holds pictures only: a target, which takes the classes of its source.
 
     Raises:
         DataError: there is no such file or folder, or the description has a mistake.
     """
     if path.is_dir():
-        if os.path.lexists(path / DESCRIPTION_FILE):
-            return _described(path / DESCRIPTION_FILE, str(path))
-        return _pictures(path)
+        file = path / DESCRIPTION_FILE
+        if os.path.lexists(file):
+            return _read_description(file, str(path))
+        name = os.path.basename(os.path.realpath(path))
+        layout = {"images": _default_images(path), "labels": None}
+        return _domain(str(path), name, path, layout, ({}, {}, [], IdReader()))
     if path.is_file():
-        return _described(path, str(path))
-    raise DataError(f"{path}: is no data set that is built in, no description file and no folder")
+        return _read_description(path, str(path))
+    raise DataError(f"{path}: not a built-in data set, a description file or a folder")
 
 
-def _pictures(folder: Path) -> Domain:
-    images = f"images/{SPLIT}" if (folder / "images").is_dir() else "."
-    layout = Layout(images=images, labels=None)
-    name = os.path.basename(os.path.realpath(folder))
-    return _domain(str(folder), name, folder, layout, {}, {}, (), IdReader(), None)
+def _default_images(root: Path) -> str:
+    return f"images/{SPLIT}" if (root / "images").is_dir() else "."
 
 
-def _described(path: Path, name: str) -> Domain:
-    """The domain that a description file tells of; `name` is what the flag said."""
-    text = _Checked(path, _load(path), "the description")
-    text.only(KEYS)
-    default_name = (
-        os.path.basename(os.path.realpath(path.parent)) if path.name == DESCRIPTION_FILE else path.stem
-    )
-    prefix = text.string("name", default_name)
-    if not NAME.fullmatch(prefix):
-        raise text.error(f"name {prefix!r} names files; write letters, digits and . _ - only")
-    root = path.parent / text.string("root", ".")
-    layout = Layout(
-        text.string("images", f"images/{SPLIT}" if (root / "images").is_dir() else "."),
-        text.string("labels", Layout.labels),
-        text.suffix("image-suffix", "") or None,
-        text.suffix("label-suffix", Layout.label_suffix),
-    )
-    form = text.string("label-format", "ids")
-    if form not in READERS:
-        raise text.error(f"label-format {form!r} is none of {', '.join(READERS)}")
-    classes = text.mapping("classes")
-    if not classes:
-        raise text.error("classes names no class; write one a line, such as  road: {ids: 7}")
-    if len(classes) > MAX_CLASSES:
-        raise text.error(f"classes names {len(classes)} classes; at most {MAX_CLASSES} are possible")
-    ignored = text.get("ignore", {})
-    ignored = _Checked(path, {"others": True} if ignored == "others" else ignored, "ignore")
-    ignored.only(IGNORE_KEYS)
-    parts = {str(n): _Checked(path, c, f"class {n}") for n, c in classes.items()}
-    for part in parts.values():
-        part.only(CLASS_KEYS)
-    if form == "colors":
-        colors, class_of_id, known, reader = _by_colors(parts, ignored)
-    else:
-        colors, class_of_id, known = _by_ids(parts, ignored)
-        reader = READERS[form]
-    if ignored.flag("others"):
-        known = None
-        if form == "colors":
-            raise ignored.error("others is for ids; list the colours that are ignored under colors")
-    return _domain(name, prefix, root, layout, colors, class_of_id, known, reader, text.size("size"))
-
-
-def _domain(name, prefix, root, layout, colors, class_of_id, known, reader, size: Size | None) -> Domain:
+def _domain(
+    name: str, prefix: str, root: Path, layout: dict, labels: Labels, size: Size | None = None
+) -> Domain:
     sizes = dict(source_size=size, target_size=size, pseudo_size=size) if size else {}
-    dataset = partial(FolderDataset, layout=layout)
-    # Without folders of parts, `{split}` stands for the root too: see FolderDataset.
-    divided = SPLIT in layout.images and has_parts(root)
-    bare = not Path(layout.images.partition(SPLIT)[0]).parts and not divided
-    return Domain(name, prefix, root, colors, class_of_id, known, dataset, reader, **sizes, bare=bare)
+    # Without split folders, `{split}` alone stands for the root too: see FolderDataset.
+    divided = SPLIT in layout["images"] and has_splits(root)
+    bare = not Path(layout["images"].partition(SPLIT)[0]).parts and not divided
+    colors, class_of_id, known_ids, reader = labels
+    dataset = partial(FolderDataset, **layout)
+    return Domain(name, prefix, root, colors, class_of_id, known_ids, dataset, reader, **sizes, bare=bare)
 
 
-def _by_ids(parts: "dict[str, _Checked]", ignored: "_Checked") -> tuple[Colors, dict[int, str], list[int]]:
-    """Classes of id labels: their colours, the class of each id, every id that may occur."""
-    class_of_id: dict[int, str] = {}
-    for name, part in parts.items():
-        ids = part.ids()
-        if not ids:
-            raise part.error("has no ids; write which numbers in the label files mean it, such as ids: 7")
-        for number in ids:
-            if number in class_of_id:
-                raise part.error(
-                    f"id {number} is of class {class_of_id[number]} already; an id has one class"
-                )
-            class_of_id[number] = name
-    for number in ignored.ids():
-        if number in class_of_id:
-            raise ignored.error(f"id {number} is of class {class_of_id[number]}; it cannot be ignored too")
-    shown = {name: part.colors()[:1] for name, part in parts.items()}
-    _refuse_shared(parts, shown)
-    drawn = _distinct_colors(len(parts), {c for colors in shown.values() for c in colors})
-    colors = {name: given[0] if given else next(drawn) for name, given in shown.items()}
-    return colors, class_of_id, [*class_of_id, *ignored.ids(), IGNORE]
+def _read_description(path: Path, name: str) -> Domain:
+    try:
+        values = load_yaml(path)
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot read this description ({error.strerror}); make it readable or name another"
+        ) from error
+    except ValueError as error:
+        raise DataError(f"{path}: not valid YAML ({error}); see docs/own-data.md") from error
+    in_folder = path.name == DESCRIPTION_FILE
+    default_name = os.path.basename(os.path.realpath(path.parent)) if in_folder else path.stem
+    try:
+        given = parse(values, KEYS)
+        prefix = (given if "name" in given else parse({"name": default_name}, KEYS))["name"]
+        labels = _labels(given.get("label-format", "ids"), given.get("classes"), given.get("ignore", Group()))
+    except ValueError as error:
+        raise DataError(f"{path}: {error}; see docs/own-data.md") from error
+    root = path.parent / given.get("root", ".")
+    layout = dict(
+        images=given.get("images", _default_images(root)),
+        labels=given.get("labels", f"labels/{SPLIT}"),
+        image_suffix=given.get("image-suffix"),
+        label_suffix=given.get("label-suffix", ".png"),
+    )
+    return _domain(name, prefix, root, layout, labels, given.get("size"))
 
 
-def _by_colors(
-    parts: "dict[str, _Checked]", ignored: "_Checked"
-) -> tuple[Colors, dict[int, str], list[int], ColorReader]:
-    """Classes of colour labels; an id is the place of a colour among all."""
-    given = {name: part.colors() for name, part in parts.items()}
-    for name, colors in given.items():
-        if not colors:
-            raise parts[name].error("has no colors; write which colours in the label files mean it")
-        if parts[name].ids():
-            raise parts[name].error("has ids, but label-format is colors; leave the ids out")
-    owner = _refuse_shared(parts, given)
-    for color in ignored.colors():
-        if color in owner:
-            raise ignored.error(f"colour {color} is of class {owner[color]}; leave it to one of the two")
-    every = [*owner, *dict.fromkeys(ignored.colors())]
+# The meaning of the labels
+
+
+@dataclass(frozen=True)
+class Group:
+    """The ids and colours of a class, or those to ignore; `others`: ignore every other id too."""
+
+    ids: list[int] = field(default_factory=list)
+    colors: list[Color] = field(default_factory=list)
+    others: bool = False
+
+
+def _labels(label_format: str, classes: dict[str, Group] | None, ignore: Group) -> Labels:
+    if not classes:
+        raise ValueError("classes: none are given; write one per line, such as  road: {ids: 7}")
+    if label_format == "colors":
+        return _color_labels(classes, ignore)
+    for name, group in classes.items():
+        if not group.ids:
+            raise ValueError(f"classes: {name}: has no ids; write its label ids, such as ids: 7")
+    class_of_id = _owners({name: group.ids for name, group in classes.items()}, ignore.ids, "id")
+    chosen = _owners({name: group.colors[:1] for name, group in classes.items()}, (), "colour")
+    drawn = _distinct_colors(len(classes), set(chosen))
+    colors = {name: group.colors[0] if group.colors else next(drawn) for name, group in classes.items()}
+    known = None if ignore.others else [*class_of_id, *ignore.ids, IGNORE]
+    return colors, class_of_id, known, READERS[label_format]
+
+
+def _color_labels(classes: dict[str, Group], ignore: Group) -> Labels:
+    """Labels by colour: the id of a colour is its index among all colours."""
+    if ignore.others:
+        raise ValueError("ignore: others is for ids; list the ignored colours under colors")
+    for name, group in classes.items():
+        if not group.colors:
+            raise ValueError(f"classes: {name}: has no colors; write its colours in the label files")
+        if group.ids:
+            raise ValueError(f"classes: {name}: has ids, but label-format is colors; remove the ids")
+    owner = _owners({name: group.colors for name, group in classes.items()}, ignore.colors, "colour")
+    every = tuple(dict.fromkeys((*owner, *ignore.colors)))
     class_of_id = {every.index(color): name for color, name in owner.items()}
-    shown = {name: colors[0] for name, colors in given.items()}
-    return shown, class_of_id, list(range(len(every))), ColorReader(tuple(every))
+    colors = {name: group.colors[0] for name, group in classes.items()}
+    return colors, class_of_id, list(range(len(every))), ColorReader(every)
 
 
-def _refuse_shared(parts: "dict[str, _Checked]", colors: Mapping[str, list[Color]]) -> dict[Color, str]:
-    """The class of each colour; two classes of one colour are a mistake."""
-    owner: dict[Color, str] = {}
-    for name, given in colors.items():
-        for color in given:
-            if color in owner:
-                raise parts[name].error(f"colour {color} is of class {owner[color]} already")
-            owner[color] = name
+def _owners(groups: Mapping[str, Sequence], ignored: Sequence, what: str) -> dict:
+    """The class of each id or colour, which may stand only once."""
+    owner: dict = {}
+    for name, values in groups.items():
+        for value in values:
+            if value in owner:
+                raise ValueError(
+                    f"classes: {name}: {what} {value} is listed already, for class {owner[value]}"
+                )
+            owner[value] = name
+    for value in ignored:
+        if value in owner:
+            raise ValueError(f"ignore: {what} {value} is listed for class {owner[value]}; remove it from one")
     return owner
 
 
-def _distinct_colors(count: int, taken: set[Color]):
-    """Colours that nobody chose, for classes without one."""
+def _distinct_colors(count: int, taken: set[Color]) -> Iterator[Color]:
+    """Colours for classes without one."""
     for index in range(2 * count + len(taken)):
         hue, value = index * GOLDEN_RATIO % 1, 0.95 if index % 2 else 0.7
         color = tuple(round(255 * c) for c in colorsys.hsv_to_rgb(hue, 0.65, value))
@@ -171,119 +237,124 @@ def _distinct_colors(count: int, taken: set[Color]):
             yield color
 
 
-def _load(path: Path) -> object:
+# The keys of a description: each has a function that checks its value and returns what it means
+
+
+def parse(values: object, keys: Mapping[str, Callable]) -> dict:
+    """The parsed values of a mapping; keys without a value are left out.
+
+    Raises:
+        ValueError: it is not a mapping, a key is unknown, or a value is wrong.
+    """
+    if not isinstance(values, dict):
+        raise ValueError(f"write keys and values instead of {shorten(values)}")
+    parsed = {}
+    for key, value in values.items():
+        if key not in keys:
+            raise ValueError(f"unknown key {shorten(key)}; possible keys are {', '.join(keys)}")
+        if value is not None or key == "color":
+            try:
+                parsed[key] = keys[key](value)
+            except ValueError as error:
+                raise ValueError(f"{key}: {error}") from error
+    return parsed
+
+
+def _word(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{shorten(value)} is not a word; write numbers in quotes")
+    if not value.isprintable() or len(value) > MAX_WORD:
+        raise ValueError(f"{shorten(value)} is not a file name")
+    return value
+
+
+def _name(value: object) -> str:
+    if not NAME.fullmatch(_word(value)):
+        raise ValueError(f"{shorten(value)} cannot name files; write only letters, digits and . _ -")
+    return value
+
+
+def _suffix(value: object) -> str:
+    if "/" in _word(value) or "\\" in value:
+        raise ValueError(f"{value!r} is not a suffix; put folders into images and labels")
+    return value
+
+
+def _label_format(value: object) -> str:
+    if _word(value) not in READERS:
+        raise ValueError(f"{value!r} is not one of {', '.join(READERS)}")
+    return value
+
+
+def _size(value: object) -> Size:
+    """`1280,720` or [1280, 720], width and height, as (height, width)."""
+    sides = value.split(",") if isinstance(value, str) else value
+    valid = isinstance(sides, list) and len(sides) == 2 and all(type(side) in (int, str) for side in sides)
+    if not valid or not all(SIDE.fullmatch(str(side)) for side in sides):
+        raise ValueError(f"{shorten(value)} is not a size; write width,height such as 1280,720")
+    return int(sides[1]), int(sides[0])
+
+
+def _ids(value: object) -> list[int]:
+    ids = value if isinstance(value, list) else [value]
+    for number in ids:
+        if type(number) is not int or not 0 <= number < IDS:
+            raise ValueError(f"{shorten(number)} is not a whole number from 0 to {IDS - 1}")
+    return ids
+
+
+def _color(value: object) -> Color:
+    if isinstance(value, str) and HEX_COLOR.fullmatch(value):
+        return tuple(bytes.fromhex(value[1:]))
+    if isinstance(value, list) and len(value) == 3 and all(type(c) is int and 0 <= c <= 255 for c in value):
+        return tuple(value)
+    raise ValueError(f'{shorten(value)} is not a colour; write [red, green, blue] or "#rrggbb" in quotes')
+
+
+def _colors(value: object) -> list[Color]:
+    if not isinstance(value, list):
+        raise ValueError(f"write a list of colours instead of {shorten(value)}")
+    return [_color(color) for color in value]
+
+
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"write true or false instead of {shorten(value)}")
+    return value
+
+
+def _class(name: object, value: object) -> Group:
     try:
-        return load_yaml(path, unique_keys=True)
-    except OSError as error:
-        raise DataError(
-            f"{path}: cannot read this description ({error.strerror}); make it readable or name another"
-        ) from error
+        given = parse(value, {"ids": _ids, "color": _color, "colors": _colors})
     except ValueError as error:
-        raise DataError(f"{path}: is no YAML ({error}); see docs/own-data.md") from error
+        raise ValueError(f"{name}: {error}") from error
+    first = [given["color"]] if "color" in given else []
+    return Group(given.get("ids", []), first + given.get("colors", []))
 
 
-class _Checked:
-    """A mapping in the description whose values are checked as they are read."""
+def _classes(value: object) -> dict[str, Group]:
+    if not isinstance(value, dict):
+        raise ValueError(f"write one class per line, such as  road: {{ids: 7}}, instead of {shorten(value)}")
+    if len(value) > MAX_CLASSES:
+        raise ValueError(f"{len(value)} classes are too many; at most {MAX_CLASSES} are possible")
+    return {str(name): _class(name, group) for name, group in value.items()}
 
-    def __init__(self, path: Path, values: object, where: str):
-        self.path, self.where = path, where
-        if not isinstance(values, dict):
-            raise self.error(f"is {shorten(values)}, not a list of keys and values; see docs/own-data.md")
-        self.values = values
 
-    def error(self, message: str) -> DataError:
-        where = "" if ";" in message else "; see docs/own-data.md"
-        return DataError(f"{self.path}: {self.where}: {message}{where}")
+def _ignore(value: object) -> Group:
+    if value == "others":
+        return Group(others=True)
+    return Group(**parse(value, {"ids": _ids, "colors": _colors, "others": _flag}))
 
-    def only(self, keys: tuple[str, ...]) -> None:
-        unknown = [key for key in self.values if key not in keys]
-        if unknown:
-            raise self.error(f"the key {shorten(unknown[0])} is unknown; possible are {', '.join(keys)}")
 
-    def get(self, key: str, default: object) -> object:
-        value = self.values.get(key)
-        return default if value is None else value
-
-    def string(self, key: str, default: str) -> str:
-        value = self.get(key, default)
-        if not isinstance(value, str):
-            raise self.error(f"{key} is {shorten(value)}; write a word, in quotes if it is a number")
-        if not value.isprintable() or len(value) > MAX_WORD:
-            raise self.error(f"{key} is {shorten(value)}; that is no name of a file")
-        return value
-
-    def suffix(self, key: str, default: str) -> str:
-        """The end of a file's name."""
-        value = self.string(key, default)
-        if "/" in value or "\\" in value:
-            raise self.error(
-                f"{key} is {value!r}; write an ending of file names, and folders under images and labels"
-            )
-        return value
-
-    def flag(self, key: str) -> bool:
-        value = self.get(key, False)
-        if not isinstance(value, bool):
-            raise self.error(f"{key} is {shorten(value)}; write true or false")
-        return value
-
-    def mapping(self, key: str) -> dict:
-        value = self.get(key, {})
-        if not isinstance(value, dict):
-            raise self.error(f"{key} is {shorten(value)}; write one class a line, such as  road: {{ids: 7}}")
-        return value
-
-    def ids(self) -> list[int]:
-        """`ids: 7` or `ids: [7, 8]`; distinct, in order."""
-        value = self.get("ids", [])
-        value = value if isinstance(value, list) else [value]
-        for number in value:
-            if type(number) is not int or not 0 <= number < IDS:
-                raise self.error(f"the id {shorten(number)} is no whole number from 0 to {IDS - 1}")
-        return self._once(value, "id")
-
-    def colors(self) -> list[Color]:
-        """`color: [128, 64, 128]` or "#804080", or several as `colors`; distinct, in order."""
-        several = self.get("colors", [])
-        if not isinstance(several, list):
-            raise self.error(f"colors is {shorten(several)}; write a list of colours")
-        one = self.get("color", None)
-        if "color" in self.values and one is None:
-            raise self.error('color is empty; a # begins a remark, so write "#rrggbb" in quotes')
-        return self._once(
-            [*([] if one is None else [self._color(one)]), *map(self._color, several)], "colour"
-        )
-
-    def _color(self, value: object) -> Color:
-        if isinstance(value, str) and re.fullmatch(r"#[0-9A-Fa-f]{6}", value):
-            return tuple(bytes.fromhex(value[1:]))
-        if (
-            isinstance(value, list)
-            and len(value) == 3
-            and all(type(c) is int and 0 <= c <= 255 for c in value)
-        ):
-            return tuple(value)
-        raise self.error(
-            f'{shorten(value)} is no colour; write [red, green, blue] from 0 to 255 or "#rrggbb"'
-        )
-
-    def _once(self, values: list, what: str) -> list:
-        for index, value in enumerate(values):
-            if value in values[:index]:
-                raise self.error(f"{what} {value} stands twice")
-        return values
-
-    def size(self, key: str) -> Size | None:
-        """`size: 1280,720` or [1280, 720], width and height, as (height, width)."""
-        value = self.get(key, None)
-        if value is None:
-            return None
-        sides = value.split(",") if isinstance(value, str) else value
-        if (
-            not isinstance(sides, list)
-            or len(sides) != 2
-            or not all(type(s) in (int, str) for s in sides)
-            or not all(re.fullmatch(r"\s*[1-9]\d{0,4}\s*", str(s)) for s in sides)
-        ):
-            raise self.error(f"{key} is {shorten(value)}; write width,height such as 1280,720")
-        return int(sides[1]), int(sides[0])
+KEYS = {
+    "name": _name,
+    "root": _word,
+    "images": _word,
+    "labels": _word,
+    "image-suffix": _suffix,
+    "label-suffix": _suffix,
+    "label-format": _label_format,
+    "size": _size,
+    "classes": _classes,
+    "ignore": _ignore,
+}

@@ -1,7 +1,6 @@
-"""The endless, reproducible order of training samples.
+"""The reproducible order of training samples, and batches from worker processes.
 
-Sample k of a stream depends on the seed and on k alone: not on the number of workers, nor on where a run
-was started.
+Sample k of a stream depends only on the seed and k, not on the number of workers or on where a run started.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -14,55 +13,41 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from dataset.base import SegmentationDataset
 from dataset.images import DataError
 
-ORDER, DRAWS = range(2)  # what a seed is used for
-REPLACEMENTS = 20  # images tried in place of a damaged one
+ORDER, DRAWS = range(2)  # the uses of a seed
 
 
 class TrainingStream(Dataset):
-    """Positions of a stream that goes through the data set in a new order every epoch.
+    """Training samples in a new order of the data set every epoch.
 
     Args:
-        dataset: what is shown.
+        dataset: where the samples come from.
         length: number of samples.
         seed: of the order and of each sample's draws.
-        start: the position that item 0 is at, where a run goes on.
-        replace: show another image in place of one that cannot be used; its item's `damaged` says which.
+        start: position of item 0, when a run resumes.
     """
 
-    def __init__(
-        self,
-        dataset: SegmentationDataset,
-        length: int,
-        seed: tuple[int, ...],
-        start: int = 0,
-        replace: bool = False,
-    ):
+    def __init__(self, dataset: SegmentationDataset, length: int, seed: tuple[int, ...], start: int = 0):
         self.dataset, self.length, self.seed, self.start = dataset, length, seed, start
-        self.attempts = REPLACEMENTS if replace else 1
 
     def __len__(self) -> int:
         return self.length
 
     def __getitem__(self, item: int) -> dict | DataError:
-        position, damaged = self.start + item, []
-        for attempt in range(self.attempts):
-            draws = np.random.default_rng((*self.seed, DRAWS, position))
-            try:
-                return self.dataset.sample(self.image_at(position, attempt), draws) | {"damaged": damaged}
-            except DataError as error:
-                # Raised in a worker it would reach the user as a traceback, so it travels as a value.
-                damaged.append(str(error))
-        return DataError(damaged[-1])
+        position = self.start + item
+        draws = np.random.default_rng((*self.seed, DRAWS, position))
+        try:
+            return self.dataset.sample(self.image_at(position), draws)
+        except DataError as error:
+            return error  # not raised: an exception in a worker would reach the user as a traceback
 
-    def image_at(self, position: int, attempt: int = 0) -> int:
-        """The index of the image at a position, or of the one that takes the place of damaged ones."""
-        images = len(self.dataset)
-        epoch, place = divmod(position, images)
-        return int(_epoch_order(images, self.seed, epoch)[(place + attempt) % images])
+    def image_at(self, position: int) -> int:
+        """Index of the image at a position."""
+        epoch, place = divmod(position, len(self.dataset))
+        return int(_epoch_order(len(self.dataset), self.seed, epoch)[place])
 
     def names_at(self, positions: Iterable[int]) -> list[str]:
-        """The names of the images at some positions."""
-        return [self.dataset.names[self.image_at(position)] for position in positions]
+        """Names of the images at these positions."""
+        return [str(self.dataset.names[self.image_at(position)]) for position in positions]
 
 
 @lru_cache(maxsize=2)
@@ -71,12 +56,12 @@ def _epoch_order(length: int, seed: tuple[int, ...], epoch: int) -> np.ndarray:
 
 
 class ShardedBatches(Sampler):
-    """Positions 0 ... length-1 in batches; of each batch the part that is one process's.
+    """Positions 0 to length-1 in batches, each reduced to the part of this process.
 
     Args:
         length: number of items.
-        batch_size: of all processes together.
-        shard: what part of so many items is this process's.
+        batch_size: over all processes.
+        shard: n -> the range of this process among the n items of a batch.
     """
 
     def __init__(self, length: int, batch_size: int, shard: Callable[[int], range]):
@@ -85,11 +70,8 @@ class ShardedBatches(Sampler):
     def __iter__(self) -> Iterator[list[int]]:
         for start in range(0, self.length, self.batch_size):
             part = self.shard(min(self.batch_size, self.length - start))
-            if part:  # of the last, smaller batch a process may get nothing
+            if part:  # empty if the last batch is smaller than the number of processes
                 yield [start + place for place in part]
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
 
 
 def batches(
@@ -100,10 +82,11 @@ def batches(
     shard: Callable[[int], range] = range,
     worker_init: Callable[[], None] | None = None,
 ) -> Iterator[dict]:
-    """The data set's items in order, in batches of `batch_size`, decoded by `workers` processes.
+    """The data set's items in order, in batches, loaded by `workers` processes.
 
-    `shard` says which of so many items are this process's where there are several. `worker_init` is called
-    in each worker as it starts; `close()` of the result ends them.
+    Args:
+        batch_size, shard: as in `ShardedBatches`.
+        worker_init: called in each worker when it starts. `close()` the returned iterator to end the workers.
 
     Raises:
         DataError: an item cannot be read.
@@ -116,12 +99,11 @@ def batches(
         pin_memory=pin_memory,
         worker_init_fn=partial(_start_worker, worker_init),
     )
-    # Here and not with the first batch, because it draws from torch's generator.
-    return _raising(iter(loader))
+    # Create the iterator now, not at the first batch: it draws from torch's generator.
+    return _raise_errors(iter(loader))
 
 
-def _raising(loaded: Iterator) -> Iterator[dict]:
-    """Batches of the data; what a worker could not read is raised."""
+def _raise_errors(loaded: Iterator) -> Iterator[dict]:
     try:
         for batch in loaded:
             if isinstance(batch, DataError):
@@ -131,27 +113,22 @@ def _raising(loaded: Iterator) -> Iterator[dict]:
         if "DataLoader worker" not in str(error):
             raise
         raise DataError(
-            f"--num-workers: a decoding process was ended from outside ({error}); this machine may be short "
-            "of memory, then fewer help"
+            f"--num-workers: a worker process was killed ({error}); if memory is short, use fewer workers"
         ) from error
     finally:
-        # Not left to the end of the program, which asks by a SIGTERM that these workers would pass over.
+        # Now, not at exit: then they would be ended by SIGTERM, which `worker_init` may have disabled.
         if hasattr(loaded, "_shutdown_workers"):
             loaded._shutdown_workers()
 
 
 def _collate(samples: list) -> dict | DataError:
-    """Batches of tensors; what differs in number or size stays lists.
-
-    These are `damaged` of training samples, all in one, and `label` and `size` of whole images.
-    """
+    """A batch of tensors; of whole images, whose sizes differ, `label` and `size` stay lists."""
     for sample in samples:
         if isinstance(sample, DataError):
             return sample
-    damaged = [line for sample in samples for line in sample.pop("damaged", ())]
     whole = "size" in samples[0]
-    apart = {key: [s.pop(key) for s in samples] for key in ("label", "size")} if whole else {}
-    return default_collate(samples) | apart | {"damaged": damaged}
+    lists = {key: [s.pop(key) for s in samples] for key in ("label", "size")} if whole else {}
+    return default_collate(samples) | lists
 
 
 def _start_worker(worker_init: Callable[[], None] | None, worker: int) -> None:

@@ -1,10 +1,12 @@
-"""What a data set really holds: every image's header and every pixel of every label, looked at once."""
+"""What a data set really holds: every image decoded, every label pixel counted."""
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from dataset.base import SegmentationDataset
 from dataset.images import DataError, check_sizes, decode_image, read_header
@@ -14,11 +16,22 @@ TRAIN_IDS = 256
 
 
 @dataclass
-class Survey:
-    """The findings. Pixels are counted by train id, 255 (or the ignore label) for those without a class.
+class Inspection:
+    """What one image and its label hold; `pixels` (256,) by train id, None without a usable label."""
 
-    `faults`: what stops a training, file by file. `unknown`: label ids that the table does not know, in how
-    many pixels and images, and the first of these.
+    name: str
+    size: tuple[int, int] | None = None
+    fault: str | None = None
+    pixels: np.ndarray | None = None
+    unknown: dict[int, int] = field(default_factory=dict)  # label ids missing from the table -> pixels
+
+
+@dataclass
+class Survey:
+    """The sum of all inspections. Pixels are counted by train id, 255 (or the ignore label) for no class.
+
+    `faults`: one line per file that would stop a training. `unknown`: label id missing from the table ->
+    its pixels, its images, and the first of them.
     """
 
     images: int = 0
@@ -30,75 +43,52 @@ class Survey:
     images_with: np.ndarray = field(default_factory=lambda: np.zeros(TRAIN_IDS, np.int64))
     unknown: dict[int, tuple[int, int, str]] = field(default_factory=dict)
 
-    def add(self, seen: "Seen") -> None:
-        """Count an image in."""
+    def add(self, image: Inspection) -> None:
+        """Count one image in."""
         self.images += 1
-        if seen.size:
-            self.sizes[seen.size] += 1
-        if seen.fault:
-            self.faults.append(seen.fault)
-        elif seen.pixels is None:
-            self.missing.append(seen.name)
+        if image.size:
+            self.sizes[image.size] += 1
+        if image.fault:
+            self.faults.append(image.fault)
+        elif image.pixels is None:
+            self.missing.append(image.name)
         else:
             self.labelled += 1
-            self.pixels += seen.pixels
-            self.images_with += seen.pixels > 0
-        for number, count in seen.unknown.items():
-            pixels, images, first = self.unknown.get(number, (0, 0, seen.name))
-            self.unknown[number] = pixels + count, images + 1, first
+            self.pixels += image.pixels
+            self.images_with += image.pixels > 0
+        for label_id, count in image.unknown.items():
+            pixels, images, first = self.unknown.get(label_id, (0, 0, image.name))
+            self.unknown[label_id] = pixels + count, images + 1, first
 
 
-@dataclass
-class Seen:
-    """The findings of one image; `pixels` (256,) of its label, None where it has none or a fault."""
-
-    name: str
-    size: tuple[int, int] | None = None
-    fault: str | None = None
-    pixels: np.ndarray | None = None
-    unknown: dict[int, int] = field(default_factory=dict)
-
-
-class _Looks(Dataset):
-    """Item i: what is seen of image i."""
-
-    def __init__(self, dataset: SegmentationDataset):
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> Seen:
-        return look(self.dataset, self.dataset.names[index])
-
-
-def look(dataset: SegmentationDataset, name: str) -> Seen:
-    """Everything that can be said of one image and its label."""
-    seen = Seen(name)
+def inspect_image(dataset: SegmentationDataset, name: str) -> Inspection:
+    """Decode one image and its label."""
+    result = Inspection(name)
     path = dataset.image_path(name)
     try:
-        seen.size, _ = read_header(path)
-        decode_image(path)  # only this shows a file that is damaged behind its header
+        result.size, _ = read_header(path)
+        decode_image(path)  # only decoding finds damage behind the header
         label = dataset.label_path(name)
         if label is None or not label.is_file():
-            return seen
-        check_sizes(label, read_header(label)[0], seen.size)
+            return result
+        check_sizes(label, read_header(label)[0], result.size)
         ids = dataset.reader.read(label)
     except DataError as error:
-        seen.fault = str(error)
-        return seen
+        result.fault = str(error)
+        return result
     if ids.min() < 0 or ids.max() >= IDS:
-        seen.fault = f"{label}: holds ids from {ids.min()} to {ids.max()}; ids are 0 to {IDS - 1}"
-        return seen
+        result.fault = f"{label}: has ids from {ids.min()} to {ids.max()}; they must be 0 to {IDS - 1}"
+        return result
     counts = np.bincount(ids.ravel(), minlength=IDS)
     unknown = np.flatnonzero((counts > 0) & ~dataset.table.known)
-    seen.unknown = {int(number): int(counts[number]) for number in unknown}
+    result.unknown = {int(label_id): int(counts[label_id]) for label_id in unknown}
     counts[unknown] = 0
-    seen.pixels = np.zeros(TRAIN_IDS, np.int64)
-    np.add.at(seen.pixels, dataset.table.train_ids, counts)
-    return seen
+    result.pixels = np.zeros(TRAIN_IDS, np.int64)
+    np.add.at(result.pixels, dataset.table.train_ids, counts)
+    return result
 
 
-def looks(dataset: SegmentationDataset, workers: int):
-    """What is seen of every image, in order, by `workers` processes."""
-    return DataLoader(_Looks(dataset), batch_size=None, num_workers=workers, collate_fn=None)
+def inspect_images(dataset: SegmentationDataset, workers: int) -> Iterable[Inspection]:
+    """The inspection of every image, in order, by `workers` processes."""
+    names = dataset.names.tolist()
+    return DataLoader(names, batch_size=None, num_workers=workers, collate_fn=partial(inspect_image, dataset))

@@ -1,6 +1,6 @@
-"""From a decoded image and its label ids to a training sample, and to the sizes of a prediction.
+"""From an image and its label ids to a training sample, and to the input sizes of a prediction.
 
-All sizes are (height, width). Images are PIL RGB until they are uint8 arrays (H, W, 3).
+All sizes are (height, width). Images are PIL RGB until they become uint8 arrays (H, W, 3).
 """
 
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ from torchvision.transforms import AutoAugment, AutoAugmentPolicy
 from dataset.images import Picture
 from dataset.labels import IGNORE, LabelTable
 
-MEAN_RGB = (122.67891434, 116.66876762, 104.00698793)  # subtracted on the device, see utils.preprocess
+MEAN_RGB = (122.67891434, 116.66876762, 104.00698793)  # subtracted later, on the device
 PADDING_RGB = tuple(round(c) for c in MEAN_RGB)
-SCALES = (0.8, 1.2)  # of the labelled stream
+SCALES = (0.8, 1.2)  # range of the random scale in the labelled stream
 MIRROR_PROBABILITY = 0.5
-CROP_REDRAWS = 10  # a crop poor in labels is drawn again so often
+CROP_REDRAWS = 10  # how often a crop with too few label values is drawn again
 MIN_LABEL_VALUES = 10  # a crop must hold more distinct label values than this
-BICUBIC_REACH = 2  # pixels of the coarser of the two grids
+BICUBIC_REACH = 2  # support of the filter, in pixels of the coarser grid
 
 Size = tuple[int, int]
 Box = tuple[int, int, int, int]  # top, left, height, width
@@ -30,15 +30,15 @@ Box = tuple[int, int, int, int]  # top, left, height, width
 
 @dataclass(frozen=True)
 class TrainingView:
-    """How a stream shows its images to the training.
+    """How a stream draws a training sample from an image.
 
     Args:
-        input_size: the image is resized to it (bicubic with antialiasing; labels nearest).
-        crop_size: then a random crop is taken; a smaller image is padded (image with the mean, label 255).
-        random_scale: both sides of `input_size` times one factor from [0.8, 1.2].
+        input_size: resize to it (bicubic with antialiasing; labels nearest).
+        crop_size: then crop at random; smaller images are padded (image with the mean, label with 255).
+        random_scale: multiply both sides of `input_size` by one factor from [0.8, 1.2].
         random_mirror: mirror with probability 0.5.
-        min_label_values: a crop is drawn again, up to 10 times, until it holds more values; None: never.
-        autoaugment: ImageNet AutoAugment on the crop's image.
+        min_label_values: redraw the crop, up to 10 times, until it holds more label values; None: never.
+        autoaugment: apply ImageNet AutoAugment to the cropped image.
         ignore_label: the value of padded label pixels.
     """
 
@@ -55,11 +55,11 @@ class TrainingView:
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Draw one sample: image (H, W, 3) uint8 and train ids (H, W) uint8 of the crop size.
 
-        `ids` holds the label ids (H, W) of the picture, or None (then so is the sample's label). The crop is
-        chosen on the labels, and only what it keeps of the picture is decoded and resized.
+        `ids` holds the label ids (H, W) of the picture, or is None, like the sample's label then. The crop is
+        chosen by the labels; only the part of the picture in it is decoded and resized.
 
         Raises:
-            UnknownIds: the crop holds an id that `table` does not know.
+            UnknownIds: the crop holds an id that is not in `table`.
         """
         factor = rng.uniform(*SCALES) if self.random_scale else 1.0
         scaled = tuple(max(1, round(factor * side)) for side in self.input_size)
@@ -76,7 +76,7 @@ class TrainingView:
     def _draw_crop(
         self, scaled: Size, ids: np.ndarray | None, table: LabelTable, rng: np.random.Generator
     ) -> tuple[Box, np.ndarray | None]:
-        """A crop within the scaled image and its label ids."""
+        """A crop of the scaled image, and its label ids."""
         redraws = CROP_REDRAWS if ids is not None and self.min_label_values is not None else 0
         height, width = (min(c, s) for c, s in zip(self.crop_size, scaled, strict=True))
         padding = () if (height, width) == self.crop_size else (self.ignore_label,)
@@ -94,10 +94,10 @@ class TrainingView:
 
 
 def resize_box(picture: Image.Image | Picture, size: Size, box: Box) -> Image.Image:
-    """What the box holds of the picture resized to `size`, without the rest.
+    """A box of the picture resized to `size`, without resizing the rest.
 
-    Within what is cut out the filter reaches all it would reach in the whole picture, so the pixels are
-    those of resizing first, cropping then.
+    The part of the picture that is cut out includes the filter's margin, so the pixels are those of resizing
+    the whole picture and cropping the box.
     """
     (left, right), columns = _reach(box[1], box[3], size[1], picture.size[0])
     (top, bottom), rows = _reach(box[0], box[2], size[0], picture.size[1])
@@ -107,17 +107,17 @@ def resize_box(picture: Image.Image | Picture, size: Size, box: Box) -> Image.Im
 
 
 def resize_whole(pixels: np.ndarray, size: Size) -> Tensor:
-    """(H, W, 3) uint8, all of it resized to `size`, several times as fast as by Pillow.
+    """(H, W, 3) uint8 resized to `size`, several times as fast as Pillow does it.
 
-    torch's filter is Pillow's with weights in 16 bits: a value in 300 is another by a grey level, one in
-    two million by two.
+    torch's filter is Pillow's with 16-bit weights: about 1 value in 300 differs by one grey level, 1 in 2
+    million by two.
     """
     image = torch.from_numpy(pixels)[None].permute(0, 3, 1, 2)
     return F.interpolate(image, size, mode="bicubic", antialias=True)[0].permute(1, 2, 0)
 
 
 def _reach(start: int, length: int, side: int, whole: int) -> tuple[tuple[int, int], tuple[float, float]]:
-    """Along one side: the pixels that the filter reads, from and to, and what they are resized from."""
+    """Along one side: the range of pixels that the filter reads, and the range that the box covers."""
     step = whole / side
     first, last = start * step, min((start + length) * step, whole)
     margin = BICUBIC_REACH * max(1, step) + 1
@@ -125,11 +125,11 @@ def _reach(start: int, length: int, side: int, whole: int) -> tuple[tuple[int, i
 
 
 def nearest_box(label: np.ndarray, size: Size, box: Box) -> np.ndarray:
-    """The same box of label ids (H, W) resized to `size` by nearest neighbour."""
+    """A box of label ids (H, W) resized to `size` by nearest neighbour."""
     top, left, height, width = box
     rows = ((np.arange(top, top + height) + 0.5) * (label.shape[0] / size[0])).astype(np.intp)
     columns = ((np.arange(left, left + width) + 0.5) * (label.shape[1] / size[1])).astype(np.intp)
-    return label[rows][:, columns]  # several times as fast as both at once
+    return label[rows][:, columns]  # several times as fast as indexing both at once
 
 
 def pad(pixels: np.ndarray, size: Size, value) -> np.ndarray:
@@ -144,7 +144,7 @@ def pad(pixels: np.ndarray, size: Size, value) -> np.ndarray:
 
 
 def mirror(pixels: np.ndarray) -> np.ndarray:
-    """(H, W) or (H, W, 3) with left and right exchanged, by torch, which copies it 8 times as fast."""
+    """(H, W) or (H, W, 3) with left and right exchanged; torch copies 8 times as fast as NumPy."""
     return torch.from_numpy(pixels).flip(1).numpy()
 
 

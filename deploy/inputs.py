@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dataset.images import DataError, check_picture_mode, picture_suffixes, read_header, scan
+from dataset.images import PICTURE_SUFFIXES, DataError, check_picture_mode, read_header, scan
 from deploy.video import VIDEO_SUFFIXES, check_video
 from utils.atomic import resolve_path
 from utils.errors import UserError
@@ -62,7 +62,7 @@ def _inputs_of(path: Path, folder: Path) -> list[Input]:
             raise UserError(f"{path}: no such file; name a picture, a folder of pictures or a video")
         path, results = resolve_path(path), resolve_path(folder)
         # Results of an earlier run, in a folder below, are no inputs.
-        names = scan(path, (*picture_suffixes(), *VIDEO_SUFFIXES), excluded_folders=[results])
+        names = scan(path, (*PICTURE_SUFFIXES, *VIDEO_SUFFIXES), excluded_folders=[results])
     except DataError:
         raise UserError(f"{path}: no picture or video in this folder; name another one") from None
     except OSError as error:

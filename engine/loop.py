@@ -1,9 +1,8 @@
 """The training loop of both stages."""
 
-import itertools
 import logging
 from argparse import Namespace
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -12,8 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from dataset import DataError
-from dataset.beside import ChecksBeside
-from dataset.damaged import Damaged
 from dataset.sampling import TrainingStream
 from engine.resume import refuse_broken, restore_process, save_state
 from engine.run_log import NotFinite, TrainingLog
@@ -46,8 +43,6 @@ class Training:
         target_has_labels: whether the target's labels are watched.
         prefix: of the snapshots' names.
         palette: colours of the train ids, (256, 3) uint8.
-        checks: of the data, which run beside; all are done before a snapshot is written.
-        damaged: files that cannot be used.
         history: what is told; None in a process that writes nothing.
         validation: measures the mIoU; None: it is not measured.
     """
@@ -60,8 +55,6 @@ class Training:
     target_has_labels: bool
     prefix: str
     palette: np.ndarray
-    checks: ChecksBeside
-    damaged: Damaged
     history: TrainingLog | None
     validation: Validation | None
 
@@ -93,15 +86,13 @@ class Training:
 
     def _draw(self, i_iter: int, stop: StopRequest) -> list[Pair]:
         """The batches of an iteration; where a process cannot have them or is to stop, all save and leave."""
-        pairs, damaged, problem = [], [], None
+        pairs, problem = [], None
         try:
-            self.checks.poll()
             for _ in range(0 if stop.number else self.args.iter_size):
                 pairs.append(tuple(next(batches) for batches in self.loaded))
-                damaged += [line for batch in pairs[-1] for line in batch["damaged"]]
         except DataError as error:
             problem = str(error)
-        self._stop_together(i_iter, stop, problem, [line for line in damaged if not self.damaged.knows(line)])
+        self._stop_together(i_iter, stop, problem)
         return pairs
 
     def _step(self, i_iter: int, pairs: list[Pair]) -> tuple[Batch, dict[str, Tensor], Predictions]:
@@ -120,7 +111,6 @@ class Training:
         args, folder = self.args, self.args.snapshot_dir
         name = _snapshot_iteration(i_iter, args)
         if name:
-            self.checks.finish()
             self.history.check()
             refuse_broken(self.trainer.state_dict(), i_iter)
             save_snapshot(self.trainer, folder, self.prefix, name)
@@ -143,23 +133,15 @@ class Training:
             self.history.check()
             self.history.fsync()
         images = [len(stream.dataset) for stream in self.streams]
-        save_state(self.args.snapshot_dir, self.trainer, i_iter, self.args, images, self.damaged.lines)
+        save_state(self.args.snapshot_dir, self.trainer, i_iter, self.args, images, [])
 
-    def _stop_together(
-        self, i_iter: int, stop: StopRequest, problem: str | None = None, damaged: Sequence[str] = ()
-    ) -> None:
-        """Save before iteration `i_iter` and leave, all processes together, if one has a reason to.
-
-        What one of them passed over as damaged counts in all.
-        """
+    def _stop_together(self, i_iter: int, stop: StopRequest, problem: str | None = None) -> None:
+        """Save before iteration `i_iter` and leave, all processes together, if one has a reason to."""
         processes = self.trainer.processes
-        if not processes.all_reduce_max(bool(stop.number or problem or damaged)):
+        if not processes.all_reduce_max(bool(stop.number or problem)):
             return
-        numbers, problems, damaged = zip(*processes.gather((stop.number, problem, damaged)), strict=True)
-        too_many = processes.broadcast(self._pass_over(itertools.chain(*damaged)))
-        said = next((line for line in (*problems, too_many) if line), None)
-        if not said and not any(numbers):
-            return
+        numbers, problems = zip(*processes.gather((stop.number, problem)), strict=True)
+        said = next((line for line in problems if line), None)
         try:
             self._save(i_iter)
         except UserError as error:
@@ -168,16 +150,6 @@ class Training:
         if said:
             raise DataError(f"{said} ({saved})")
         raise Stopped(max(numbers), saved)
-
-    def _pass_over(self, damaged: Iterable[str]) -> str | None:
-        """Count damaged files in and say so; what is wrong if they are too many."""
-        try:
-            for line in damaged:
-                if self.damaged.meet(line):
-                    log.warning("Passed over: %s", line)
-        except DataError as error:
-            return str(error)
-        return None
 
     def _validate(self, name: int, i_iter: int, stop: StopRequest) -> None:
         """Measure the network that iteration `name` left; if to stop meanwhile, save before `i_iter`."""

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from dataset import Adaptation, DataError, adapt, find_domain
 from dataset.domains import BUILT_IN, Domain
-from dataset.labels import ROBOTCAR_COLORS, Colors
+from dataset.labels import Colors
+from dataset.robotcar import ROBOTCAR_COLORS
 from utils.atomic import resolve_path
 from utils.errors import UserError
 

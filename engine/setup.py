@@ -10,8 +10,6 @@ import torch
 from torch import nn
 
 from dataset import Adaptation, SegmentationDataset, adapt, build_dataset, find_domain
-from dataset.beside import ChecksBeside
-from dataset.damaged import Damaged
 from dataset.labels import palette
 from dataset.sampling import TrainingStream, batches
 from engine.loop import PICTURES, Training
@@ -56,17 +54,13 @@ def train_stage(trainer_class: type[nn.Module], args: Namespace, pseudo_labels: 
     validation = validation_data(pair, args) if args.eval_every else None
     state = load_state(args.snapshot_dir) if args.resume else None
     start = state["iteration"] if state else 0
-    checks = ChecksBeside()
-    damaged = Damaged(
-        args.max_damaged if args.on_damaged == "skip" else None, known=state["damaged"] if state else ()
-    )
     target_has_labels = False
     if processes.is_main:  # the others wait here, and end if it fails
         refuse_other_network(args)
-        labelled.check(labels_required=True, beside=checks, damaged=damaged)
-        target_has_labels = target.check(labels_required=False, beside=checks, damaged=damaged)
+        labelled.check(labels_required=True)
+        target_has_labels = target.check(labels_required=False)
         if validation:
-            validation.check(labels_required=True, beside=checks)
+            validation.check(labels_required=True)
     target_has_labels = processes.broadcast(target_has_labels)
     device, gpus = choose_device(args, processes)
     if args.sync_bn and (len(gpus) > 1 or processes.is_distributed and device.type != "cuda"):
@@ -102,15 +96,12 @@ def train_stage(trainer_class: type[nn.Module], args: Namespace, pseudo_labels: 
         target_has_labels=target_has_labels,
         prefix=pair.source.prefix,
         palette=palette(pair.colors),
-        checks=checks,
-        damaged=damaged,
         history=history,
         validation=Validation(validation, pair, args) if validation else None,
     )
     del state  # as large as the networks and their optimisers
     try:
-        with checks:
-            training.run()
+        training.run()
     finally:
         for loaded in training.loaded:
             loaded.close()
@@ -141,9 +132,8 @@ def build_streams(
     """The samples of both streams from iteration `start` to the last one."""
     drawn = args.iter_size * args.batch_size
     length = max(0, args.num_steps_stop - start) * drawn
-    options = dict(start=start * drawn, replace=args.on_damaged == "skip")
     return tuple(
-        TrainingStream(dataset, length, (args.random_seed, seed), **options)
+        TrainingStream(dataset, length, (args.random_seed, seed), start * drawn)
         for seed, dataset in ((LABELLED_SEED, labelled), (TARGET_SEED, target))
     )
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from dataset.labels import CITYSCAPES_COLORS
+from dataset.cityscapes import CITYSCAPES_COLORS
 from model.deeplab_multi import DeeplabMulti
 from tests.conftest import (
     PREDICTION,
@@ -175,7 +175,7 @@ FOUND_EARLY = {
         "",
         [TARGET_LABEL, "80x50", "96x48"],
     ),
-    "a label in colours": (damage(LABEL, colour_label), "", [LABEL, "one id a pixel", "RGB"]),
+    "a label in colours": (damage(LABEL, colour_label), "", [LABEL, "one id per pixel", "RGB"]),
     "too few classes": (nothing, "--num-classes 16", ["--num-classes 16", "19"]),
     "a crop larger than the target": (
         nothing,
@@ -253,7 +253,7 @@ def unknown_id(path):
 @pytest.mark.parametrize(
     ("prepare", "named"),
     [
-        (damage(LABEL, unknown_id), [LABEL, "77", "no label of this data set"]),
+        (damage(LABEL, unknown_id), [LABEL, "77", "not a label of this data set"]),
         (damage(IMAGE, spoil_middle), [IMAGE, "not a readable image"]),
         (damage(TARGET_IMAGE, spoil_middle), [TARGET_IMAGE, "not a readable image"]),
     ],
@@ -266,7 +266,7 @@ def test_what_only_decoding_shows_stops_training_in_one_line(prepare, named, wor
 
 def test_a_16_bit_label_with_ids_beyond_a_byte_is_refused(world, run_main):
     save_png(world / LABEL, np.full((48, 80), 700, np.uint16))
-    named = [LABEL, "700", "no label of this data set"]
+    named = [LABEL, "700", "not a label of this data set"]
     refused(run_main, world, "train_ms", *TRAINING, "--num-steps", "8", named=named, untouched=False)
 
 
@@ -307,7 +307,7 @@ def test_stage_2_without_pseudo_labels_says_how_to_make_them(world, run_main):
 def test_stage_2_refuses_labels_that_are_no_train_ids(world, run_main):
     for name in cityscapes_names(2):
         save_png(world / TARGET / "pseudo_FULL" / "train" / name, np.full((48, 96), 33, np.uint8))
-    named = [f"{TARGET}/pseudo_FULL/train/", "_leftImg8bit.png", "33", "no label"]
+    named = [f"{TARGET}/pseudo_FULL/train/", "_leftImg8bit.png", "33", "not a label"]
     refused(run_main, world, "train_ft", *TRAINING, named=named, untouched=False)
 
 
@@ -395,7 +395,7 @@ def test_evaluation_needs_every_label(world, snapshot, run_main):
 def test_evaluation_refuses_labels_with_unknown_ids(world, snapshot, run_main):
     save_png(world / VAL_LABEL, np.full((48, 96), 77, np.uint8))
     flags = ("--restore-from", snapshot, *PREDICTION)
-    named = [VAL_LABEL, "77", "no label of this data set"]
+    named = [VAL_LABEL, "77", "not a label of this data set"]
     refused(run_main, world, "evaluate_cityscapes", *flags, named=named, untouched=False)
 
 
@@ -420,7 +420,7 @@ FILES_TO_SCORE = {
     ),
     "pictures": (
         *(lambda world: write_predictions(world, np.zeros((48, 96, 3), np.uint8)), ""),
-        [cityscapes_names(1)[0], "one id a pixel", "RGB"],
+        [cityscapes_names(1)[0], "one id per pixel", "RGB"],
     ),
     "fewer classes than the data": (write_predictions, "--num-classes 10", ["--num-classes 10"]),
     "more classes than the data": (write_predictions, "--num-classes 25", ["--num-classes 25"]),

@@ -16,7 +16,7 @@ import torch
 import torchvision
 import yaml
 
-from dataset.labels import CITYSCAPES_COLORS
+from dataset.cityscapes import CITYSCAPES_COLORS
 from engine.snapshots import remove_old_snapshots
 from model.deeplab_multi import ARCHS, DeeplabMulti, is_classifier
 from model.weights import WeightsError, cache_name, load_weights

@@ -13,7 +13,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from dataset.labels import CITYSCAPES_COLORS, ROBOTCAR_COLORS, palette
+from dataset.cityscapes import CITYSCAPES_COLORS
+from dataset.labels import palette
+from dataset.robotcar import ROBOTCAR_COLORS
 from dataset.transforms import resize_whole
 from deploy import legends, onnx_file, segmenter
 from deploy.legends import overlay_with_legend, uncertainty_picture

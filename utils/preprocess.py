@@ -5,7 +5,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-MEAN_BGR = (104.00698793, 116.66876762, 122.67891434)
+from dataset.transforms import MEAN_RGB
+
+MEAN_BGR = MEAN_RGB[::-1]
 
 
 def to_network_input(images: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import yaml
 
-from dataset.labels import CITYSCAPES_COLORS
+from dataset.cityscapes import CITYSCAPES_COLORS
 from dataset.own import read_domain
 from model.deeplab_multi import DeeplabMulti
 from tests.bad_input.case import Case, run_forked, tree

@@ -114,17 +114,18 @@ def test_a_scan_is_sorted_and_a_list_keeps_its_order(tmp_path):
     names = cityscapes_names(3)
     write_cityscapes(tmp_path, splits=["train"], count=3, size=(8, 8))
     (tmp_path / "leftImg8bit" / "train" / "aachen" / "notes.txt").write_text("no image")
-    assert plain("cityscapes", tmp_path, (8, 8)).names == sorted(names) == names
+    assert plain("cityscapes", tmp_path, (8, 8)).names.tolist() == sorted(names) == names
     chosen = [names[4], names[0], names[2]]
     (tmp_path / "list.txt").write_text("\r\n".join(["", *chosen, "", ""]))
-    assert plain("cityscapes", tmp_path, (8, 8), list_file=tmp_path / "list.txt").names == chosen
+    data = plain("cityscapes", tmp_path, (8, 8), list_file=tmp_path / "list.txt")
+    assert data.names.tolist() == chosen
 
 
 def test_a_list_with_a_byte_order_mark_names_the_same_images(tmp_path):
     write_gta5(tmp_path, count=2, size=(8, 8))
     (tmp_path / "list.txt").write_text("00002.png\n00001.png\n", encoding="utf-8-sig")
     data = plain("gta5", tmp_path, (8, 8), list_file=tmp_path / "list.txt")
-    assert data.names == ["00002.png", "00001.png"]
+    assert data.names.tolist() == ["00002.png", "00001.png"]
 
 
 # The view of the labelled stream
@@ -387,7 +388,7 @@ def test_every_epoch_is_another_permutation_and_another_draw(twelve):
     stream = TrainingStream(twelve, 36, (5, 0))
     drawn = [stream[k] for k in range(36)]
     epochs = [[s["name"] for s in drawn[start : start + 12]] for start in (0, 12, 24)]
-    assert all(sorted(epoch) == twelve.names for epoch in epochs)
+    assert all(sorted(epoch) == twelve.names.tolist() for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs} | {tuple(twelve.names)}) == 4
     of_one = [s["image"] for s in drawn if s["name"] == "00001.png"]
     assert not torch.equal(of_one[0], of_one[1]) and not torch.equal(of_one[1], of_one[2])

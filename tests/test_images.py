@@ -1,0 +1,209 @@
+"""Decoding gives the pixels that Pillow gives, and the check of a set finds every fault in its headers."""
+
+import os
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dataset import DataError, build_dataset, images, png
+from dataset.sampling import TrainingStream, batches
+from tests.conftest import (
+    LABEL_IDS,
+    TRAIN_IDS,
+    label_blocks,
+    picture,
+    save_png,
+    write_cityscapes,
+    write_gta5,
+)
+
+
+@pytest.fixture(params=["kornia-rs", "Pillow"])
+def decoder(request, monkeypatch):
+    """Either decoder of PNGs."""
+    if request.param == "Pillow":
+        monkeypatch.setattr(png, "decode_8_bits", None)
+        monkeypatch.setattr(png, "decode_16_bits", None)
+    elif png.decode_8_bits is None:
+        pytest.skip("kornia-rs is not installed")
+
+
+# The samples
+
+
+def reference(pixels, ids, input_size, crop_size, rng, scale, search):
+    """The baseline: everything resized, then cropped, padded and mirrored."""
+    factor = rng.uniform(0.8, 1.2) if scale else 1.0
+    height, width = (max(1, round(factor * side)) for side in input_size)
+    resized = np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
+    rows = ((np.arange(height) + 0.5) * ids.shape[0] / height).astype(int)
+    columns = ((np.arange(width) + 0.5) * ids.shape[1] / width).astype(int)
+    train_ids = np.vectorize(lambda i: TRAIN_IDS.get(i, 255))(ids)[rows][:, columns]
+    for _ in range(11 if search else 1):
+        top = rng.integers(max(0, height - crop_size[0]) + 1)
+        left = rng.integers(max(0, width - crop_size[1]) + 1)
+        image = np.empty((*crop_size, 3), int)
+        image[:] = (123, 117, 104)
+        label = np.full(crop_size, 255)
+        kept = np.s_[top : top + crop_size[0], left : left + crop_size[1]]
+        inside = np.s_[: train_ids[kept].shape[0], : train_ids[kept].shape[1]]
+        image[inside], label[inside] = resized[kept], train_ids[kept]
+        if len(np.unique(label)) > 10:
+            break
+    if search and rng.random() < 0.5:
+        image, label = image[:, ::-1], label[:, ::-1]
+    return image, label
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+@pytest.mark.parametrize(
+    ("input_size", "crop_size"),
+    [
+        ((150, 270), (64, 96)),  # reduced
+        ((400, 700), (64, 96)),  # enlarged
+        ((150, 270), (150, 270)),  # about the crop's size: padded or not, by the scale
+        ((60, 150), (64, 96)),  # padded below or not
+        ((90, 96), (64, 96)),  # padded at a side or not
+        ((30, 40), (64, 96)),
+    ],
+)
+def test_samples_are_those_of_the_baseline_up_to_one_grey_level(
+    decoder, labelled, input_size, crop_size, tmp_path
+):
+    rng = np.random.default_rng(0)
+    noise = Image.fromarray(picture(rng, (42, 76)))
+    pixels = np.asarray(noise.resize((380, 210), Image.Resampling.BICUBIC))
+    ids = label_blocks(rng, (210, 380), (*LABEL_IDS[:13], 0), block=23)
+    save_png(tmp_path / "images" / "00001.png", pixels)
+    save_png(tmp_path / "labels" / "00001.png", ids, palette=[0] * 768)
+    data = build_dataset(
+        "gta5", tmp_path, input_size=input_size, crop_size=crop_size, labelled_stream=labelled
+    )
+    for seed in range(12):
+        options = dict(rng=np.random.default_rng(seed), scale=labelled, search=labelled)
+        image, label = reference(pixels, ids, input_size, crop_size, **options)
+        sample = data.sample(0, np.random.default_rng(seed))
+        assert sample["image"].dtype == sample["label"].dtype == torch.uint8
+        # Pillow rounds between the passes over rows and columns, and takes the cheaper pass first.
+        far = np.abs(sample["image"].numpy() - image)
+        assert far.max() <= 2 and np.mean(far > 1) < 1e-3
+        assert np.array_equal(sample["label"], label)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "LA", "1"])
+@pytest.mark.parametrize("ending", ["png", "webp", "bmp"])
+def test_any_kind_of_file_gives_the_pixels_that_pillow_gives(decoder, mode, ending, tmp_path):
+    if ending != "png" and mode not in ("RGB", "L"):
+        pytest.skip("not a mode of this format")
+    path = tmp_path / f"image.{ending}"
+    image = Image.fromarray(picture(np.random.default_rng(0), (40, 56))).convert(mode)
+    image.save(path, **({"lossless": True} if ending == "webp" else {}))
+    whole = np.asarray(Image.open(path).convert("RGB"))
+    assert np.array_equal(images.decode_image(path), whole)
+    part = images.Picture(path).crop((5, 7, 31, 20))
+    assert np.array_equal(part, whole[7:20, 5:31])
+    assert images.read_header(path) == ((56, 40), Image.open(path).mode)
+
+
+def test_an_interlaced_png_is_decoded_whole(decoder, tmp_path):
+    pypng = pytest.importorskip("png")
+    pixels = picture(np.random.default_rng(0), (40, 56))
+    with open(tmp_path / "image.png", "wb") as file:
+        pypng.Writer(56, 40, greyscale=False, interlace=True).write(file, pixels.reshape(40, -1).tolist())
+    assert np.array_equal(images.Picture(tmp_path / "image.png").crop((3, 4, 50, 11)), pixels[4:11, 3:50])
+
+
+def test_damage_within_the_rows_of_a_crop_is_an_error(decoder, tmp_path):
+    path = save_png(tmp_path / "image.png", picture(np.random.default_rng(0), (100, 100)))
+    whole = bytearray(path.read_bytes())
+    whole[len(whole) // 2 : len(whole) // 2 + 200] = bytes(200)
+    path.write_bytes(whole)
+    with pytest.raises(DataError, match="image.png: not a readable image"):
+        images.Picture(path).crop((0, 0, 100, 80))
+
+
+# Names and checks
+
+
+def test_names_survive_workers_and_bytes_that_are_not_utf_8(tmp_path):
+    write_gta5(tmp_path, count=2, size=(24, 40))
+    odd = os.fsdecode(b"odd\xff.png")
+    for part in ("images", "labels"):
+        (tmp_path / part / "00002.png").rename(tmp_path / part / odd)
+    data = build_dataset("gta5", tmp_path, input_size=(24, 40), crop_size=(16, 24))
+    assert data.names.tolist() == ["00001.png", odd] and data.check(labels_required=True)
+    stream = TrainingStream(data, 4, (5, 0))
+    copied = pickle.loads(pickle.dumps(stream))  # as a spawned worker gets it
+    loaded = batches(stream, batch_size=1, workers=1, pin_memory=False)
+    for k, batch in enumerate(loaded):
+        assert batch["name"] == [stream[k]["name"]] == [copied[k]["name"]]
+        assert torch.equal(batch["image"][0], copied[k]["image"])
+    assert type(stream[0]["name"]) is str and odd in stream.names_at(range(2))
+
+
+def test_the_names_of_a_large_set_are_pickled_as_one_block(tmp_path):
+    for number in range(1000):
+        (tmp_path / f"{number:05}.png").touch()
+    assert len(pickle.dumps(build_dataset(str(tmp_path)).names)) < 1000 * 4 * 9 + 1000
+
+
+@pytest.mark.parametrize("count", [5, 1200])
+def test_the_check_finds_a_fault_anywhere_in_a_set_of_any_size(count, tmp_path):
+    write_gta5(tmp_path, count=1, size=(8, 8))
+    for number in range(2, count + 1):
+        for part in ("images", "labels"):
+            os.link(tmp_path / part / "00001.png", tmp_path / part / f"{number:05}.png")
+    data, last = build_dataset("gta5", tmp_path), f"{count - 1:05}.png"
+    assert data.check(labels_required=True) is True
+    content = (tmp_path / "labels" / last).read_bytes()
+    (tmp_path / "labels" / last).unlink()
+    with pytest.raises(DataError, match=f"labels/{last}: no such label file"):
+        data.check(labels_required=True)
+    assert data.check(labels_required=False) is True
+    (tmp_path / "labels" / last).write_bytes(content[:-20])
+    with pytest.raises(DataError, match=f"labels/{last}: the file is cut short"):
+        data.check(labels_required=False)
+    (tmp_path / "images" / last).unlink()
+    with pytest.raises(DataError, match=f"images/{last}: no such file"):
+        data.check(labels_required=False)
+
+
+def test_the_check_tells_whether_any_image_of_a_target_has_a_label(tmp_path):
+    write_cityscapes(tmp_path, splits=["train"])
+    *others, last = sorted(tmp_path.rglob("*labelIds.png"))
+    data = build_dataset("cityscapes", tmp_path)
+    for label in others:
+        label.unlink()
+    assert data.check(labels_required=False) is True
+    last.unlink()
+    assert data.check(labels_required=False) is False
+
+
+def test_a_named_pipe_does_not_block_the_check(tmp_path):
+    write_gta5(tmp_path, count=2, size=(8, 8))
+    (tmp_path / "images" / "00002.png").unlink()
+    os.mkfifo(tmp_path / "images" / "00002.png")
+    with pytest.raises(DataError, match="images/00002.png: not a readable image"):
+        build_dataset("gta5", tmp_path).check(labels_required=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("../images/00001.png", "leaves the data folder"),
+        ("/etc/hostname", "leaves the data folder"),
+        ("..\\images\\00001.png", "leaves the data folder"),
+        ("C:image.png", "leaves the data folder"),
+        ("a\0b.png", "is not a file name"),
+        (".", "is not a file name"),
+        ("n" * 5000, "is not a file name"),
+    ],
+)
+def test_a_listed_name_stays_in_the_data_folder(name, problem, tmp_path):
+    write_gta5(tmp_path, count=1, size=(8, 8))
+    (tmp_path / "list.txt").write_text(f"00001.png\n{name}\n")
+    with pytest.raises(DataError, match=f"list.txt: .*{problem}"):
+        build_dataset("gta5", tmp_path, list_file=tmp_path / "list.txt")
