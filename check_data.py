@@ -1,11 +1,11 @@
-"""Look at every image and label of a data set before training on it, and print what it holds as a table.
+"""Check every image and label of a data set before training on it, and print a table of its classes.
 
     python check_data.py gta5
     python check_data.py campus.yaml --set val          # your own data, see docs/own-data.md
     python check_data.py photos --source campus.yaml    # a target, in the classes of its source
 
-Leaves with status 2 where something would stop a training: files that cannot be read, labels of another size
-or missing beside others, ids or colours that no class has.
+Exits with status 2 if something would stop a training: files that cannot be read, labels of another size,
+missing labels, ids or colours without a class.
 """
 
 import logging
@@ -19,13 +19,13 @@ from utils.errors import UserError, run_script
 from utils.flag_types import format_size
 from utils.tool_options import check_data_args
 
-SHOWN = 5  # sizes, names and ids printed before the rest is a number
-SQUEEZE = 1.1  # a change of the sides' ratio beyond this is worth a word
+SHOWN = 5  # sizes, names and files listed; the others are only counted
+MAX_STRETCH = 1.1  # note a larger change of the aspect ratio
 log = logging.getLogger(__name__)
 
 
 def main() -> None:
-    """Survey the data set, print the table, fail where a training would."""
+    """Inspect every image, print the table, and fail where a training would."""
     log_to_terminal()
     args = check_data_args()
     domain = find_domain(args.dataset)
@@ -38,19 +38,20 @@ def main() -> None:
     for inspection in progress(inspect_images(data, workers), len(data)):
         survey.add(inspection)
     log.info("%s", "\n".join([*overview(data, survey), *class_table(pair, survey), *advice(pair, survey)]))
-    if kinds := faults(data, survey):
-        log.info("%s", "\n".join(kinds))
-        raise UserError(f"{args.dataset}: {len(kinds)} kind(s) of fault, listed above; mend them first")
+    if problems := faults(data, survey):
+        log.info("%s", "\n".join(problems))
+        raise UserError(f"{args.dataset}: {len(problems)} problem(s) listed above; fix them first")
     log.info("No fault found.")
 
 
 def overview(data: SegmentationDataset, survey: Survey) -> list[str]:
-    """How many images of which sizes, and how many labels."""
+    """Lines with the numbers of images, sizes and labels."""
     sizes = [f"{width}x{height} ({count})" for (width, height), count in survey.sizes.most_common(SHOWN)]
-    labels = f"{survey.labelled}"
+    labels = str(survey.labelled)
     if not survey.labelled:
-        sought = data.label_path(data.names[0])
-        labels = f"none{f', such as {sought}' if sought else ''}: fine for a target, not for a source"
+        expected = data.label_path(data.names[0])
+        example = f", such as {expected}" if expected else ""
+        labels = f"none{example}: fine for a target, not for a source"
     return [
         f"images  {survey.images} of {data.image_folder}",
         f"sizes   {shortened(sizes, len(survey.sizes))}",
@@ -59,11 +60,11 @@ def overview(data: SegmentationDataset, survey: Survey) -> list[str]:
 
 
 def class_table(pair: Adaptation, survey: Survey) -> list[str]:
-    """A row each class: its train id, its share of all labelled pixels, the images it occurs in."""
+    """One row per class: its train id, its share of all labelled pixels, the number of images with it."""
     if not survey.labelled:
         return []
     width = max(map(len, (*pair.classes, "without class")))
-    total = max(1, survey.pixels.sum())  # 0 where every id is unknown
+    total = max(1, survey.pixels.sum())  # not 0, even if every id is unknown
 
     def row(name: str, train_id: object, pixels: int, images: object, remark: str = "") -> str:
         return f"{name:<{width}}  {train_id:>8}  {100 * pixels / total:>8.3f}  {images:>6}{remark}"
@@ -79,19 +80,20 @@ def class_table(pair: Adaptation, survey: Survey) -> list[str]:
 
 
 def advice(pair: Adaptation, survey: Survey) -> list[str]:
-    """What no training refuses, but its user would want to know."""
+    """What does not stop a training but is worth knowing."""
     lines = []
     if pair.unknown_classes:
-        lines.append(f"note    the source lacks {', '.join(pair.unknown_classes)}: without class here")
+        lines.append(f"note    the source lacks {', '.join(pair.unknown_classes)}: ignored here")
     ratios = Counter()
     for (width, height), count in survey.sizes.items():
         ratios[width / height] += count
     if ratios:
-        usual, given = ratios.most_common(1)[0][0], pair.target.target_size
-        if max(usual * given[0] / given[1], given[1] / given[0] / usual) > SQUEEZE:
-            fitting = given[0], 8 * round(given[0] * usual / 8)
+        usual, (height, width) = ratios.most_common(1)[0][0], pair.target.target_size
+        stretch = usual * height / width
+        if max(stretch, 1 / stretch) > MAX_STRETCH:
+            fitting = height, 8 * round(height * usual / 8)
             lines.append(
-                f"note    a target's images are brought to {format_size(given)}, another shape; "
+                f"note    as a target the images are stretched to {format_size((height, width))}; "
                 f"{format_size(fitting)} keeps the shape of most (size in the description, or "
                 "--input-size-target to train, --input-size to predict)"
             )
@@ -99,23 +101,23 @@ def advice(pair: Adaptation, survey: Survey) -> list[str]:
 
 
 def faults(data: SegmentationDataset, survey: Survey) -> list[str]:
-    """A line each kind of fault that stops a training."""
+    """One line per problem that stops a training."""
     lines = [f"FAULT   {fault}" for fault in survey.faults[:SHOWN]]
     if len(survey.faults) > SHOWN:
-        lines.append(f"FAULT   and {len(survey.faults) - SHOWN} more such files")
+        lines.append(f"FAULT   and {len(survey.faults) - SHOWN} more files")
     if survey.labelled and survey.missing:
         names = shortened(survey.missing[:SHOWN], len(survey.missing))
         lines.append(f"FAULT   {len(survey.missing)} images have no label: {names}")
-    for number, (pixels, images, first) in sorted(survey.unknown.items())[: 4 * SHOWN]:
+    for label_id, (pixels, images, first) in sorted(survey.unknown.items())[: 4 * SHOWN]:
         lines.append(
-            f"FAULT   id {number} is of no class and not ignored: {pixels} pixels of {images} images, first "
-            f"{data.label_path(first)}"
+            f"FAULT   id {label_id} has no class and is not ignored: {pixels} pixels of {images} images, "
+            f"first {data.label_path(first)}"
         )
     return lines
 
 
 def shortened(shown: list[str], count: int) -> str:
-    """The first ones, and how many more there are."""
+    """The first items, and how many more there are."""
     return ", ".join(shown) + (f" and {count - len(shown)} more" if count > len(shown) else "")
 
 

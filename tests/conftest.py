@@ -12,8 +12,10 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import png
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from utils.errors import run_script as run_guarded
@@ -45,6 +47,32 @@ def save_png(path: Path, pixels: np.ndarray, palette: Sequence[int] | None = Non
     if palette is not None:
         image.putpalette(palette)
     image.save(path)
+    return path
+
+
+def save_by_pypng(path: Path, pixels: np.ndarray, **options: object) -> None:
+    """Write (H, W, C) uint8 or uint16 by an encoder in pure Python, which also writes 16-bit colour."""
+    height, width, channels = pixels.shape
+    options |= dict(greyscale=channels < 3, alpha=channels in (2, 4), bitdepth=8 * pixels.dtype.itemsize)
+    writer = png.Writer(width, height, **options)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "wb") as file:
+        if options.get("interlace"):
+            writer.write_array(file, pixels.ravel().tolist())
+        else:
+            writer.write(file, pixels.reshape(height, -1).tolist())
+
+
+def pixels_of(path: Path) -> np.ndarray:
+    """The ids in a file of labels or predictions, the colours in a coloured one."""
+    image = Image.open(path)
+    return np.asarray(image.convert("RGB") if path.stem.endswith(("_color", "_heatmap")) else image)
+
+
+def describe(path: Path, **description: object) -> Path:
+    """Write a description of own data; its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(description, sort_keys=False))
     return path
 
 

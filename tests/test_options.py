@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import one_line_error
 from utils.options import stage1_args, stage2_args
 from utils.prediction_options import evaluate_args, generate_args
 
@@ -320,3 +321,22 @@ def test_help_shows_every_flag(capsys):
     shown = capsys.readouterr().out
     for flag in (*SWITCHES, *VALUED_FLAGS, "drop", "threshold", "conventional", "divergence"):
         assert re.search(rf"--{flag}\b", shown), flag
+
+
+@pytest.mark.parametrize(
+    ("weights", "named"),
+    [
+        ("1", ["'1'", "primary:auxiliary"]),
+        ("1:2:3", ["1:2:3", "primary:auxiliary"]),
+        ("a:b", ["a:b"]),
+        ("1:-1", ["1:-1"]),
+        ("1:nan", ["1:nan"]),
+        ("0:0", ["0:0", "neither"]),
+        ("1:0,", ["''"]),
+        ("1:0,1:0", ["1:0", "twice"]),
+    ],
+)
+def test_weights_of_the_classifiers_that_are_none_are_named(weights, named, run_main):
+    flags = ("--restore-from", "a.pth", "--weights", weights)
+    one_line_error(run_main("evaluate_cityscapes", *flags), "--weights", *named)
+    one_line_error(run_main("generate_plabel_cityscapes", *flags), "--weights")
