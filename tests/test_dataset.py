@@ -1,4 +1,4 @@
-"""What a training sample looks like, seen through `build_dataset`."""
+"""Training samples, their order, and the input of predictions, seen through `build_dataset`."""
 
 import numpy as np
 import pytest
@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from dataset import PredictionDataset, build_dataset, pseudo_folder
+from dataset.robotcar import ROBOTCAR_COLORS
 from dataset.sampling import TrainingStream, batches
 from tests.conftest import (
     IDS_WITHOUT_CLASS,
@@ -31,7 +32,7 @@ def one_image(root, pixels, labels):
     return root
 
 
-def plain(name, root, size, **options):
+def unchanged(name, root, size, **options):
     """A data set that shows its images as they are."""
     options = dict(input_size=size, crop_size=size, labelled_stream=False) | options
     return build_dataset(name, root, **options)
@@ -57,7 +58,7 @@ def test_every_label_id_reads_as_its_train_id(name, tmp_path):
         write_cityscapes(tmp_path, splits=["train"], count=1, size=ids.shape)
         for file in tmp_path.rglob("*labelIds.png"):
             save_png(file, ids)
-    label = plain(name, tmp_path, ids.shape)[0]["label"]
+    label = unchanged(name, tmp_path, ids.shape)[0]["label"]
     expected = [TRAIN_IDS.get(i, 255) for i in [*range(35), 255]]
     assert label.dtype == torch.uint8 and label.flatten().tolist() == expected
     assert sorted(set(expected)) == [*range(19), 255] and len(IDS_WITHOUT_CLASS) == 16
@@ -69,7 +70,7 @@ def test_palette_labels_are_read_by_index_whatever_their_colours(tmp_path):
     save_png(tmp_path / "images" / "00001.png", picture(rng, ids.shape))
     for palette in (rng.integers(0, 256, 768).tolist(), [0] * 768):
         save_png(tmp_path / "labels" / "00001.png", ids, palette=palette)
-        label = plain("gta5", tmp_path, ids.shape)[0]["label"].numpy()
+        label = unchanged("gta5", tmp_path, ids.shape)[0]["label"].numpy()
         assert np.array_equal(np.array(LABEL_IDS)[label], ids)
 
 
@@ -78,7 +79,7 @@ def test_pseudo_labels_are_train_ids_already(tmp_path):
     ids = np.array([*range(19), 255], np.uint8)[:, None]
     for name in cityscapes_names(1):
         save_png(tmp_path / "pseudo_FULL" / "train" / name, ids)
-    assert np.array_equal(plain("cityscapes_pseudo", tmp_path, (20, 1))[0]["label"], ids)
+    assert np.array_equal(unchanged("cityscapes_pseudo", tmp_path, (20, 1))[0]["label"], ids)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +87,7 @@ def test_pseudo_labels_are_train_ids_already(tmp_path):
 )
 def test_pseudo_labels_lie_in_the_folder_of_their_threshold(threshold, folder, tmp_path):
     write_cityscapes(tmp_path, splits=["train"], count=1, size=(8, 8))
-    data = plain("cityscapes_pseudo", tmp_path, (8, 8), threshold=threshold)
+    data = unchanged("cityscapes_pseudo", tmp_path, (8, 8), threshold=threshold)
     expected = tmp_path / folder / "train" / "aachen" / "aachen_000000_000019_leftImg8bit.png"
     assert data.label_path(data.names[0]) == expected
     assert pseudo_folder(tmp_path, "train", threshold) == tmp_path / folder / "train"
@@ -95,14 +96,17 @@ def test_pseudo_labels_lie_in_the_folder_of_their_threshold(threshold, folder, t
 def test_another_ignore_label_marks_what_has_no_class(tmp_path):
     ids = np.array([[7, 0], [33, 255]], np.uint8)
     one_image(tmp_path, picture(np.random.default_rng(0), ids.shape), ids)
-    assert plain("gta5", tmp_path, ids.shape, ignore_label=250)[0]["label"].tolist() == [[0, 250], [18, 250]]
+    assert unchanged("gta5", tmp_path, ids.shape, ignore_label=250)[0]["label"].tolist() == [
+        [0, 250],
+        [18, 250],
+    ]
 
 
 def test_target_without_labels_gives_samples_without_labels(tmp_path):
     write_cityscapes(tmp_path, splits=["train"])
     for file in tmp_path.rglob("*labelIds.png"):
         file.unlink()
-    data = plain("cityscapes", tmp_path, (48, 96))
+    data = unchanged("cityscapes", tmp_path, (48, 96))
     assert data.check(labels_required=False) is False
     assert (data[0]["label"] == 255).all() and data[0]["label"].shape == (48, 96)
 
@@ -114,17 +118,17 @@ def test_a_scan_is_sorted_and_a_list_keeps_its_order(tmp_path):
     names = cityscapes_names(3)
     write_cityscapes(tmp_path, splits=["train"], count=3, size=(8, 8))
     (tmp_path / "leftImg8bit" / "train" / "aachen" / "notes.txt").write_text("no image")
-    assert plain("cityscapes", tmp_path, (8, 8)).names.tolist() == sorted(names) == names
+    assert unchanged("cityscapes", tmp_path, (8, 8)).names.tolist() == sorted(names) == names
     chosen = [names[4], names[0], names[2]]
     (tmp_path / "list.txt").write_text("\r\n".join(["", *chosen, "", ""]))
-    data = plain("cityscapes", tmp_path, (8, 8), list_file=tmp_path / "list.txt")
+    data = unchanged("cityscapes", tmp_path, (8, 8), list_file=tmp_path / "list.txt")
     assert data.names.tolist() == chosen
 
 
 def test_a_list_with_a_byte_order_mark_names_the_same_images(tmp_path):
     write_gta5(tmp_path, count=2, size=(8, 8))
     (tmp_path / "list.txt").write_text("00002.png\n00001.png\n", encoding="utf-8-sig")
-    data = plain("gta5", tmp_path, (8, 8), list_file=tmp_path / "list.txt")
+    data = unchanged("gta5", tmp_path, (8, 8), list_file=tmp_path / "list.txt")
     assert data.names.tolist() == ["00002.png", "00001.png"]
 
 
@@ -203,7 +207,7 @@ def test_random_scale_scales_the_target_stream_too(graded):
 def test_crops_are_of_the_crop_size_and_lie_everywhere(tmp_path):
     size = (20, 30)
     one_image(tmp_path, gradients(size), label_blocks(np.random.default_rng(0), size))
-    data = plain("gta5", tmp_path, size, crop_size=(16, 24))
+    data = unchanged("gta5", tmp_path, size, crop_size=(16, 24))
     drawn = samples(data, 400)
     assert {(image.shape, label.shape) for image, label in drawn} == {((16, 24, 3), (16, 24))}
     corners = {(image[0, 0, 1], image[0, 0, 0]) for image, _ in drawn}
@@ -233,21 +237,21 @@ def test_image_and_label_stay_aligned(labelled, tmp_path):
     assert far_from_edges > 0.3
 
 
-def striped(tmp_path, values):
-    """A folder whose image shows all of `values` in its last columns and the first of them elsewhere."""
+def striped_image(values):
+    """An image whose label holds all of `values` in its last columns and the first of them elsewhere."""
     ids = np.full((40, 360), values[0], np.uint8)
     ids[:, 290:] = np.resize(np.repeat(values, 2), 70)
-    return one_image(tmp_path, np.zeros((40, 360, 3), np.uint8), ids)
+    return np.zeros((40, 360, 3), np.uint8), ids
 
 
-def rich_share(data, values, count=500):
+def rich_share(data, values, count=400):
     """Share of the samples that hold that many label values."""
     return np.mean([len(np.unique(label)) == values for _, label in samples(data, count)])
 
 
 @pytest.mark.parametrize("values", [LABEL_IDS[:11], (*LABEL_IDS[:10], 0)])
 def test_crops_are_drawn_again_up_to_10_times_for_more_than_10_label_values(values, tmp_path):
-    root = striped(tmp_path, values)
+    root = one_image(tmp_path, *striped_image(values))
     options = dict(input_size=(40, 360), crop_size=(32, 60))
     once = rich_share(build_dataset("gta5", root, labelled_stream=False, random_scale=True, **options), 11)
     searched = rich_share(build_dataset("gta5", root, **options), 11)
@@ -257,18 +261,60 @@ def test_crops_are_drawn_again_up_to_10_times_for_more_than_10_label_values(valu
 
 
 def test_10_label_values_are_not_enough_to_stop_the_search(tmp_path):
-    root = striped(tmp_path, LABEL_IDS[:10])
+    root = one_image(tmp_path, *striped_image(LABEL_IDS[:10]))
     options = dict(input_size=(40, 360), crop_size=(32, 60))
     once = rich_share(build_dataset("gta5", root, labelled_stream=False, random_scale=True, **options), 10)
     searched = rich_share(build_dataset("gta5", root, **options), 10)
     assert searched == pytest.approx(once, abs=0.07)
 
 
+def one_city(root, pixels, ids):
+    """A Cityscapes folder with one image and its label."""
+    name = cityscapes_names(1)[0]
+    save_png(root / "leftImg8bit/train" / name, pixels)
+    save_png(root / "gtFine/train" / name.replace("leftImg8bit", "gtFine_labelIds"), ids.astype(np.uint8))
+
+
+def test_cityscapes_as_a_source_is_scaled_but_for_robotcar(tmp_path):
+    size = (200, 240)
+    one_city(tmp_path, gradients(size), np.full(size, 7))
+    options = dict(labelled_stream=True, input_size=size, crop_size=(150, 180))
+    columns, _, _ = scales_and_mirrors(build_dataset("cityscapes", tmp_path, **options), 40)
+    assert columns.min() < 0.9 and columns.max() > 1.1
+    data = build_dataset("cityscapes", tmp_path, colors=ROBOTCAR_COLORS, **options)
+    columns, rows, mirrored = scales_and_mirrors(data, 60)
+    assert (columns == 1).all() and (rows == 1).all() and 15 < mirrored.sum() < 45
+
+
+def test_cityscapes_as_the_source_of_robotcar_is_not_searched_for_crops(tmp_path):
+    one_city(tmp_path, *striped_image((7, 8, 11, 19, 20)))
+    options = dict(colors=ROBOTCAR_COLORS, input_size=(40, 360), crop_size=(32, 60))
+    source, once = (
+        rich_share(build_dataset("cityscapes", tmp_path, labelled_stream=labelled, **options), 5)
+        for labelled in (True, False)
+    )
+    assert 0.1 < once < 0.35 and source == pytest.approx(once, abs=0.08)
+
+
+def test_crops_of_robotcar_pseudo_labels_hold_more_than_4_values(tmp_path):
+    shares = {}
+    for values in (4, 5):
+        pixels, label = striped_image(range(values))
+        save_png(tmp_path / "train/a/1.png", pixels)
+        save_png(tmp_path / "pseudo_train_0.9/a/1.png", label)
+        options = dict(input_size=(40, 360), crop_size=(32, 60), source="cityscapes")
+        once = build_dataset("robotcar_pseudo", tmp_path, labelled_stream=False, random_scale=True, **options)
+        searched = build_dataset("robotcar_pseudo", tmp_path, **options)
+        shares[values] = rich_share(once, values), rich_share(searched, values)
+    assert shares[4][1] == pytest.approx(shares[4][0], abs=0.08)  # 4 values never end the search
+    assert shares[5][1] == pytest.approx(1 - (1 - shares[5][0]) ** 11, abs=0.08) and shares[5][0] < 0.35
+
+
 def test_an_image_smaller_than_the_crop_is_padded_with_mean_and_255(tmp_path):
     rng = np.random.default_rng(0)
     ids, pixels = label_blocks(rng, (30, 40)), picture(rng, (30, 40))
     one_image(tmp_path, pixels, ids)
-    image, label = samples(plain("gta5", tmp_path, (30, 40), crop_size=(48, 64)), 1)[0]
+    image, label = samples(unchanged("gta5", tmp_path, (30, 40), crop_size=(48, 64)), 1)[0]
     assert image.shape == (48, 64, 3) and np.array_equal(image[:30, :40], pixels)
     assert np.array_equal(np.array(LABEL_IDS)[label[:30, :40]], ids)
     outside = np.ones((48, 64), bool)
@@ -300,7 +346,7 @@ def test_a_crop_is_the_one_that_resizing_the_whole_image_first_would_give(tmp_pa
     whole_ids = np.asarray(Image.fromarray(ids).resize((72, 40), Image.Resampling.NEAREST))
     places = [(top, left) for top in range(9) for left in range(9)]
     found = set()
-    for image, label in samples(plain("gta5", tmp_path, (40, 72), crop_size=(32, 64)), 30):
+    for image, label in samples(unchanged("gta5", tmp_path, (40, 72), crop_size=(32, 64)), 30):
         far = [np.abs(whole[y : y + 32, x : x + 64] - image).max() for y, x in places]
         assert min(far) <= 1 and sorted(far)[1] > 20
         y, x = places[int(np.argmin(far))]
@@ -325,7 +371,7 @@ def test_a_prediction_sees_the_pixels_that_pillow_resizes_to(sizes, tmp_path):
 def test_the_network_sees_bgr_minus_mean_exactly(tmp_path, float64):
     pixels = picture(np.random.default_rng(0), (24, 32))
     one_image(tmp_path, pixels, np.full((24, 32), 7, np.uint8))
-    shown = to_network_input(plain("gta5", tmp_path, (24, 32))[0]["image"][None])
+    shown = to_network_input(unchanged("gta5", tmp_path, (24, 32))[0]["image"][None])
     assert shown.dtype == torch.float64 and shown.shape == (1, 3, 24, 32)
     for channel, (rgb, mean) in enumerate(zip((2, 1, 0), MEAN_BGR, strict=True)):
         assert np.array_equal(shown[0, channel].numpy(), pixels[:, :, rgb].astype(np.float64) - mean)
