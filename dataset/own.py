@@ -7,8 +7,8 @@ the key and what to write.
 import colorsys
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -30,10 +30,22 @@ DESCRIPTION_FILE = "dataset.yaml"  # in the folder of a data set
 SPLIT = "{split}"  # placeholder in folder names
 SPLIT_FOLDERS = ("train", "training", "trainval", "val", "valid", "validation", "test", "testing")
 READERS = {"ids": IdReader(), "first-channel": FirstChannelReader(), "colors": None}  # depends on the colours
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-SIDE = re.compile(r"\s*[1-9]\d{0,4}\s*")
+FOLDER = r".{0,1000}", "a folder; write numbers in quotes"
+SUFFIX = r"[^/\\]{0,1000}", "the end of a file name; put folders into images and labels"
+# The keys with a text for a value: what it must match, and its description in messages.
+TEXTS = {
+    "name": (r"[A-Za-z0-9][A-Za-z0-9._-]*", "a name of letters, digits and . _ -; write numbers in quotes"),
+    "root": FOLDER,
+    "images": FOLDER,
+    "labels": FOLDER,
+    "image-suffix": SUFFIX,
+    "label-suffix": SUFFIX,
+    "label-format": ("|".join(READERS), f"one of {', '.join(READERS)}"),
+    "size": (r"\s*[1-9]\d{0,4}\s*,\s*[1-9]\d{0,4}\s*", "a size; write width,height such as 1280,720"),
+}
+CLASS_KEYS = ("ids", "color", "colors")
+IGNORE_KEYS = ("ids", "colors", "others")
 HEX_COLOR = re.compile(r"#[0-9A-Fa-f]{6}")
-MAX_WORD = 1000  # characters
 MAX_CLASSES = IGNORE  # train ids 0 to 254
 GOLDEN_RATIO = 0.618034  # multiples of it, modulo 1, are well spread hues for any number of classes
 Labels = tuple[Colors, dict[int, str], list[int] | None, LabelReader]  # as in `Domain`
@@ -153,19 +165,44 @@ def _read_description(path: Path, name: str) -> Domain:
     in_folder = path.name == DESCRIPTION_FILE
     default_name = os.path.basename(os.path.realpath(path.parent)) if in_folder else path.stem
     try:
-        given = parse(values, KEYS)
-        prefix = (given if "name" in given else parse({"name": default_name}, KEYS))["name"]
-        labels = _labels(given.get("label-format", "ids"), given.get("classes"), given.get("ignore", Group()))
+        given = _mapping("the description", values, (*TEXTS, "classes", "ignore"))
+        texts = {"name": default_name} | {key: value for key, value in given.items() if key in TEXTS}
+        texts = {key: _text(key, value) for key, value in texts.items()}
+        labels = _labels(texts.get("label-format", "ids"), given.get("classes"), given.get("ignore", {}))
     except ValueError as error:
         raise DataError(f"{path}: {error}; see docs/own-data.md") from error
-    root = path.parent / given.get("root", ".")
+    root = path.parent / texts.get("root", ".")
     layout = dict(
-        images=given.get("images", _default_images(root)),
-        labels=given.get("labels", f"labels/{SPLIT}"),
-        image_suffix=given.get("image-suffix"),
-        label_suffix=given.get("label-suffix", ".png"),
+        images=texts.get("images", _default_images(root)),
+        labels=texts.get("labels", f"labels/{SPLIT}"),
+        image_suffix=texts.get("image-suffix"),
+        label_suffix=texts.get("label-suffix", ".png"),
     )
-    return _domain(name, prefix, root, layout, labels, given.get("size"))
+    size = None
+    if "size" in texts:
+        width, height = map(int, texts["size"].split(","))
+        size = height, width
+    return _domain(name, texts["name"], root, layout, labels, size)
+
+
+def _mapping(where: str, values: object, keys: Sequence[str]) -> dict:
+    """`values`, if it is a mapping with such keys; those without a value are left out."""
+    if not isinstance(values, dict):
+        raise ValueError(f"{where}: write keys and values instead of {shorten(values)}")
+    for key in values:
+        if key not in keys:
+            raise ValueError(f"{where}: unknown key {shorten(key)}; possible keys are {', '.join(keys)}")
+    # An empty color is a mistake: to YAML, # begins a comment.
+    return {key: value for key, value in values.items() if value is not None or key == "color"}
+
+
+def _text(key: str, value: object) -> str:
+    pattern, expected = TEXTS[key]
+    if isinstance(value, list) and all(type(side) is int for side in value):  # a size
+        value = ",".join(map(str, value))
+    if not isinstance(value, str) or not value.isprintable() or not re.fullmatch(pattern, value):
+        raise ValueError(f"{key}: {shorten(value)} is not {expected}")
+    return value
 
 
 # The meaning of the labels
@@ -175,56 +212,75 @@ def _read_description(path: Path, name: str) -> Domain:
 class Group:
     """The ids and colours of a class, or those to ignore; `others`: ignore every other id too."""
 
-    ids: list[int] = field(default_factory=list)
-    colors: list[Color] = field(default_factory=list)
-    others: bool = False
+    ids: list[int]
+    colors: list[Color]
+    others: bool
 
 
-def _labels(label_format: str, classes: dict[str, Group] | None, ignore: Group) -> Labels:
-    if not classes:
-        raise ValueError("classes: none are given; write one per line, such as  road: {ids: 7}")
-    if label_format == "colors":
-        return _color_labels(classes, ignore)
-    for name, group in classes.items():
-        if not group.ids:
-            raise ValueError(f"classes: {name}: has no ids; write its label ids, such as ids: 7")
-    class_of_id = _owners({name: group.ids for name, group in classes.items()}, ignore.ids, "id")
-    chosen = _owners({name: group.colors[:1] for name, group in classes.items()}, (), "colour")
-    drawn = _distinct_colors(len(classes), set(chosen))
-    colors = {name: group.colors[0] if group.colors else next(drawn) for name, group in classes.items()}
-    known = None if ignore.others else [*class_of_id, *ignore.ids, IGNORE]
+def _group(where: str, values: object, keys: Sequence[str]) -> Group:
+    values = _mapping(where, values, keys)
+    ids, colors, others = values.get("ids", []), values.get("colors", []), values.get("others", False)
+    ids = ids if isinstance(ids, list) else [ids]
+    for number in ids:
+        if type(number) is not int or not 0 <= number < IDS:
+            raise ValueError(f"{where}: id {shorten(number)} is not a whole number from 0 to {IDS - 1}")
+    if not isinstance(colors, list):
+        raise ValueError(f"{where}: write a list of colors instead of {shorten(colors)}")
+    if not isinstance(others, bool):
+        raise ValueError(f"{where}: others is true or false, not {shorten(others)}")
+    colors = [values["color"], *colors] if "color" in values else colors
+    return Group(ids, [_color(where, color) for color in colors], others)
+
+
+def _color(where: str, value: object) -> Color:
+    if isinstance(value, str) and HEX_COLOR.fullmatch(value):
+        return tuple(bytes.fromhex(value[1:]))
+    if isinstance(value, list) and len(value) == 3 and all(type(c) is int and 0 <= c <= 255 for c in value):
+        return tuple(value)
+    raise ValueError(f'{where}: color {shorten(value)}: write [red, green, blue] or "#rrggbb" in quotes')
+
+
+def _labels(label_format: str, classes: object, ignore: object) -> Labels:
+    if not isinstance(classes, dict) or not classes:
+        raise ValueError("classes: write one class per line, such as  road: {ids: 7}")
+    if len(classes) > MAX_CLASSES:
+        raise ValueError(f"classes: {len(classes)} classes are too many; at most {MAX_CLASSES} are possible")
+    groups = {str(name): _group(f"class {name}", value, CLASS_KEYS) for name, value in classes.items()}
+    ignored = _group("ignore", {"others": True} if ignore == "others" else ignore, IGNORE_KEYS)
+    by_color = label_format == "colors"
+    for name, group in groups.items():
+        if not (group.colors if by_color else group.ids):
+            wanted = "colors" if by_color else "ids"
+            raise ValueError(f"class {name}: has no {wanted}; write those of its pixels in the label files")
+        if by_color and group.ids:
+            raise ValueError(f"class {name}: has ids, but label-format is colors; remove the ids")
+    if by_color and ignored.others:
+        raise ValueError("ignore: others is for ids; list the ignored colours under colors")
+    if by_color:  # the id of a colour is its index among all colours
+        owner = _owners({name: group.colors for name, group in groups.items()}, ignored.colors, "colour")
+        every = tuple(dict.fromkeys((*owner, *ignored.colors)))
+        colors = {name: group.colors[0] for name, group in groups.items()}
+        class_of_id = {every.index(color): name for color, name in owner.items()}
+        return colors, class_of_id, list(range(len(every))), ColorReader(every)
+    class_of_id = _owners({name: group.ids for name, group in groups.items()}, ignored.ids, "id")
+    chosen = _owners({name: group.colors[:1] for name, group in groups.items()}, (), "colour")
+    drawn = _distinct_colors(len(groups), set(chosen))
+    colors = {name: group.colors[0] if group.colors else next(drawn) for name, group in groups.items()}
+    known = None if ignored.others else [*class_of_id, *ignored.ids, IGNORE]
     return colors, class_of_id, known, READERS[label_format]
 
 
-def _color_labels(classes: dict[str, Group], ignore: Group) -> Labels:
-    """Labels by colour: the id of a colour is its index among all colours."""
-    if ignore.others:
-        raise ValueError("ignore: others is for ids; list the ignored colours under colors")
-    for name, group in classes.items():
-        if not group.colors:
-            raise ValueError(f"classes: {name}: has no colors; write its colours in the label files")
-        if group.ids:
-            raise ValueError(f"classes: {name}: has ids, but label-format is colors; remove the ids")
-    owner = _owners({name: group.colors for name, group in classes.items()}, ignore.colors, "colour")
-    every = tuple(dict.fromkeys((*owner, *ignore.colors)))
-    class_of_id = {every.index(color): name for color, name in owner.items()}
-    colors = {name: group.colors[0] for name, group in classes.items()}
-    return colors, class_of_id, list(range(len(every))), ColorReader(every)
-
-
 def _owners(groups: Mapping[str, Sequence], ignored: Sequence, what: str) -> dict:
-    """The class of each id or colour, which may stand only once."""
+    """The class of each id or colour, which may be listed only once."""
     owner: dict = {}
     for name, values in groups.items():
         for value in values:
             if value in owner:
-                raise ValueError(
-                    f"classes: {name}: {what} {value} is listed already, for class {owner[value]}"
-                )
+                raise ValueError(f"class {name}: {what} {value} is already listed for class {owner[value]}")
             owner[value] = name
     for value in ignored:
         if value in owner:
-            raise ValueError(f"ignore: {what} {value} is listed for class {owner[value]}; remove it from one")
+            raise ValueError(f"ignore: {what} {value} is already listed for class {owner[value]}")
     return owner
 
 
@@ -235,126 +291,3 @@ def _distinct_colors(count: int, taken: set[Color]) -> Iterator[Color]:
         color = tuple(round(255 * c) for c in colorsys.hsv_to_rgb(hue, 0.65, value))
         if color not in taken:
             yield color
-
-
-# The keys of a description: each has a function that checks its value and returns what it means
-
-
-def parse(values: object, keys: Mapping[str, Callable]) -> dict:
-    """The parsed values of a mapping; keys without a value are left out.
-
-    Raises:
-        ValueError: it is not a mapping, a key is unknown, or a value is wrong.
-    """
-    if not isinstance(values, dict):
-        raise ValueError(f"write keys and values instead of {shorten(values)}")
-    parsed = {}
-    for key, value in values.items():
-        if key not in keys:
-            raise ValueError(f"unknown key {shorten(key)}; possible keys are {', '.join(keys)}")
-        if value is not None or key == "color":
-            try:
-                parsed[key] = keys[key](value)
-            except ValueError as error:
-                raise ValueError(f"{key}: {error}") from error
-    return parsed
-
-
-def _word(value: object) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"{shorten(value)} is not a word; write numbers in quotes")
-    if not value.isprintable() or len(value) > MAX_WORD:
-        raise ValueError(f"{shorten(value)} is not a file name")
-    return value
-
-
-def _name(value: object) -> str:
-    if not NAME.fullmatch(_word(value)):
-        raise ValueError(f"{shorten(value)} cannot name files; write only letters, digits and . _ -")
-    return value
-
-
-def _suffix(value: object) -> str:
-    if "/" in _word(value) or "\\" in value:
-        raise ValueError(f"{value!r} is not a suffix; put folders into images and labels")
-    return value
-
-
-def _label_format(value: object) -> str:
-    if _word(value) not in READERS:
-        raise ValueError(f"{value!r} is not one of {', '.join(READERS)}")
-    return value
-
-
-def _size(value: object) -> Size:
-    """`1280,720` or [1280, 720], width and height, as (height, width)."""
-    sides = value.split(",") if isinstance(value, str) else value
-    valid = isinstance(sides, list) and len(sides) == 2 and all(type(side) in (int, str) for side in sides)
-    if not valid or not all(SIDE.fullmatch(str(side)) for side in sides):
-        raise ValueError(f"{shorten(value)} is not a size; write width,height such as 1280,720")
-    return int(sides[1]), int(sides[0])
-
-
-def _ids(value: object) -> list[int]:
-    ids = value if isinstance(value, list) else [value]
-    for number in ids:
-        if type(number) is not int or not 0 <= number < IDS:
-            raise ValueError(f"{shorten(number)} is not a whole number from 0 to {IDS - 1}")
-    return ids
-
-
-def _color(value: object) -> Color:
-    if isinstance(value, str) and HEX_COLOR.fullmatch(value):
-        return tuple(bytes.fromhex(value[1:]))
-    if isinstance(value, list) and len(value) == 3 and all(type(c) is int and 0 <= c <= 255 for c in value):
-        return tuple(value)
-    raise ValueError(f'{shorten(value)} is not a colour; write [red, green, blue] or "#rrggbb" in quotes')
-
-
-def _colors(value: object) -> list[Color]:
-    if not isinstance(value, list):
-        raise ValueError(f"write a list of colours instead of {shorten(value)}")
-    return [_color(color) for color in value]
-
-
-def _flag(value: object) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError(f"write true or false instead of {shorten(value)}")
-    return value
-
-
-def _class(name: object, value: object) -> Group:
-    try:
-        given = parse(value, {"ids": _ids, "color": _color, "colors": _colors})
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error
-    first = [given["color"]] if "color" in given else []
-    return Group(given.get("ids", []), first + given.get("colors", []))
-
-
-def _classes(value: object) -> dict[str, Group]:
-    if not isinstance(value, dict):
-        raise ValueError(f"write one class per line, such as  road: {{ids: 7}}, instead of {shorten(value)}")
-    if len(value) > MAX_CLASSES:
-        raise ValueError(f"{len(value)} classes are too many; at most {MAX_CLASSES} are possible")
-    return {str(name): _class(name, group) for name, group in value.items()}
-
-
-def _ignore(value: object) -> Group:
-    if value == "others":
-        return Group(others=True)
-    return Group(**parse(value, {"ids": _ids, "colors": _colors, "others": _flag}))
-
-
-KEYS = {
-    "name": _name,
-    "root": _word,
-    "images": _word,
-    "labels": _word,
-    "image-suffix": _suffix,
-    "label-suffix": _suffix,
-    "label-format": _label_format,
-    "size": _size,
-    "classes": _classes,
-    "ignore": _ignore,
-}

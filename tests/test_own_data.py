@@ -585,7 +585,7 @@ CLASS_MISTAKES = {
     "{ids: 8, color: blue}": ["blue", "#rrggbb"],
     "{ids: 8, color: '#12345'}": ["#12345"],
     "\n    ids: 8\n    color: #112233": ["color", "quotes"],  # a comment, to YAML
-    "{ids: 8, colors: [1, 2, 3]}": ["1 is not a colour"],
+    "{ids: 8, colors: [1, 2, 3]}": ["color 1", "[red, green, blue]"],
     "{ids: 8, colors: 7}": ["colors", "list"],
 }
 # The same in a description of colour labels.
@@ -617,9 +617,9 @@ MISTAKES = {
     f"{ROAD}images: [a, b]": ["images", "['a', 'b']"],
     f"{ROAD}label-suffix: a/b.png": ["label-suffix", "a/b.png"],
     f"{ROAD}label-format: colours": ["label-format", "colours", "colors"],
-    "name: a": ["classes", "none are given"],
-    "classes: {}": ["classes", "none are given"],
-    "classes: [road, sky]": ["classes", "road"],
+    "name: a": ["classes", "one class per line"],
+    "classes: {}": ["classes", "one class per line"],
+    "classes: [road, sky]": ["classes", "one class per line"],
     "classes:\n" + "".join(f"  c{n}: {{ids: {n}}}\n" for n in range(256)): ["256 classes", "255"],
     "just a word": ["just a word", "keys"],
     "": ["keys"],
