@@ -1,13 +1,10 @@
-"""The files of a data set: lists of names, folder scans, headers, images and label ids.
-
-A label reader has `read(path) -> ids (H, W)` and `check(path, mode)`, which rejects by its header a file that
-`read` could not use.
-"""
+"""The files of a data set: lists of names, folder scans, headers, images and label ids."""
 
 import os
 import re
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
@@ -39,8 +36,35 @@ class DataError(Exception):
     """An image, label, list or description that cannot be used; the message names the file."""
 
 
-@dataclass(frozen=True)
-class IdReader:
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn errors in reading an image file into a `DataError` that names it."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file; add it or remove it from the list") from error
+    except UNREADABLE as error:
+        raise DataError(
+            f"{path}: not a readable image ({error}); copy it again or remove it from the list"
+        ) from error
+
+
+class LabelReader:
+    """Decodes a label file into ids."""
+
+    def check(self, path: Path, mode: str) -> None:
+        """Reject a file by its mode in Pillow if `read` could not use it."""
+
+    def read(self, path: Path) -> np.ndarray:
+        """The ids (H, W).
+
+        Raises:
+            DataError: the file cannot be read or used.
+        """
+        raise NotImplementedError
+
+
+class IdReader(LabelReader):
     """One id per pixel: grey PNGs of 8 or 16 bits, or palette PNGs, whose indices are the ids."""
 
     def check(self, path: Path, mode: str) -> None:
@@ -51,8 +75,7 @@ class IdReader:
             )
 
     def read(self, path: Path) -> np.ndarray:
-        """(H, W) uint8, uint16 or int32."""
-        try:
+        with _readable(path):
             data = path.read_bytes()
             if header := png.read_header(data):
                 self.check(path, header.mode)
@@ -61,24 +84,17 @@ class IdReader:
             with open_image(BytesIO(data)) as image:
                 self.check(path, image.mode)
                 return _ids(image)
-        except UNREADABLE as error:
-            raise _unreadable(path, error) from error
 
 
-@dataclass(frozen=True)
-class FirstChannelReader:
+class FirstChannelReader(LabelReader):
     """The id in the first channel of a PNG with 8 or 16 bits per channel, like SYNTHIA's labels.
 
     Pillow keeps only the high bytes of 16-bit colour, which are 0 in SYNTHIA. Where kornia-rs is missing,
     Pillow decodes the file twice: once for the high bytes, once (by its raw mode) for the low ones.
     """
 
-    def check(self, path: Path, mode: str) -> None:
-        """Every image has a first channel."""
-
     def read(self, path: Path) -> np.ndarray:
-        """(H, W) uint8 or uint16."""
-        try:
+        with _readable(path):
             if (ids := png.decode(path.read_bytes())) is not None:
                 return ids if ids.ndim == 2 else ids[..., 0]
             with open_image(path) as image:
@@ -95,8 +111,6 @@ class FirstChannelReader:
             with open_image(path) as image:
                 image.tile = [(*tile[:3], LOW_BYTES[raw_mode]) for tile in image.tile]
                 low = np.asarray(image.getchannel(0))
-        except UNREADABLE as error:
-            raise _unreadable(path, error) from error
         return high.astype(np.uint16) << 8 | low
 
 
@@ -117,21 +131,14 @@ def _raw_mode(image: Image.Image) -> str | None:
 
 
 @dataclass(frozen=True)
-class ColorReader:
+class ColorReader(LabelReader):
     """Colours instead of ids: a pixel's id is the index of its colour in `colors`."""
 
     colors: tuple[Color, ...]
 
-    def check(self, path: Path, mode: str) -> None:
-        """Every image has colours."""
-
     def read(self, path: Path) -> np.ndarray:
-        """(H, W) uint16."""
-        try:
-            with open_image(path) as image:
-                pixels = np.asarray(image.convert("RGB"))
-        except UNREADABLE as error:
-            raise _unreadable(path, error) from error
+        with _readable(path), open_image(path) as image:
+            pixels = np.asarray(image.convert("RGB"))
         index = _color_index(self.colors)[_packed(pixels)]
         unknown = index == 0
         if unknown.any():
@@ -153,9 +160,6 @@ def _color_index(colors: tuple[Color, ...]) -> np.ndarray:
 def _packed(pixels: np.ndarray) -> np.ndarray:
     red, green, blue = (pixels[..., channel].astype(np.int32) for channel in range(3))
     return red << 16 | green << 8 | blue
-
-
-LabelReader = IdReader | FirstChannelReader | ColorReader
 
 
 MAX_LIST = 2**26  # bytes: a million names
@@ -227,8 +231,12 @@ def scan(
 
 
 def read_header(path: Path) -> tuple[tuple[int, int], str]:
-    """(width, height) and Pillow's mode of an image file, without decoding it."""
-    try:
+    """(width, height) and Pillow's mode of an image file, without decoding it.
+
+    Raises:
+        DataError: the file is missing, cut short or not an image.
+    """
+    with _readable(path):
         # Without blocking: a named pipe may never get a writer.
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
             start = file.read(png.HEADER.size)
@@ -240,10 +248,6 @@ def read_header(path: Path) -> tuple[tuple[int, int], str]:
         else:
             with open_image(path) as image:
                 size, mode = _upright_size(image), image.mode
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file; add it or remove it from the list") from error
-    except UNREADABLE as error:
-        raise _unreadable(path, error) from error
     if not complete:
         raise DataError(f"{path}: the file is cut short; copy it again")
     return size, mode
@@ -265,7 +269,7 @@ class Picture:
 
     def __init__(self, path: Path):
         self._path = path
-        try:
+        with _readable(path):
             self._data = path.read_bytes()
             self._header = png.read_header(self._data)
             if self._header:
@@ -273,8 +277,6 @@ class Picture:
             else:
                 with open_image(BytesIO(self._data)) as image:
                     self.size, mode = _upright_size(image), image.mode
-        except UNREADABLE as error:
-            raise _unreadable(path, error) from error
         check_picture_mode(path, mode)
 
     def crop(self, box: tuple[int, int, int, int]) -> Image.Image:
@@ -283,7 +285,7 @@ class Picture:
         data = self._data
         if self._header and bottom < self._header.height and png.intact(data):
             data = png.first_rows(data, bottom)
-        try:
+        with _readable(self._path):
             if self._header and (self._header.bits, self._header.color) == (8, png.RGB):
                 pixels = png.decode(data)
                 if pixels is not None:
@@ -292,8 +294,6 @@ class Picture:
                 if _orientation(image) != 1:
                     image = ImageOps.exif_transpose(image)
                 return image.crop(box).convert("RGB")
-        except UNREADABLE as error:
-            raise _unreadable(self._path, error) from error
 
 
 def _crop_array(pixels: np.ndarray, box: tuple[int, int, int, int]) -> Image.Image:
@@ -351,10 +351,6 @@ def _upright_size(image: Image.Image) -> tuple[int, int]:
 
 def _orientation(image: Image.Image) -> int:
     return image.getexif().get(ORIENTATION, 1) if image.format in ORIENTED_FORMATS else 1
-
-
-def _unreadable(path: Path, error: Exception) -> DataError:
-    return DataError(f"{path}: not a readable image ({error}); copy it again or remove it from the list")
 
 
 def check_sizes(path: Path, label_size: tuple[int, int], image_size: tuple[int, int]) -> None:
