@@ -198,7 +198,7 @@ def _mapping(where: str, values: object, keys: Sequence[str]) -> dict:
 
 def _text(key: str, value: object) -> str:
     pattern, expected = TEXTS[key]
-    if isinstance(value, list) and all(type(side) is int for side in value):  # a size
+    if key == "size" and isinstance(value, list) and all(type(side) is int for side in value):
         value = ",".join(map(str, value))
     if not isinstance(value, str) or not value.isprintable() or not re.fullmatch(pattern, value):
         raise ValueError(f"{key}: {shorten(value)} is not {expected}")

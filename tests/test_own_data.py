@@ -611,6 +611,7 @@ MISTAKES = {
     f"{ROAD}size: [wide, 3]": ["size", "wide"],
     f"{ROAD}name: a/b": ["name", "a/b", "letters"],
     f"{ROAD}name: ..": ["name", "'..'"],
+    f"{ROAD}name: [1]": ["name", "[1]"],
     f"{ROAD}name: 7": ["name", "7", "quotes"],
     f'{ROAD}name: "a\\n"': ["name"],
     f"{ROAD}root: 7": ["root", "7"],
