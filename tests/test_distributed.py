@@ -252,16 +252,18 @@ def labels_of(folder: Path) -> np.ndarray:
     return np.stack([np.asarray(Image.open(path)) for path in sorted(folder.rglob("*_leftImg8bit.png"))])
 
 
-def test_a_process_that_fails_ends_all_with_its_message(tmp_path):
+def test_a_process_that_fails_ends_all_with_its_message_and_everything_saved(tmp_path):
     write_world(tmp_path)
-    # Cut in its middle: the header is fine, so it shows when a process decodes it, in the middle of training.
-    for image in (tmp_path / "data" / "GTA5" / "images").iterdir():
-        content = image.read_bytes()
-        image.write_bytes(content[:200] + bytes(len(content) - 400) + content[-200:])
+    # Cut in its middle: the header is fine, so only the process that decodes it finds out.
+    image = tmp_path / "data/GTA5/images/00001.png"
+    content = image.read_bytes()
+    image.write_bytes(content[:200] + bytes(len(content) - 400) + content[-200:])
     failed = torchrun(2, "train_ms", "--snapshot-dir", "snapshots/x", *TRAIN, cwd=tmp_path)
     assert failed.returncode != 0
     lines = [line for line in failed.stderr.splitlines() if "train_ms.py: error:" in line]
-    assert lines and all("not a readable image" in line for line in lines)
+    reached = torch.load(tmp_path / "snapshots/x/training_state.pt", weights_only=True)["iteration"]
+    said = f"{image.relative_to(tmp_path)}: not a readable image"
+    assert lines and all(said in line and f"saved before iteration {reached}" in line for line in lines)
     assert not list((tmp_path / "snapshots").rglob("*.pth"))
 
 
