@@ -727,57 +727,58 @@ def test_a_domain_that_does_not_serve_is_named(script, flags, named, here, run_m
     one_line_error(run_main(script, *TRAINING, *flags), *named)
 
 
-@pytest.mark.parametrize("stream", ["source", "target"])
-def test_photographs_of_16_bits_in_one_channel_are_refused(stream, two_own, run_main):
-    save_png(two_own / "data" / stream / "images" / "b.png", np.full((48, 80), 4000, np.uint16))
-    result = run_main("train_ms", "--source", "source.yaml", "--target", "target.yaml", *QUICK)
-    one_line_error(result, f"data/{stream}/images/b.png", "more than 8 bits", "8-bit RGB")
+@pytest.fixture
+def yard(here):
+    """A described folder of one image and its label, which a test spoils."""
+    own = write_own(here / "yard", *BOTH, ["a"], (48, 80))
+    return own, here / "yard/images/a.png", here / "yard/labels/a.png"
 
 
-def colour_labels(root, pixels):
-    """The own source with labels in two colours, one of its labels holding `pixels` more."""
-    for name in "ab":
-        label = np.full((48, 80, 3), 9, np.uint8)
-        label[:, ::2] = 0
-        save_png(root / "data/source/labels" / f"{name}.png", label)
-    for place, color in pixels.items():
-        label[place] = color
-    save_png(root / "data/source/labels/b.png", label)
-    classes = {"road": {"color": [0, 0, 0]}, "grass": {"color": [9, 9, 9]}}
-    describe(root / "source.yaml", **{"root": "data/source", "label-format": "colors", "classes": classes})
+def test_photographs_of_16_bits_in_one_channel_are_refused(yard):
+    own, image, _ = yard
+    save_png(image, np.full((48, 80), 4000, np.uint16))
+    with pytest.raises(DataError, match="images/a.png: .*more than 8 bits.*8-bit RGB"):
+        build_dataset(str(own)).check(labels_required=False)
 
 
-def test_a_label_colour_that_no_class_has_is_named_with_its_pixels(two_own, run_main):
-    colour_labels(two_own, {(0, 0): (1, 2, 3), (0, 1): (1, 2, 3), (5, 5): (7, 7, 8)})
-    flags = ("--source", "source.yaml", "--target", "target.yaml", *TRAINING, "--num-steps", "8")
-    named = ["data/source/labels/b.png", "(1, 2, 3) in 2 pixels", "(7, 7, 8) in 1 pixels", "description"]
-    one_line_error(run_main("train_ms", *flags), *named)
+def test_a_label_colour_that_no_class_has_is_named_with_its_pixels(yard):
+    own, _, path = yard
+    label = np.zeros((48, 80, 3), np.uint8)
+    label[0, :2], label[5, 5] = (1, 2, 3), (7, 7, 8)
+    save_png(path, label)
+    describe(own, **{"label-format": "colors", "classes": {"road": {"color": [0, 0, 0]}}})
+    named = r"labels/a.png: .*\(1, 2, 3\) in 2 pixels, \(7, 7, 8\) in 1 pixels.*description"
+    with pytest.raises(DataError, match=named):
+        build_dataset(str(own)).train_ids("a.png")
 
 
-def test_an_id_that_no_class_has_is_named_with_its_pixels(two_own, run_main):
+def test_an_id_that_no_class_has_is_named_with_its_pixels(yard):
+    own, _, path = yard
     label = np.full((48, 80), 3, np.uint8)
     label[10:14, 20:25] = 44
     label[0, 0] = 45
-    save_png(two_own / "data/source/labels/a.png", label)
-    flags = ("--predictions", ".", "--source", "source.yaml", "--target", "source.yaml")
-    for name in "ab":
-        save_png(two_own / f"{name}.png", np.zeros((48, 80), np.uint8))
-    result = run_main("evaluate_cityscapes", *flags)
-    one_line_error(result, "data/source/labels/a.png", "id 44 in 20 pixels", "45 in 1 pixels")
-    save_png(two_own / "data/source/labels/a.png", np.full((48, 80), 44, np.uint8))
-    flags = ("--source", "source.yaml", "--target", "target.yaml", *TRAINING, "--num-steps", "8")
-    one_line_error(run_main("train_ms", *flags), "data/source/labels/a.png", "id 44")
+    save_png(path, label)
+    data = build_dataset(str(own), input_size=(48, 80), crop_size=(48, 80))
+    for read in (data.train_ids, lambda name: data.sample(0, np.random.default_rng(0))):
+        with pytest.raises(DataError, match="labels/a.png: id 44 in 20 pixels, 45 in 1 pixels"):
+            read("a.png")
 
 
-def test_own_source_labels_must_be_complete_and_of_the_image_size(two_own, run_main):
-    label = two_own / "data/source/labels/b.png"
-    flags = ("--source", "source.yaml", "--target", "target.yaml", *QUICK)
-    save_png(label, np.full((47, 80), 3, np.uint8))
-    one_line_error(run_main("train_ms", *flags), "data/source/labels/b.png", "80x47", "80x48")
-    save_png(label, np.zeros((48, 80, 3), np.uint8))
-    one_line_error(run_main("train_ms", *flags), "data/source/labels/b.png", "one id per pixel", "RGB")
-    label.unlink()
-    one_line_error(run_main("train_ms", *flags), "data/source/labels/b.png", "no such label file")
+def test_labels_must_be_complete_and_of_the_image_size(yard):
+    own, _, label = yard
+    data = build_dataset(str(own), labelled_stream=True)
+    for pixels, problem in (
+        (np.full((47, 80), 3, np.uint8), "80x47 .* 80x48"),
+        (np.zeros((48, 80, 3), np.uint8), "one id per pixel, .* RGB"),
+        (None, "no such label file"),
+    ):
+        if pixels is None:
+            label.unlink()
+        else:
+            save_png(label, pixels)
+        for use in (lambda: data.check(labels_required=True), lambda: data[0]):
+            with pytest.raises(DataError, match=f"labels/a.png: .*{problem}"):
+                use()
 
 
 def test_an_own_target_without_its_labels_trains(two_own, run_main):
