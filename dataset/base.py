@@ -217,7 +217,6 @@ class Domain:
         reader: decodes its label files.
         source_size, target_size, pseudo_size: default (height, width) as the source, the target stream and
             the pseudo-labelled stream.
-        built_in: one of the papers' data sets.
         bare: the root itself holds the images.
     """
 
@@ -232,7 +231,6 @@ class Domain:
     source_size: Size = (720, 1280)
     target_size: Size = (512, 1024)
     pseudo_size: Size = (640, 1280)
-    built_in: bool = False
     bare: bool = False
 
 

@@ -57,5 +57,4 @@ CITYSCAPES = Domain(
     known_ids=KNOWN_IDS,
     dataset=Cityscapes,
     source_size=(640, 1280),
-    built_in=True,
 )

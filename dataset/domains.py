@@ -98,7 +98,7 @@ class Adaptation:
 
 def adapt(source: Domain, target: Domain) -> Adaptation:
     """The pair, in the source's classes, or in RobotCar's nine where that is the target."""
-    if target.name == "robotcar" and source.built_in:
+    if target.name == "robotcar" and source.name in BUILT_IN:
         return Adaptation(source, target, ROBOTCAR_COLORS)
     return Adaptation(source, target, source.colors)
 
@@ -106,7 +106,7 @@ def adapt(source: Domain, target: Domain) -> Adaptation:
 def label_table(domain: Domain, colors: Colors, ignore_label: int = IGNORE) -> LabelTable:
     """The domain's label ids -> train ids of the classes `colors`, matched by name."""
     class_of_id = domain.class_of_id
-    if domain.built_in and domain.name != "robotcar" and tuple(colors) == tuple(ROBOTCAR_COLORS):
+    if domain.name in SOURCES and tuple(colors) == tuple(ROBOTCAR_COLORS):
         class_of_id = {i: robotcar.CLASS_OF_CITYSCAPES.get(name) for i, name in class_of_id.items()}
     train_id = {name: index for index, name in enumerate(colors)}
     ids = {i: train_id[name] for i, name in class_of_id.items() if name in train_id}
@@ -120,4 +120,4 @@ def min_label_values(domain: Domain, colors: Colors) -> int:
     """
     if colors == ROBOTCAR_COLORS:
         return robotcar.MIN_LABEL_VALUES
-    return MIN_LABEL_VALUES if domain.built_in else min(MIN_LABEL_VALUES, len(colors) // 2)
+    return MIN_LABEL_VALUES if domain.name in BUILT_IN else min(MIN_LABEL_VALUES, len(colors) // 2)

@@ -25,5 +25,4 @@ GTA5 = Domain(
     class_of_id=CLASS_OF_ID,
     known_ids=KNOWN_IDS,
     dataset=Gta5,
-    built_in=True,
 )

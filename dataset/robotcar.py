@@ -72,5 +72,4 @@ ROBOTCAR = Domain(
     reader=FirstChannelReader(),
     target_size=(960, 1280),
     pseudo_size=(960, 1280),
-    built_in=True,
 )

@@ -53,5 +53,4 @@ SYNTHIA = Domain(
     known_ids=None,
     dataset=Synthia,
     reader=FirstChannelReader(),
-    built_in=True,
 )
