@@ -28,7 +28,6 @@ from dataset.base import prediction_name
 from dataset.images import IdReader, read_header
 from dataset.labels import IGNORE, format_counts, palette
 from engine.evaluation import PixelCounts, summary, table
-from engine.record import record_result
 from engine.restore import (
     prediction_batches,
     prediction_order,
@@ -37,6 +36,7 @@ from engine.restore import (
     restore_network,
 )
 from engine.run_log import log_to_terminal, progress
+from engine.snapshots import record_result
 from report.evaluation_report import write_evaluation_report
 from report.result_folder import read_result, write_result
 from utils.atomic import resolve_path

@@ -11,9 +11,9 @@ import torch
 
 from dataset import NO_THRESHOLD, PredictionDataset
 from dataset.labels import IGNORE, palette
-from engine.record import record_result
 from engine.restore import prediction_batches, prediction_target, resolve_domains, restore_network
 from engine.run_log import log_to_terminal, progress
+from engine.snapshots import record_result
 from utils.device import choose_device
 from utils.distributed import init_distributed, shutdown
 from utils.errors import run_script

@@ -2,20 +2,19 @@
 
     python train_ft.py --restore-from ./snapshots/stage1/GTA5_25000.pth --snapshot-dir ./snapshots/stage2 ...
 
-Rectified by uncertainty; with --conventional the pseudo labels are taken as true labels. The published
-command stands in the README.
+The loss is rectified by the uncertainty of each pixel; --conventional trains on the pseudo labels as if they
+were true. Several GPUs and --resume as in train_ms.py; the README shows the published command.
 """
 
-from engine.setup import train_stage
+from engine.setup import run_training
 from trainer_ms_variance import AD_Trainer
 from utils.errors import run_script
 from utils.options import stage2_args
 
 
 def main() -> None:
-    """Read the flags, train on the pseudo-labelled target."""
-    args = stage2_args()
-    train_stage(AD_Trainer, args, pseudo_labels=True)
+    """Train on the pseudo-labelled target."""
+    run_training(AD_Trainer, stage2_args(), pseudo_labels=True)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ import trainer_ms  # noqa: E402 - the repository's own, found through the line a
 import trainer_ms_variance  # noqa: E402
 from benchmarks.meter import Meter  # noqa: E402
 from benchmarks.plain import PlainTrainer, float_batch  # noqa: E402
-from engine.loop import _to_device  # noqa: E402
+from engine.loop import load_batch  # noqa: E402
 from model.deeplab_multi import ARCHS  # noqa: E402
 from utils.device import PRECISIONS, set_precision  # noqa: E402
 from utils.flag_types import format_size  # noqa: E402
@@ -89,7 +89,7 @@ def make_batch(args: Namespace, seed: int, pinned: bool) -> dict:
 def our_step(trainer: nn.Module, labelled: dict, target: dict, device: torch.device) -> dict[str, Tensor]:
     """What the engine does in an iteration without a line in the log."""
     trainer.adjust_learning_rates(AFTER_REG_START)
-    (images, labels), (images_t, _) = _to_device(labelled, device), _to_device(target, device)
+    (images, labels), (images_t, _) = load_batch(labelled, device), load_batch(target, device)
     losses, predictions = trainer.gen_update(images, images_t, labels, None, AFTER_REG_START)
     return losses | trainer.dis_update(*predictions)
 

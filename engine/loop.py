@@ -1,207 +1,241 @@
 """The training loop of both stages."""
 
 import logging
+import math
 from argparse import Namespace
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dataset import DataError
+from dataset import Adaptation, DataError
+from dataset.labels import palette
 from dataset.sampling import TrainingStream
-from engine.resume import refuse_broken, restore_process, save_state
-from engine.run_log import NotFinite, TrainingLog
-from engine.snapshots import remove_old_snapshots, save_snapshot, save_tensors
+from engine.resume import save_state
+from engine.run_log import TrainingLog
+from engine.snapshots import PICTURES, remove_old_snapshots, save_snapshot, save_tensors
 from engine.validation import Validation
 from utils.atomic import atomic_write
 from utils.device import to_device
-from utils.errors import UserError
+from utils.errors import Stopped, StopRequest, UserError
 from utils.preprocess import to_network_input
-from utils.stopping import Stopped, StopRequest
 from utils.training_pictures import training_pictures
 
-PICTURES = "pictures"  # folder below the snapshots'
-Pair = tuple[dict, dict]  # a labelled and a target batch
 Batch = tuple[Tensor, Tensor, Tensor, Tensor | None]  # images, images_t, labels, labels_t
 Predictions = tuple[Tensor, Tensor, Tensor, Tensor]
 log = logging.getLogger(__name__)
 
 
+class LossBuffer:
+    """Losses that are still on the device: the loop only synchronises when it fetches them."""
+
+    def __init__(self):
+        self.names: list[str] = []
+        self.rows: list[tuple[int, Tensor]] = []  # iteration, its losses and class weights
+
+    def add(self, i_iter: int, losses: dict[str, Tensor], class_weight: Tensor) -> None:
+        """Add the 0-dimensional losses and the class weights (C,) of an iteration."""
+        self.names = list(losses)
+        values = torch.stack(list(losses.values()))
+        self.rows.append((i_iter, torch.cat([values, class_weight.to(values)])))
+
+    def fetch(self) -> tuple[dict[str, float], list[float]]:
+        """Empty the buffer; the losses and class weights of the latest iteration.
+
+        Raises:
+            NotFinite: a loss of any iteration in the buffer is not finite.
+        """
+        latest = {}, []
+        if not self.rows:
+            return latest
+        values = torch.stack([row for _, row in self.rows]).tolist()
+        iterations = [i_iter for i_iter, _ in self.rows]
+        self.rows.clear()
+        for i_iter, row in zip(iterations, values, strict=True):
+            latest = dict(zip(self.names, row, strict=False)), row[len(self.names) :]
+            # val is not trained on; it is nan where no pixel of a batch has a label.
+            if not all(math.isfinite(value) for name, value in latest[0].items() if name != "val"):
+                raise NotFinite(i_iter, latest[0])
+        return latest
+
+
+class NotFinite(Exception):
+    """The losses of iteration `i_iter` are not all finite."""
+
+    def __init__(self, i_iter: int, losses: dict[str, float]):
+        self.i_iter = i_iter
+        super().__init__(", ".join(f"{name} {value:g}" for name, value in losses.items() if value))
+
+
 @dataclass
 class Training:
-    """A training that can be stopped between any two iterations and gone on with.
+    """A training that can stop between any two iterations and resume there.
 
     Args:
         trainer: `AD_Trainer` of either stage, on its device.
         args: the flags.
-        state: what it goes on from (`engine.resume`), or None.
+        pair: the domains with their classes and colours.
         streams: the labelled and the target stream.
-        loaded: their batches, from the first iteration on and without an end.
-        target_has_labels: whether the target's labels are watched.
-        prefix: of the snapshots' names.
-        palette: colours of the train ids, (256, 3) uint8.
-        history: what is told; None in a process that writes nothing.
-        validation: measures the mIoU; None: it is not measured.
+        loaders: their batches.
+        target_has_labels: whether the loss on the target's labels is logged.
+        run_log: None except on rank 0.
+        validation: None: the mIoU is not measured.
     """
 
     trainer: nn.Module
     args: Namespace
-    state: dict | None
+    pair: Adaptation
     streams: tuple[TrainingStream, TrainingStream]
-    loaded: tuple[Iterator[dict], Iterator[dict]]
+    loaders: tuple[Iterator[dict], Iterator[dict]]
     target_has_labels: bool
-    prefix: str
-    palette: np.ndarray
-    history: TrainingLog | None
+    run_log: TrainingLog | None
     validation: Validation | None
+    losses: LossBuffer = field(default_factory=LossBuffer, init=False)
 
-    def run(self) -> None:
-        """Train to `num_steps_stop`, with snapshots `<prefix>_<iteration>` and the state for `--resume`.
+    def run(self, start: int) -> None:
+        """Train from iteration `start` to `args.num_steps_stop`.
 
         Raises:
-            Stopped: a signal asked for it; everything is saved.
-            UserError: a file cannot be read or written, a check failed, or a loss is no longer finite.
+            Stopped: after a signal; everything is saved.
+            UserError, DataError: a file cannot be read or written, or a loss is not finite.
         """
-        start, end = self.state["iteration"] if self.state else 0, self.args.num_steps_stop
-        if self.state:
-            restore_process(self.state, self.trainer)
-            self.state = None  # its memory is wanted
-        with StopRequest() as stop, self._broken_losses():
+        args, end = self.args, self.args.num_steps_stop
+        with StopRequest() as stop:
             for i_iter in range(start, end):
-                if _due(i_iter - 1, self.args.eval_every):
+                if _due(i_iter - 1, args.eval_every):
                     self._validate(i_iter - 1, i_iter, stop)
-                pairs = self._draw(i_iter, stop)
-                batch, losses, predictions = self._step(i_iter, pairs)
-                if self.history:
-                    self.history.step(i_iter, losses, self.trainer.rates(), self.trainer.class_weight)
-                    self._look_back(i_iter, batch, predictions)
-                if _due(i_iter + 1, self.args.save_state_every) or i_iter + 1 == end:
-                    self._save(i_iter + 1)
-                del batch, predictions  # they would take up memory during the next step
-            if self.args.eval_every:
+                batch, losses, predictions = self._step(i_iter, self._load(i_iter, stop))
+                if self.run_log:
+                    self._log(i_iter, losses)
+                    self._save_snapshot(i_iter, batch, predictions)
+                if _due(i_iter + 1, args.save_state_every) or i_iter + 1 == end:
+                    self._save_state(i_iter + 1)
+                del batch, predictions  # free their memory before the next step
+            if args.eval_every:
                 self._validate(end, end, stop)
 
-    def _draw(self, i_iter: int, stop: StopRequest) -> list[Pair]:
-        """The batches of an iteration; where a process cannot have them or is to stop, all save and leave."""
-        pairs, problem = [], None
+    def _load(self, i_iter: int, stop: StopRequest) -> list[tuple[dict, dict]]:
+        """The labelled and target batches of an iteration; all ranks save and stop if one cannot go on."""
+        loaded, problem = [], None
         try:
-            for _ in range(0 if stop.number else self.args.iter_size):
-                pairs.append(tuple(next(batches) for batches in self.loaded))
+            for _ in range(0 if stop.signum else self.args.iter_size):
+                loaded.append(tuple(next(loader) for loader in self.loaders))
         except DataError as error:
             problem = str(error)
-        self._stop_together(i_iter, stop, problem)
-        return pairs
+        self._stop_if_asked(i_iter, stop, problem)
+        return loaded
 
-    def _step(self, i_iter: int, pairs: list[Pair]) -> tuple[Batch, dict[str, Tensor], Predictions]:
-        trainer, device, predictions = self.trainer, self.trainer.often_weight.device, None
+    def _step(
+        self, i_iter: int, loaded: list[tuple[dict, dict]]
+    ) -> tuple[Batch, dict[str, Tensor], Predictions]:
+        """Train on an iteration's batches; the last of them, its losses and its predictions."""
+        trainer, predictions = self.trainer, None
         trainer.adjust_learning_rates(i_iter)
-        for part, pair in enumerate(pairs, start=1):
-            (images, labels), (images_t, labels_t) = (_to_device(batch, device) for batch in pair)
+        for number, streams in enumerate(loaded, start=1):
+            (images, labels), (images_t, labels_t) = (
+                load_batch(b, trainer.often_weight.device) for b in streams
+            )
             batch = (images, images_t, labels, labels_t if self.target_has_labels else None)
-            del predictions
-            losses, predictions = trainer.gen_update(*batch, i_iter, update=part == len(pairs))
-            losses |= trainer.dis_update(*predictions, update=part == len(pairs))
+            del predictions  # of the batch before
+            last = number == len(loaded)
+            losses, predictions = trainer.gen_update(*batch, i_iter, update=last)
+            losses |= trainer.dis_update(*predictions, update=last)
         return batch, losses, predictions
 
-    def _look_back(self, i_iter: int, batch: Batch, predictions: Predictions) -> None:
-        """The snapshot and the pictures that are due after an iteration."""
-        args, folder = self.args, self.args.snapshot_dir
-        name = _snapshot_iteration(i_iter, args)
-        if name:
-            self.history.check()
-            refuse_broken(self.trainer.state_dict(), i_iter)
-            save_snapshot(self.trainer, folder, self.prefix, name)
-            if args.keep:
-                remove_old_snapshots(folder, self.prefix, args.keep, name, args.restore_from)
-            log.info("Saved %s", folder / f"{self.prefix}_{name}.pth")
-        shown = self.history.board is not None and _due(i_iter, args.pictures_every)
-        if args.save_num_images and (name or shown):
-            images, images_t, labels, _ = batch
-            sheet = training_pictures(
-                images, images_t, labels, predictions, self.palette, args.save_num_images
-            )
-            self.history.picture(i_iter, sheet)
-            if name:
-                atomic_write(folder / PICTURES / f"{name}.png", lambda aside: sheet.save(aside, "PNG"))
+    def _log(self, i_iter: int, losses: dict[str, Tensor]) -> None:
+        self.losses.add(i_iter, losses, self.trainer.class_weight)
+        self.run_log.progress.bar.update()
+        if i_iter % self.args.log_every == 0 or i_iter == self.args.num_steps_stop - 1:
+            values, class_weight = self._fetch_losses()
+            self.run_log.write(i_iter, values, self.trainer.rates(), class_weight)
 
-    def _save(self, i_iter: int) -> None:
-        """Save the state before iteration `i_iter`; all processes."""
-        if self.history:
-            self.history.check()
-            self.history.fsync()
-        images = [len(stream.dataset) for stream in self.streams]
-        save_state(self.args.snapshot_dir, self.trainer, i_iter, self.args, images, [])
-
-    def _stop_together(self, i_iter: int, stop: StopRequest, problem: str | None = None) -> None:
-        """Save before iteration `i_iter` and leave, all processes together, if one has a reason to."""
-        processes = self.trainer.processes
-        if not processes.all_reduce_max(bool(stop.number or problem)):
-            return
-        numbers, problems = zip(*processes.gather((stop.number, problem)), strict=True)
-        said = next((line for line in problems if line), None)
+    def _fetch_losses(self) -> tuple[dict[str, float], list[float]]:
+        """`LossBuffer.fetch`; losses that are not finite are reported with the files of their iteration."""
         try:
-            self._save(i_iter)
-        except UserError as error:
-            raise UserError(f"{said}; and then {error}" if said else str(error)) from error
-        saved = f"saved before iteration {i_iter}; --resume goes on there"
-        if said:
-            raise DataError(f"{said} ({saved})")
-        raise Stopped(max(numbers), saved)
+            return self.losses.fetch()
+        except NotFinite as error:
+            drawn = self.args.iter_size * self.args.batch_size
+            positions = range(error.i_iter * drawn, (error.i_iter + 1) * drawn)
+            files = "; ".join(", ".join(stream.names_at(positions)) for stream in self.streams)
+            raise UserError(
+                f"iteration {error.i_iter}: the losses are not finite ({error}) with {files}; lower "
+                "--learning-rate or check these files, and continue from the last saved state with --resume"
+            ) from error
 
-    def _validate(self, name: int, i_iter: int, stop: StopRequest) -> None:
-        """Measure the network that iteration `name` left; if to stop meanwhile, save before `i_iter`."""
-        earlier = self.history.validations() if self.history else []
-        if self.trainer.processes.broadcast(any(line["iteration"] == name for line in earlier)):
+    def _save_snapshot(self, i_iter: int, batch: Batch, predictions: Predictions) -> None:
+        """Save the snapshot and the pictures that are due after an iteration."""
+        args, folder, prefix = self.args, self.args.snapshot_dir, self.pair.source.prefix
+        last = i_iter == args.num_steps_stop - 1
+        number = i_iter + 1 if last else i_iter  # in the snapshot's name, as published
+        saves = last or _due(i_iter, args.save_pred_every)
+        if saves:
+            self._fetch_losses()
+            path = save_snapshot(self.trainer, folder, prefix, number)
+            if args.keep:
+                remove_old_snapshots(folder, prefix, args.keep, number, args.restore_from)
+            log.info("Saved %s", path)
+        board = self.run_log.board if _due(i_iter, args.pictures_every) or saves else None
+        if args.save_num_images and (saves or board):
+            images, images_t, labels, _ = batch
+            colors = palette(self.pair.colors)
+            sheet = training_pictures(images, images_t, labels, predictions, colors, args.save_num_images)
+            if board:
+                board.image("training", sheet, i_iter)
+            if saves:
+                atomic_write(folder / PICTURES / f"{number}.png", lambda tmp: sheet.save(tmp, "PNG"))
+
+    def _save_state(self, i_iter: int) -> None:
+        """Save everything before iteration `i_iter`; all ranks."""
+        if self.run_log:
+            self._fetch_losses()
+            self.run_log.fsync()
+        images = [len(stream.dataset) for stream in self.streams]
+        save_state(self.args.snapshot_dir, self.trainer, i_iter, self.args, images)
+
+    def _stop_if_asked(self, i_iter: int, stop: StopRequest, problem: str | None = None) -> None:
+        """If any rank received a signal or has a problem, all save before iteration `i_iter` and stop."""
+        processes = self.trainer.processes
+        if not processes.all_reduce_max(bool(stop.signum or problem)):
+            return
+        signums, problems = zip(*processes.gather((stop.signum, problem)), strict=True)
+        problem = next(filter(None, problems), None)
+        try:
+            self._save_state(i_iter)
+        except UserError as error:
+            raise UserError(f"{problem}; also, {error}" if problem else str(error)) from error
+        saved = f"saved before iteration {i_iter}; continue there with --resume"
+        if problem:
+            raise DataError(f"{problem} ({saved})")
+        raise Stopped(max(signums), saved)
+
+    def _validate(self, number: int, i_iter: int, stop: StopRequest) -> None:
+        """Measure the network after iteration `number`; after a stop request, save before `i_iter`."""
+        earlier = self.run_log.validations() if self.run_log else []
+        done = any(line["iteration"] == number for line in earlier)  # before a resume
+        if self.trainer.processes.broadcast(done):
             return
         result = self.validation.measure(self.trainer.G, self.trainer.processes, stop)
         if result is None:
-            self._stop_together(i_iter, stop)
-        if not self.history:
+            self._stop_if_asked(i_iter, stop)
+        if not self.run_log:
             return
-        value, *before = (next(iter(line["means"].values())) for line in (result, *earlier))
+        means = {name: value for name, value in result["means"].items() if value is not None}
+        shown = ", ".join(f"{name} {100 * value:.2f}" for name, value in means.items())
+        log.info("Iteration %d: validation %s", number, shown or "has no labelled pixel")
+        score, *before = (next(iter(line["means"].values())) for line in (result, *earlier))
         best = max((old for old in before if old is not None), default=-1)
-        log.info("Iteration %d: validation %s", name, _in_percent(result["means"]))
-        if self.args.keep_best and value is not None and value > best:
-            path = self.args.snapshot_dir / f"{self.prefix}_best.pth"
+        if self.args.keep_best and score is not None and score > best:
+            path = self.args.snapshot_dir / f"{self.pair.source.prefix}_best.pth"
             save_tensors(path, self.trainer.G.state_dict())
             log.info("Saved %s, the best so far", path)
-        self.history.validated(name, result)  # after it: what is noted is not measured and saved again
-
-    @contextmanager
-    def _broken_losses(self) -> Iterator[None]:
-        """Losses that are not finite become a line with the iteration, the losses and the batch's files."""
-        try:
-            yield
-        except NotFinite as broken:
-            args = self.args
-            drawn = args.iter_size * args.batch_size
-            positions = range(broken.iteration * drawn, (broken.iteration + 1) * drawn)
-            files = "; ".join(", ".join(stream.names_at(positions)) for stream in self.streams)
-            values = ", ".join(f"{name} {value:g}" for name, value in broken.losses.items() if value)
-            raise UserError(
-                f"iteration {broken.iteration}: the losses are not finite ({values}) with {files}; lower "
-                "--learning-rate or look at these files, and go on from the last saved state with --resume"
-            ) from broken
+        self.run_log.validated(number, result)  # last: a measurement in the log is not repeated on resume
 
 
-def _to_device(batch: dict, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Network input and int64 labels; what crosses the bus is bytes."""
+def load_batch(batch: dict, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Network input (N, 3, H, W) and int64 labels (N, H, W) on the device; the transfer is in uint8."""
     return to_network_input(to_device(batch["image"], device)), to_device(batch["label"], device).long()
 
 
 def _due(i_iter: int, every: int) -> bool:
     return every > 0 and i_iter > 0 and i_iter % every == 0
-
-
-def _snapshot_iteration(i_iter: int, args: Namespace) -> int | None:
-    """The number in the name of the snapshot due after iteration `i_iter`, if one is."""
-    if i_iter == args.num_steps_stop - 1:
-        return args.num_steps_stop
-    return i_iter if _due(i_iter, args.save_pred_every) else None
-
-
-def _in_percent(means: dict[str, float | None]) -> str:
-    return ", ".join(f"{name} {100 * v:.2f}" for name, v in means.items() if v is not None) or "no labels"

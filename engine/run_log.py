@@ -1,23 +1,23 @@
-"""What a run tells: progress, a line of JSON for programs, TensorBoard."""
+"""Training output: messages and progress on the terminal, log.jsonl, validation.jsonl, TensorBoard."""
 
 import json
 import logging
-import math
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
-import torch
+import numpy as np
 from PIL import Image
-from torch import Tensor
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tqdm import tqdm
 
-from engine.board import Board
-from engine.progress import ProgressLine, log_handler
-from utils.atomic import atomic_write
+from utils.atomic import atomic_write, fsync
 from utils.distributed import SINGLE_PROCESS, Processes
 from utils.errors import UserError
 
@@ -27,23 +27,135 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
-def log_to_terminal(main: bool = True) -> None:
-    """Messages of all modules on standard output, as they are; of several processes the main one speaks."""
-    level = logging.INFO if main else logging.ERROR
-    logging.basicConfig(level=level, format="%(message)s", handlers=[log_handler(sys.stdout)], force=True)
+class BarHandler(logging.StreamHandler):
+    """Writes log messages above a tqdm bar instead of through it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """As StreamHandler's."""
+        with tqdm.external_write_mode(self.stream):
+            super().emit(record)
+
+
+def log_to_terminal(is_main: bool = True) -> None:
+    """Send the messages of all modules to standard output; ranks other than 0 only report errors."""
+    level = logging.INFO if is_main else logging.ERROR
+    logging.basicConfig(level=level, format="%(message)s", handlers=[BarHandler(sys.stdout)], force=True)
+
+
+def progress(items: Iterable[T], total: int, processes: Processes = SINGLE_PROCESS) -> Iterator[T]:
+    """The items of this rank's shard, with rank 0's progress bar if standard error is a terminal."""
+    mine = len(processes.shard(total))
+    return tqdm(items, total=mine, unit="image", disable=None if processes.is_main else True)
+
+
+class ProgressLine:
+    """Iteration, losses, rates, speed and time left: a bar in a terminal, else one log message per `show`.
+
+    Args:
+        start, total: the first iteration and the total number of iterations.
+    """
+
+    def __init__(self, start: int, total: int):
+        self.total = total
+        self.last_time, self.last_iteration = time.monotonic(), start - 1
+        self.bar = tqdm(
+            initial=start,
+            total=total,
+            file=sys.stdout,
+            disable=None,  # unless it is a terminal
+            dynamic_ncols=True,
+            bar_format="{n_fmt}/{total_fmt} {bar:10} {remaining} left, {rate_fmt}{postfix}",
+        )
+
+    def show(self, i_iter: int, losses: Mapping[str, float], rates: Mapping[str, float]) -> None:
+        """Show the losses of iteration `i_iter` that are not 0, and its learning rates."""
+        terms = [f"{name} {value:.3g}" for name, value in losses.items() if value]
+        terms = "  ".join(terms + [f"{name} {value:.1e}" for name, value in rates.items()])
+        if not self.bar.disable:
+            self.bar.set_postfix_str(terms)
+            return
+        now = time.monotonic()
+        speed = (i_iter - self.last_iteration) / max(now - self.last_time, 1e-9)
+        self.last_time, self.last_iteration = now, i_iter
+        left = tqdm.format_interval((self.total - 1 - i_iter) / speed)
+        pace = f"{speed:.2f} it/s" if speed >= 1 else f"{1 / speed:.2f} s/it"
+        log.info("%6d/%d  %s  %s  %s left", i_iter, self.total, terms, pace, left)
+
+
+class Board:
+    """A new TensorBoard event file, written by the calling thread.
+
+    tensorboardX's `SummaryWriter` queues events for a thread, and its `flush` does not wait for that queue:
+    after a kill, events from before the last save would be missing.
+
+    Args:
+        folder: one per run.
+        start: the run resumes at this iteration; TensorBoard drops what earlier files hold from there on.
+
+    Raises:
+        UserError: here or later, the file cannot be written.
+    """
+
+    def __init__(self, folder: Path, start: int | None):
+        self.folder, self._suffix = folder, f".{os.getpid()}"  # two starts within a second get two files
+        with self._user_errors():
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = EventsWriter(str(folder / "events"), self._suffix)
+        if start is not None:
+            self._write(Event(step=start, session_log=SessionLog(status=SessionLog.START)))
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Add one point to each named curve; `group/name` puts a curve into a group."""
+        points = summary.Summary()
+        for name, value in values.items():
+            points.MergeFrom(summary.scalar(name.replace(" ", "_"), value))  # TensorBoard allows no spaces
+        self._write(Event(step=step, summary=points))
+
+    def image(self, name: str, picture: Image.Image, step: int) -> None:
+        """Add a picture."""
+        self._write(Event(step=step, summary=summary.image(name, np.asarray(picture), dataformats="HWC")))
+
+    def flush(self) -> None:
+        """Hand everything to the operating system, so that it survives the end of this process."""
+        with self._user_errors():
+            self._file.flush()
+
+    def fsync(self) -> None:
+        """Wait until everything is on the disk, so that it survives a crash of the machine."""
+        self.flush()
+        with self._user_errors():
+            for path in self.folder.glob(f"events*{self._suffix}"):
+                fsync(path)
+
+    def close(self) -> None:
+        """Flush and close the file."""
+        with self._user_errors():
+            self._file.close()
+
+    def _write(self, event: Event) -> None:
+        event.wall_time = time.time()
+        with self._user_errors():
+            self._file.write_event(event)
+
+    @contextmanager
+    def _user_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"{error.filename or self.folder}: cannot write the log ({error.strerror}); free space, "
+                "choose another --log-dir or give --tensorboard False"
+            ) from error
 
 
 class TrainingLog:
-    """Losses and rates every `every` iterations; between them nothing waits for the device.
-
-    A run that goes on at iteration `start` takes away what an earlier part of it has written beyond that.
+    """Everything a training reports. Resuming at `start` removes what was logged from there on.
 
     Args:
-        folder: of `log.jsonl`, one object a line with `iteration`, losses and rates, and of
-            `validation.jsonl`, one a measurement with `iteration`, the means and the IoU of each class.
+        folder: of `log.jsonl`, one object per line with `iteration`, losses and rates, and of
+            `validation.jsonl`, one per measurement with `iteration`, `means` and the `iou` of each class.
         tensorboard: folder of TensorBoard's files, or None.
-        every: iterations between two lines.
-        start, total: the first iteration of this part of the run and the number of all.
+        start, total: the first iteration of this part of the run, and the total number.
         classes: their names.
         resumed: TensorBoard's files may hold an earlier part of this run.
     """
@@ -52,79 +164,46 @@ class TrainingLog:
         self,
         folder: Path,
         tensorboard: Path | None,
-        every: int,
         start: int,
         total: int,
         classes: Sequence[str],
         resumed: bool = False,
     ):
+        self.folder, self.classes = folder, classes
         try:
             folder.mkdir(parents=True, exist_ok=True)
             _keep_before(folder / LOG_FILE, start)
-            # The measurement that follows the last iteration may have been cut off; it is made again.
+            # A measurement after the last iteration may have been cut off; it is repeated.
             _keep_before(folder / VALIDATION_FILE, start - 1 if start < total else total + 1)
             self.file = open(folder / LOG_FILE, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 - see close
         except OSError as error:
             raise UserError(
                 f"{error.filename}: cannot write the log ({error.strerror}); choose another folder"
             ) from error
-        again = start if resumed and start < total else None
-        self.board = Board(tensorboard, again) if tensorboard else None
-        self.folder, self.every, self.total, self.classes = folder, every, total, classes
-        self.waiting: list[tuple[int, Tensor]] = []  # losses and class weights that are still on the device
-        self.names: list[str] = []
+        purge_from = start if resumed and start < total else None
+        self.board = Board(tensorboard, purge_from) if tensorboard else None
         self.progress = ProgressLine(start, total)
 
-    def step(
-        self, i_iter: int, losses: dict[str, Tensor], rates: dict[str, float], class_weight: Tensor
+    def write(
+        self,
+        i_iter: int,
+        losses: dict[str, float],
+        rates: dict[str, float],
+        class_weight: Sequence[float],
     ) -> None:
-        """Note iteration `i_iter`, and write it if it is one to write.
-
-        Raises:
-            NotFinite: a loss of an iteration since the last line is not finite.
-        """
-        self.names = list(losses)
-        values = torch.stack(list(losses.values()))
-        self.waiting.append((i_iter, torch.cat([values, class_weight.to(values)])))
-        self.progress.step(i_iter)
-        if i_iter % self.every and i_iter != self.total - 1:
-            return
-        latest = self.check()
-        values, weights = latest[: len(self.names)], latest[len(self.names) :]
-        values = dict(zip(self.names, values, strict=True))
+        """Log iteration `i_iter`."""
         try:
-            self.file.write(json.dumps({"iteration": i_iter, **values, **rates}) + "\n")
-            if self.board:
-                scalars = values | rates
-                scalars |= {f"class_weight/{c}": w for c, w in zip(self.classes, weights, strict=False)}
-                self.board.scalars(scalars, i_iter)
-                self.board.flush()
+            self.file.write(json.dumps({"iteration": i_iter, **losses, **rates}) + "\n")
         except OSError as error:
-            raise UserError(f"{self.file.name}: cannot be written ({error.strerror}); free space") from error
-        self.progress.show(i_iter, values, rates)
-
-    def check(self) -> list[float]:
-        """Look at all losses that are still unseen; those of the latest iteration, then its class weights.
-
-        All come in one message: the only place where training waits for the device.
-
-        Raises:
-            NotFinite: one is not finite.
-        """
-        if not self.waiting:
-            return []
-        rows = torch.stack([row for _, row in self.waiting]).tolist()
-        iterations = [iteration for iteration, _ in self.waiting]
-        self.waiting.clear()
-        for iteration, row in zip(iterations, rows, strict=True):
-            values = dict(zip(self.names, row, strict=False))
-            # val is watched and not learned from; it is nan where no pixel of a batch has a label.
-            if any(not math.isfinite(value) for name, value in values.items() if name != "val"):
-                raise NotFinite(iteration, values)
-        return rows[-1]
+            raise UserError(f"{self.file.name}: cannot write ({error.strerror}); free space") from error
+        if self.board:
+            weights = zip(self.classes, class_weight, strict=False)
+            self.board.scalars(losses | rates | {f"class_weight/{c}": w for c, w in weights}, i_iter)
+            self.board.flush()
+        self.progress.show(i_iter, losses, rates)
 
     def validated(self, iteration: int, result: dict) -> None:
-        """Write a measurement of the validation set: `means` and `iou` as `Validation.measure` has them."""
+        """Log a measurement of the validation set, as returned by `Validation.measure`."""
         if self.board:
             groups = {"validation": result["means"], "validation_iou": result["iou"]}
             scalars = {f"{group}/{name}": v for group, part in groups.items() for name, v in part.items()}
@@ -132,21 +211,16 @@ class TrainingLog:
             self.board.flush()  # before the line, which keeps it from being measured again
         path = self.folder / VALIDATION_FILE
         lines = path.read_text(encoding="utf-8") if path.is_file() else ""
-        line = json.dumps({"iteration": iteration, **result}) + "\n"
-        atomic_write(path, lambda aside: aside.write_text(lines + line, encoding="utf-8"))
+        lines += json.dumps({"iteration": iteration, **result}) + "\n"
+        atomic_write(path, lambda tmp: tmp.write_text(lines, encoding="utf-8"))
 
     def validations(self) -> list[dict]:
         """The measurements so far."""
         path = self.folder / VALIDATION_FILE
         return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
-    def picture(self, i_iter: int, sheet: Image.Image) -> None:
-        """Show what the training sees and says in TensorBoard."""
-        if self.board:
-            self.board.image("training", sheet, i_iter)
-
     def fsync(self) -> None:
-        """Wait until what was written would survive a crash of the machine: it is no older than the state."""
+        """Wait until the log is on the disk: after a crash it must not be older than the saved state."""
         self.file.flush()
         os.fsync(self.file.fileno())
         if self.board:
@@ -154,37 +228,21 @@ class TrainingLog:
 
     def close(self) -> None:
         """Flush and close the files."""
-        self.progress.close()
-        with suppress(OSError):  # on a full disk, of which the write that failed has told
+        self.progress.bar.close()
+        with suppress(OSError, UserError):  # on a full disk the write that failed has reported it
             self.file.close()
-        if self.board:
-            with suppress(UserError):
+        with suppress(UserError):
+            if self.board:
                 self.board.close()
 
 
-class NotFinite(Exception):
-    """An iteration with losses that are not all finite."""
-
-    def __init__(self, iteration: int, losses: dict[str, float]):
-        super().__init__(iteration, losses)
-        self.iteration, self.losses = iteration, losses
-
-
 def _keep_before(path: Path, start: int) -> None:
-    """Of a file of JSON lines those of iterations before `start`, without a last one that was cut."""
+    """Drop the lines from iteration `start` on, and a last line that was cut off."""
     if not path.is_file():
         return
     kept = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
+        with suppress(ValueError, KeyError, TypeError):
             if json.loads(line)["iteration"] < start:
                 kept.append(line + "\n")
-        except (ValueError, KeyError, TypeError):
-            continue
-    atomic_write(path, lambda aside: aside.write_text("".join(kept), encoding="utf-8"))
-
-
-def progress(items: Iterable[T], total: int, processes: Processes = SINGLE_PROCESS) -> Iterator[T]:
-    """The items with a progress bar where the terminal can show one; of several processes the main one's."""
-    mine = len(processes.shard(total))
-    return tqdm(items, total=mine, unit="image", disable=None if processes.is_main else True)
+    atomic_write(path, lambda tmp: tmp.write_text("".join(kept), encoding="utf-8"))

@@ -1,193 +1,121 @@
-"""What both stages set up: checked data, seeded trainer with its weights on its device, and the loop."""
+"""Wires a training of either stage from its flags: data, trainer, log, loop."""
 
 import logging
 import os
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from dataset import Adaptation, SegmentationDataset, adapt, build_dataset, find_domain
-from dataset.labels import palette
 from dataset.sampling import TrainingStream, batches
-from engine.loop import PICTURES, Training
-from engine.record import record_start
-from engine.resume import STATE_FILE, back_up, check_state, load_state, restore_trainer
+from engine.loop import Training
+from engine.resume import STATE_FILE, back_up, check_resumable, load_state, restore, restore_process
 from engine.run_log import TrainingLog, log_to_terminal
-from engine.validation import Validation, validation_data
+from engine.snapshots import PICTURES, record_start
+from engine.validation import Validation
 from model.weights import load_weights
 from utils.atomic import remove_partial_files, resolve_path
 from utils.device import choose_device, default_workers, set_precision
 from utils.distributed import Processes, init_distributed, shutdown
-from utils.errors import UserError
+from utils.errors import UserError, ignore_stop_signals
 from utils.opts_file import OPTIONS_FILE, SHAPING_OPTIONS, read_options, write_options
-from utils.stopping import leave_stopping_to_the_main_process
 
-STREAMS = 2
-LABELLED_SEED, TARGET_SEED = range(STREAMS)  # added to --random-seed's own
 log = logging.getLogger(__name__)
 
 
-def train_stage(trainer_class: type[nn.Module], args: Namespace, pseudo_labels: bool) -> None:
-    """Check everything that can be checked, then train.
+def run_training(trainer_class: type[nn.Module], args: Namespace, pseudo_labels: bool) -> None:
+    """Check the flags, the data and the folders, then train.
 
     Args:
         trainer_class: `AD_Trainer` of the stage.
         args: its flags.
-        pseudo_labels: the labelled stream is the pseudo-labelled target instead of the source.
+        pseudo_labels: the labelled stream is the target with its pseudo labels instead of the source.
 
     Raises:
-        UserError: anything the user can put right.
+        UserError, DataError, WeightsError: anything the user can fix.
     """
     processes = init_distributed(args.cpu)
     log_to_terminal(processes.is_main)
-    if args.batch_size < processes.world_size:
-        raise UserError(
-            f"--batch-size {args.batch_size}: {processes.world_size} processes need an image each; raise it "
-            f"to {processes.world_size} or start fewer"
-        )
+
+    # Data: every header is checked before the first step.
     pair = adapt(find_domain(args.source), find_domain(args.target))
     check_classes(pair, args)
-    labelled, target = build_labelled(pair, args, pseudo_labels), build_target(pair, args)
+    labelled, target = labelled_data(pair, args, pseudo_labels), target_data(pair, args)
     validation = validation_data(pair, args) if args.eval_every else None
     state = load_state(args.snapshot_dir) if args.resume else None
-    start = state["iteration"] if state else 0
     target_has_labels = False
-    if processes.is_main:  # the others wait here, and end if it fails
-        refuse_other_network(args)
+    if processes.is_main:  # the other ranks wait in `broadcast`
+        check_snapshot_folder(args)
         labelled.check(labels_required=True)
         target_has_labels = target.check(labels_required=False)
         if validation:
             validation.check(labels_required=True)
     target_has_labels = processes.broadcast(target_has_labels)
-    device, gpus = choose_device(args, processes)
-    if args.sync_bn and (len(gpus) > 1 or processes.is_distributed and device.type != "cuda"):
-        raise UserError("--sync_bn needs torchrun with one GPU per process; start it so, or leave it out")
-    args.precision = set_precision(args.precision, device, args.deterministic)
-    args.fp16 = args.precision == "fp16"
 
-    torch.manual_seed(args.random_seed)
-    trainer = trainer_class(args)
-    if state is None:
-        load_weights(trainer.G, args.restore_from, restore_classifiers=not args.not_restore_last)
-    trainer.to(device, memory_format=torch.channels_last)  # the layout images arrive in
-    trainer.device_ids = gpus
+    # Trainer: new, or as it was saved.
+    device, gpus = prepare_device(args, processes)
+    trainer = build_trainer(trainer_class, args, device, gpus, fresh=state is None)
     if state:
-        check_state(state, trainer, args, [len(labelled), len(target)], processes)
-        restore_trainer(state, trainer, args.snapshot_dir / STATE_FILE)
+        check_resumable(state, trainer, args, [len(labelled), len(target)], processes)
+        restore(state, trainer, args.snapshot_dir / STATE_FILE)
     trainer.distribute(processes)
     if args.compile and (processes.is_distributed or len(gpus) > 1):
         log.warning("--compile works in one process on one device: training without it.")
     elif args.compile:
         trainer.G.compile()
     if not processes.is_main:
-        torch.manual_seed(args.random_seed + processes.rank)  # other channels dropped than in the main one
-    say_what_is_there(labelled, target, target_has_labels, args)
-    streams = build_streams(args, labelled, target, start)
-    history = open_run_folder(args, pair, start) if processes.is_main else None
-    training = Training(
-        trainer=trainer,
-        args=args,
-        state=state,
-        streams=streams,
-        loaded=load_streams(streams, args, device, processes),
-        target_has_labels=target_has_labels,
-        prefix=pair.source.prefix,
-        palette=palette(pair.colors),
-        history=history,
-        validation=Validation(validation, pair, args) if validation else None,
-    )
-    del state  # as large as the networks and their optimisers
+        torch.manual_seed(args.random_seed + processes.rank)  # each rank drops other channels
+
+    # Loop.
+    start = state["iteration"] if state else 0
+    streams = training_streams(labelled, target, args, start)
+    loaders = load_streams(streams, args, device, processes)
+    run_log = None
     try:
-        training.run()
+        if processes.is_main:
+            log_data(labelled, target, target_has_labels)
+            run_log = open_run_folder(args, pair, start)
+        if validation:
+            validation = Validation(validation, pair, args)
+        if state:
+            restore_process(state, trainer)  # again: starting the loaders drew random numbers
+            state = None  # as large as the networks and their optimisers
+        Training(trainer, args, pair, streams, loaders, target_has_labels, run_log, validation).run(start)
     finally:
-        for loaded in training.loaded:
-            loaded.close()
-        if history:
-            history.close()
+        for loader in loaders:
+            loader.close()
+        if run_log:
+            run_log.close()
     shutdown()
 
 
-def open_run_folder(args: Namespace, pair: Adaptation, start: int) -> TrainingLog:
-    """The snapshot folder with the flags, a record of this start, and the open log."""
-    folder = args.snapshot_dir
-    for place in (folder, folder / PICTURES):
-        remove_partial_files(place)
-    if not args.resume:
-        back_up(folder)
-    if start:
-        log.info("Going on at iteration %d of %d.", start, args.num_steps_stop)
-    write_options(folder, args, pair.colors)
-    record_start(folder, start)
-    board = args.log_dir / resolve_path(folder).name if args.tensorboard else None
-    length = start, args.num_steps_stop
-    return TrainingLog(folder, board, args.log_every, *length, pair.classes, resumed=args.resume)
-
-
-def build_streams(
-    args: Namespace, labelled: SegmentationDataset, target: SegmentationDataset, start: int
-) -> tuple[TrainingStream, TrainingStream]:
-    """The samples of both streams from iteration `start` to the last one."""
-    drawn = args.iter_size * args.batch_size
-    length = max(0, args.num_steps_stop - start) * drawn
-    return tuple(
-        TrainingStream(dataset, length, (args.random_seed, seed), start * drawn)
-        for seed, dataset in ((LABELLED_SEED, labelled), (TARGET_SEED, target))
-    )
-
-
-def load_streams(
-    streams: Sequence[TrainingStream], args: Namespace, device: torch.device, processes: Processes
-) -> tuple[Iterator[dict], ...]:
-    """Their batches, decoded beside the training."""
-    workers = args.num_workers
-    if workers is None:
-        workers = default_workers(STREAMS * processes.local_world_size)
-    options = dict(
-        pin_memory=device.type == "cuda",
-        shard=processes.shard,
-        worker_init=leave_stopping_to_the_main_process,
-    )
-    return tuple(batches(stream, args.batch_size, workers, **options) for stream in streams)
-
-
 def check_classes(pair: Adaptation, args: Namespace) -> None:
-    """Refuse too few classes and domains that share none; say which of the target's are passed over.
+    """Refuse too few classes and domains that share none; warn of target classes that are ignored.
 
     Raises:
-        UserError: the network could not learn what the labels hold.
+        UserError: the network could not learn the classes of the labels.
     """
     if not pair.colors:
         raise UserError(f"--source {args.source}: has no classes; describe its labels in dataset.yaml")
     if args.num_classes < len(pair.colors):
         raise UserError(
-            f"--num-classes {args.num_classes}: the labels are of {len(pair.colors)} classes; give "
+            f"--num-classes {args.num_classes}: the labels have {len(pair.colors)} classes; give "
             f"--num-classes {len(pair.colors)}"
         )
     if unknown := pair.unknown_classes:
         if len(unknown) == len(pair.target.colors):
             raise UserError(
                 f"--target {args.target}: none of its classes ({', '.join(unknown)}) is one of the source's "
-                f"({', '.join(pair.classes)}); classes belong together by name"
+                f"({', '.join(pair.classes)}); classes are matched by name"
             )
-        log.warning("Classes of the target that the source lacks count nowhere: %s.", ", ".join(unknown))
+        log.warning("Target classes that the source lacks are ignored: %s.", ", ".join(unknown))
 
 
-def refuse_other_network(args: Namespace) -> None:
-    """Keep the `opts.yaml` without which the snapshots of an earlier run could not be loaded."""
-    folder = Path(args.snapshot_dir)
-    if any(folder.glob("*.pth")) and os.path.lexists(folder / OPTIONS_FILE):
-        earlier = read_options(folder / OPTIONS_FILE)
-        if any(earlier[name] != getattr(args, name) for name in SHAPING_OPTIONS):
-            raise UserError(
-                f"--snapshot-dir {folder}: holds snapshots of another network; choose another folder"
-            )
-
-
-def build_labelled(pair: Adaptation, args: Namespace, pseudo_labels: bool) -> SegmentationDataset:
-    """The labelled stream's data set: the source, or the target with its pseudo labels."""
+def labelled_data(pair: Adaptation, args: Namespace, pseudo_labels: bool) -> SegmentationDataset:
+    """The source, or the target with its pseudo labels."""
     made_by = {}
     if pseudo_labels:
         made_by = dict(source=args.source, threshold=args.threshold, pseudo_dir=args.pseudo_dir)
@@ -207,8 +135,8 @@ def build_labelled(pair: Adaptation, args: Namespace, pseudo_labels: bool) -> Se
     )
 
 
-def build_target(pair: Adaptation, args: Namespace) -> SegmentationDataset:
-    """The target stream's data set."""
+def target_data(pair: Adaptation, args: Namespace) -> SegmentationDataset:
+    """The target."""
     return build_dataset(
         args.target,
         args.data_dir_target,
@@ -225,16 +153,115 @@ def build_target(pair: Adaptation, args: Namespace) -> SegmentationDataset:
     )
 
 
-def say_what_is_there(
-    labelled: SegmentationDataset, target: SegmentationDataset, target_has_labels: bool, args: Namespace
-) -> None:
-    """Two lines about the data, and one about an earlier run in the snapshot folder."""
-    log.info("Labelled: %d images of %s", len(labelled), labelled.image_folder)
-    watched = "labels are watched as val" if target_has_labels else "no labels"
-    log.info("Target:   %d images of %s (%s)", len(target), target.image_folder, watched)
-    if not args.resume and any(Path(args.snapshot_dir).glob("*.pth")):
+def validation_data(pair: Adaptation, args: Namespace) -> SegmentationDataset:
+    """The images of `--eval-set` and `--eval-list`."""
+    return build_dataset(
+        args.target,
+        args.data_dir_target,
+        split=args.eval_set,
+        list_file=args.eval_list,
+        colors=pair.colors,
+        ignore_label=args.ignore_label,
+    )
+
+
+def check_snapshot_folder(args: Namespace) -> None:
+    """Refuse to replace an `opts.yaml` without which the snapshots of an earlier run could not be loaded."""
+    folder = Path(args.snapshot_dir)
+    if not any(folder.glob("*.pth")):
+        return
+    if os.path.lexists(folder / OPTIONS_FILE):
+        earlier = read_options(folder / OPTIONS_FILE)
+        if any(earlier[name] != getattr(args, name) for name in SHAPING_OPTIONS):
+            raise UserError(
+                f"--snapshot-dir {folder}: holds snapshots of another network; choose another folder"
+            )
+    if not args.resume:
         log.warning(
-            "%s holds an earlier run: files of the same name are replaced, its log and state are put aside "
-            "as *.earlier.* (--resume would go on with it).",
-            args.snapshot_dir,
+            "%s holds an earlier run: files of the same names will be replaced; its log and state are kept "
+            "as *.earlier.* (to continue it, give --resume).",
+            folder,
         )
+
+
+def prepare_device(args: Namespace, processes: Processes) -> tuple[torch.device, list[int]]:
+    """The device to train on and the GPUs of this process; sets its precision, and the flags to what it has.
+
+    Raises:
+        UserError: the flags do not fit the devices.
+    """
+    if args.batch_size < processes.world_size:
+        raise UserError(
+            f"--batch-size {args.batch_size}: each of {processes.world_size} processes needs an image; raise "
+            f"it to {processes.world_size} or start fewer processes"
+        )
+    device, gpus = choose_device(args, processes)
+    if args.sync_bn and (len(gpus) > 1 or processes.is_distributed and device.type != "cuda"):
+        raise UserError("--sync_bn needs torchrun with one GPU per process; start it so, or leave it out")
+    args.precision = set_precision(args.precision, device, args.deterministic)
+    args.fp16 = args.precision == "fp16"
+    return device, gpus
+
+
+def build_trainer(
+    trainer_class: type[nn.Module], args: Namespace, device: torch.device, gpus: list[int], fresh: bool
+) -> nn.Module:
+    """The trainer on its device; `fresh`: with the initial weights of `--restore-from`."""
+    torch.manual_seed(args.random_seed)
+    trainer = trainer_class(args)
+    if fresh:
+        load_weights(trainer.G, args.restore_from, restore_classifiers=not args.not_restore_last)
+    trainer.to(device, memory_format=torch.channels_last)  # the layout images arrive in
+    trainer.device_ids = gpus
+    return trainer
+
+
+def training_streams(
+    labelled: SegmentationDataset, target: SegmentationDataset, args: Namespace, start: int
+) -> tuple[TrainingStream, TrainingStream]:
+    """The samples of both streams from iteration `start` to the last one."""
+    drawn = args.iter_size * args.batch_size  # per iteration
+    length = max(0, args.num_steps_stop - start) * drawn
+    return tuple(
+        TrainingStream(dataset, length, (args.random_seed, number), start=start * drawn)
+        for number, dataset in enumerate((labelled, target))
+    )
+
+
+def load_streams(
+    streams: tuple[TrainingStream, TrainingStream],
+    args: Namespace,
+    device: torch.device,
+    processes: Processes,
+) -> tuple[Iterator[dict], ...]:
+    """Their batches, decoded by worker processes."""
+    workers = args.num_workers
+    if workers is None:
+        workers = default_workers(len(streams) * processes.local_world_size)
+    pin_memory = device.type == "cuda"
+    return tuple(
+        batches(stream, args.batch_size, workers, pin_memory, processes.shard, ignore_stop_signals)
+        for stream in streams
+    )
+
+
+def log_data(labelled: SegmentationDataset, target: SegmentationDataset, target_has_labels: bool) -> None:
+    """Log the sizes and folders of both data sets."""
+    log.info("Labelled: %d images in %s", len(labelled), labelled.image_folder)
+    labels = "labels only for the logged val loss" if target_has_labels else "no labels"
+    log.info("Target:   %d images in %s (%s)", len(target), target.image_folder, labels)
+
+
+def open_run_folder(args: Namespace, pair: Adaptation, start: int) -> TrainingLog:
+    """Write the flags and the record of this start to the snapshot folder; open its log."""
+    folder = args.snapshot_dir
+    for place in (folder, folder / PICTURES):
+        remove_partial_files(place)
+    if not args.resume:
+        back_up(folder)
+    if start:
+        log.info("Resuming at iteration %d of %d.", start, args.num_steps_stop)
+    write_options(folder, args, pair.colors)
+    record_start(folder, start)
+    board = args.log_dir / resolve_path(folder).name if args.tensorboard else None
+    return TrainingLog(folder, board, start, args.num_steps_stop, pair.classes, resumed=args.resume)

@@ -1,46 +1,82 @@
-"""Snapshots of a training: network and discriminators, written whole."""
+"""Snapshots of a training, and run.yaml: the command, code and libraries that produced a folder."""
 
+import datetime
+import platform
 import re
+import shlex
+import subprocess
+import sys
+from argparse import Namespace
+from importlib import metadata
 from pathlib import Path
 from typing import BinaryIO
 
 import torch
-from torch import nn
+import yaml
+from torch import Tensor, nn
 
+from dataset.yaml_file import load_yaml
 from utils.atomic import atomic_write
+from utils.errors import UserError
+from utils.opts_file import spelled_options
 
 PARTS = ("", "_D1", "_D2")  # of a snapshot: network and discriminators
+PICTURES = "pictures"  # subfolder of the snapshot folder
+RECORD_FILE = "run.yaml"
+PACKAGES = ("torch", "torchvision", "numpy", "pillow", "kornia-rs", "isal", "tensorboardX")
+PROJECT = Path(__file__).resolve().parent.parent
 
 
-def save_snapshot(trainer: nn.Module, folder: Path, prefix: str, iteration: int) -> None:
-    """`<prefix>_<iteration>.pth` with the network, `…_D1.pth` and `…_D2.pth` with the discriminators.
+def save_snapshot(trainer: nn.Module, folder: Path, prefix: str, number: int) -> Path:
+    """Save `<prefix>_<number>.pth` (network) and its `_D1.pth` and `_D2.pth`; returns the network's path.
 
     Raises:
-        UserError: the files cannot be written.
+        UserError: a tensor is not finite, or a file cannot be written.
     """
+    check_finite(trainer.state_dict(), number)
     for suffix, module in zip(PARTS, (trainer.G, trainer.D1, trainer.D2), strict=True):
-        save_tensors(folder / f"{prefix}_{iteration}{suffix}.pth", module.state_dict())
+        save_tensors(folder / f"{prefix}_{number}{suffix}.pth", module.state_dict())
+    return folder / f"{prefix}_{number}.pth"
+
+
+def check_finite(tensors: dict[str, Tensor], iteration: int) -> None:
+    """Keep broken weights from overwriting good ones.
+
+    Raises:
+        UserError: a tensor has a value that is not finite.
+    """
+    if name := first_not_finite(tensors):
+        raise UserError(
+            f"iteration {iteration}: {name} is not finite, so the last good state was not overwritten; lower "
+            "--learning-rate and continue from it with --resume"
+        )
+
+
+def first_not_finite(tensors: dict[str, Tensor]) -> str | None:
+    """The name of the first tensor with a value that is not finite; synchronises with the device once."""
+    finite = torch.stack([value.isfinite().all() for value in tensors.values()]).tolist()
+    return next((name for name, good in zip(tensors, finite, strict=True) if not good), None)
 
 
 def save_tensors(path: Path, content: dict) -> None:
-    """`torch.save`, whole or not at all; the same content gives the same bytes."""
+    """`torch.save` as an atomic write; equal content gives equal bytes."""
 
-    def write(aside: Path) -> None:
-        with open(aside, "wb") as file:  # by its name torch would write that into the file, too
-            sink = _Sink(file)
+    def write(tmp: Path) -> None:
+        with open(tmp, "wb") as file:  # given a path, torch would record it inside the archive
+            writer = _Writer(file)
             try:
-                torch.save(content, sink)
+                torch.save(content, writer)
             except RuntimeError as error:
-                raise sink.failure or error from error
+                raise writer.failure or error from error
 
     atomic_write(path, write)
 
 
-class _Sink:
-    """Remembers why a write failed: of a full disk torch only says that positions differ."""
+class _Writer:
+    """Keeps the OSError of a failed write: on a full disk torch.save only reports mismatched positions."""
 
     def __init__(self, file: BinaryIO):
-        self.file, self.failure = file, None
+        self.file, self.failure, self.flush = file, None, file.flush
 
     def write(self, data: bytes) -> int:
         try:
@@ -49,19 +85,92 @@ class _Sink:
             self.failure = error
             raise
 
-    def flush(self) -> None:
-        self.file.flush()
-
 
 def remove_old_snapshots(folder: Path, prefix: str, keep: int, saved: int, spare: str) -> None:
-    """Leave the last `keep` of the snapshots up to number `saved`, and those after it, another run's.
+    """Keep the last `keep` snapshots up to number `saved`; later ones belong to an earlier run and stay.
 
-    The file `spare`, which others may need, is left too.
+    Args:
+        spare: a file that is never removed, the snapshot this training started from.
     """
-    name = re.compile(rf"{re.escape(prefix)}_(\d+)\.pth")
-    numbers = sorted(int(found[1]) for path in folder.iterdir() if (found := name.fullmatch(path.name)))
+    pattern = re.compile(rf"{re.escape(prefix)}_(\d+)\.pth")
+    numbers = sorted(int(found[1]) for path in folder.iterdir() if (found := pattern.fullmatch(path.name)))
     for number in [number for number in numbers if number <= saved][:-keep]:
-        for suffix in reversed(PARTS):  # the network last: by its name a removal cut short is found again
+        for suffix in reversed(PARTS):  # network file last, so that an interrupted removal is found again
             path = folder / f"{prefix}_{number}{suffix}.pth"
             if not Path(spare).exists() or not path.exists() or not path.samefile(spare):
                 path.unlink(missing_ok=True)
+
+
+def record_start(folder: Path, iteration: int) -> None:
+    """Append this start of a training to `run.yaml`; a training that starts afresh replaces the file."""
+    _append_record(folder, {"started": _now(), "iteration": iteration}, keep=iteration > 0)
+
+
+def record_result(folder: Path, args: Namespace) -> None:
+    """Append finished predictions to `run.yaml`: when, and every flag with the value that was used."""
+    flags = {name: _spelled(name, value) for name, value in spelled_options(args).items()}
+    _append_record(folder, {"finished": _now(), "flags": flags})
+
+
+def _spelled(name: str, value: object) -> object:
+    """A flag's value as on the command line."""
+    if name == "weights" and isinstance(value, tuple):
+        auxiliary, primary = value
+        return f"{_number(primary)}:{_number(auxiliary)}"
+    if isinstance(value, list | dict):
+        return ",".join(_number(part) if isinstance(part, float) else str(part) for part in value)
+    return value if isinstance(value, bool | int | float | str | None) else str(value)
+
+
+def _number(value: float) -> str:
+    """All digits, but no trailing `.0`."""
+    return repr(value).removesuffix(".0")
+
+
+def _append_record(folder: Path, entry: dict, keep: bool = True) -> None:
+    path = folder / RECORD_FILE
+    try:
+        earlier = load_yaml(path) if keep and path.is_file() else []
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); remove it, nothing else needs it") from error
+    entries = [*(earlier if isinstance(earlier, list) else []), entry | environment()]
+    text = yaml.safe_dump(entries, sort_keys=False)
+    atomic_write(path, lambda tmp: tmp.write_text(text, encoding="utf-8"))
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+
+
+def environment() -> dict:
+    """The command line, the revision of the code, and the versions of the libraries and the hardware."""
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "folder": str(Path.cwd()),
+        "revision": _revision(),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "system": platform.platform(),
+        "gpus": gpus,
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version() if gpus else None,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _revision() -> str | None:
+    """The commit of this code, with `-dirty` after local changes; None outside a repository."""
+    command = ["git", "-C", str(PROJECT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() if found.returncode == 0 else None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

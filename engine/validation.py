@@ -5,40 +5,27 @@ from argparse import Namespace
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Subset
 
-from dataset import Adaptation, PredictionDataset, SegmentationDataset, build_dataset
+from dataset import Adaptation, PredictionDataset, SegmentationDataset
 from dataset.sampling import batches
 from utils.device import default_workers, to_device
 from utils.distributed import Processes
-from utils.losses import fuse
+from utils.errors import StopRequest, ignore_stop_signals
 from utils.metrics import class_mean, confusion_matrix, iou
-from utils.preprocess import to_network_input
-from utils.stopping import StopRequest, leave_stopping_to_the_main_process
-from utils.upsampling import maximum_of_sum
-
-
-def validation_data(pair: Adaptation, args: Namespace) -> SegmentationDataset:
-    """The images that `--eval-set` and `--eval-list` name."""
-    return build_dataset(
-        args.target,
-        args.data_dir_target,
-        split=args.eval_set,
-        list_file=args.eval_list,
-        colors=pair.colors,
-        ignore_label=args.ignore_label,
-    )
+from utils.one_pass import SingleScaleModel
 
 
 class Validation:
-    """Measures IoU on labelled images of the target, one pass each at the training's target size.
+    """Measures the IoU on labelled target images, with one pass per image at the training's target size.
 
-    The evaluation takes four passes an image and finds a little more. Random states and batch statistics are
-    left as they were: a run with it is the same as one without.
+    `evaluate_cityscapes.py` uses four passes and scores slightly higher. Random states and batch statistics
+    are restored, so a run with validation is identical to one without.
 
     Args:
-        data: the images; all have labels.
+        data: images that all have labels.
         pair: names of the classes and the means.
-        args: the training's flags.
+        args: flags of the training.
     """
 
     def __init__(self, data: SegmentationDataset, pair: Adaptation, args: Namespace):
@@ -47,43 +34,34 @@ class Validation:
 
     @torch.no_grad()
     def measure(self, network: nn.Module, processes: Processes, stop: StopRequest) -> dict | None:
-        """`means` and `iou` by name as fractions, None where nan; None as a whole if asked to stop meanwhile.
+        """`means` and `iou` by name, as fractions, None for nan; None instead of a dict after a stop request.
 
-        All processes call it, each measures its part of the images.
+        All ranks call it; each measures its shard.
         """
         device = next(network.parameters()).device
-        classes = len(self.pair.colors)
+        model, classes = SingleScaleModel(network), len(self.pair.colors)
         modes = [(module, module.training) for module in network.modules()]
         counts = torch.zeros(classes, classes, dtype=torch.int64, device=device)
         network.eval()
         try:
-            with torch.random.fork_rng(devices=[]):  # starting workers draws from torch's generator
-                workers = (
-                    default_workers(processes.local_world_size) if self.workers is None else self.workers
-                )
-                shard = processes.shard(len(self.images))
-                mine = batches(
-                    torch.utils.data.Subset(self.images, shard),
-                    batch_size=1,
-                    workers=workers,
-                    pin_memory=device.type == "cuda",
-                    worker_init=leave_stopping_to_the_main_process,
-                )
-                for _ in range(max(processes.gather(len(shard)))):
-                    if processes.all_reduce_max(stop.number):
+            with torch.random.fork_rng(devices=[]):  # starting a DataLoader draws from torch's generator
+                loaded = self._load(processes, pin_memory=device.type == "cuda")
+                for _ in range(max(processes.gather(len(processes.shard(len(self.images)))))):
+                    if processes.all_reduce_max(stop.signum):
                         return None
-                    if batch := next(mine, None):
-                        counts += self._confusion(network, batch, device)
+                    if batch := next(loaded, None):
+                        label = to_device(batch["label"][0], device)
+                        prediction, *_ = model(to_device(batch["images"][0], device), tuple(label.shape))
+                        counts += confusion_matrix(label, prediction[0], classes)
         finally:
             for module, mode in modes:
                 module.training = mode
         return self._result(processes.all_reduce_sum(counts))
 
-    def _confusion(self, network: nn.Module, batch: dict, device: torch.device) -> Tensor:
-        images = to_network_input(to_device(batch["images"][0], device))
-        label = to_device(batch["label"][0], device)
-        _, prediction = maximum_of_sum([fuse(*network(images)).softmax(1)], label.shape)
-        return confusion_matrix(label, prediction, len(self.pair.colors))
+    def _load(self, processes: Processes, pin_memory: bool):
+        workers = default_workers(processes.local_world_size) if self.workers is None else self.workers
+        shard = Subset(self.images, processes.shard(len(self.images)))
+        return batches(shard, 1, workers, pin_memory, worker_init=ignore_stop_signals)
 
     def _result(self, matrix: Tensor) -> dict:
         values = iou(matrix.cpu())

@@ -1,5 +1,6 @@
 """Scripts in processes that can be killed, forked from one that has imported everything to start at once."""
 
+import io
 import logging
 import multiprocessing
 import os
@@ -10,14 +11,16 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-SECONDS = 120  # after which a child that hangs is a failure
+TIMEOUT = 120  # seconds
 FORKSERVER = multiprocessing.get_context("forkserver")
 FORKSERVER.set_forkserver_preload(["tests.killed", "train_ms", "train_ft"])
+# Where in a save: before a file is opened, with half of it written, before and after it takes its place.
+PLACES = ("torch.save", "half", "os.fsync", "os.replace", "after os.replace")
 
 
 @dataclass(frozen=True)
 class Child:
-    """How a script ended: its exit status, minus the signal's number if one killed it, and what it said."""
+    """How a script ended: its exit status, or minus the signal that killed it, and its output."""
 
     status: int
     output: str
@@ -35,13 +38,13 @@ def run_child(
     """Run a script in `folder` and wait for its end.
 
     Args:
-        kill: with SIGKILL, after so many seconds, or at the n-th call of a function of `_kill_at`.
-        stop: send a signal once a file has so many lines.
+        kill: with SIGKILL, after this many seconds, or at the n-th call of one of `PLACES`.
+        stop: send a signal once a file has this many lines.
         largest_file: bytes that a file may have, as with a quota.
     """
-    said = [folder / f".{name}.{os.getpid()}.{time.monotonic_ns()}.{kind}" for kind in ("out", "err")]
-    moment = kill if isinstance(kill, tuple) else None
-    process = FORKSERVER.Process(target=_work, args=(folder, name, flags, said, moment, largest_file))
+    outputs = [folder / f".{name}.{os.getpid()}.{time.monotonic_ns()}.{kind}" for kind in ("out", "err")]
+    place = kill if isinstance(kill, tuple) else None
+    process = FORKSERVER.Process(target=_work, args=(folder, name, flags, outputs, place, largest_file))
     process.start()
     began = time.monotonic()
     if isinstance(kill, float):
@@ -50,76 +53,67 @@ def run_child(
     if stop:
         number, path, lines = stop
         while process.is_alive() and (not path.is_file() or path.read_text().count("\n") < lines):
-            assert time.monotonic() - began < SECONDS
+            assert time.monotonic() - began < TIMEOUT
             time.sleep(0.01)
         os.kill(process.pid, number)
-    process.join(SECONDS)
+    process.join(TIMEOUT)
     hangs = process.is_alive()
     process.kill()
     process.join()
-    texts = [path.read_text() if path.is_file() else "" for path in said]
-    for path in said:
+    texts = [path.read_text() if path.is_file() else "" for path in outputs]
+    for path in outputs:
         path.unlink(missing_ok=True)
     assert not hangs, texts
     return Child(process.exitcode, *texts)
 
 
 def _work(
-    folder: Path, name: str, flags: tuple[str, ...], said: list[Path], moment: tuple[str, int] | None, largest
+    folder: Path,
+    name: str,
+    flags: tuple[str, ...],
+    outputs: list[Path],
+    place: tuple[str, int] | None,
+    largest_file: int | None,
 ) -> None:
     import torch
 
     from utils.errors import run_script
 
-    for number, path in zip((1, 2), said, strict=True):
+    for number, path in zip((1, 2), outputs, strict=True):
         os.dup2(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND), number)
     os.chdir(folder)
-    multiprocessing.set_start_method("fork", force=True)  # of workers, as where nobody chooses
+    multiprocessing.set_start_method("fork", force=True)  # of workers, the default
     torch.set_num_threads(1)
     sys.argv = [f"{name}.py", *flags]
     sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
     sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
     logging.getLogger().handlers.clear()
-    if moment:
-        _kill_at(*moment)
-    if largest:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
+    if place:
+        _kill_at(*place)
+    if largest_file:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
     run_script(__import__(name).main)
 
 
 def _kill_at(place: str, call: int) -> None:
-    """Kill this process at the n-th call of a function that saves, counted from the first on."""
+    """Kill this process at the n-th call of one of `PLACES`, counted from 1."""
     import torch
 
-    calls = 0
+    module, name = (torch, "save") if place in ("torch.save", "half") else (os, place.split(".")[-1])
+    function, whole_save, calls = getattr(module, name), torch.save, 0
 
-    def killing(function, half=False, after=False):
-        def wrapped(*args, **options):
-            nonlocal calls
-            calls += 1
-            if calls < call:
-                return function(*args, **options)
-            if half:
-                _write_half(*args)
-            elif after:
-                function(*args, **options)
-            os.kill(os.getpid(), signal.SIGKILL)
+    def killing(*args, **options):
+        nonlocal calls
+        calls += 1
+        if calls < call:
+            return function(*args, **options)
+        if place == "half":
+            content = io.BytesIO()
+            whole_save(args[0], content)
+            args[1].write(content.getvalue()[: content.tell() // 2])
+            args[1].flush()
+        elif place.startswith("after"):
+            function(*args, **options)
+        os.kill(os.getpid(), signal.SIGKILL)
 
-        return wrapped
-
-    if place in ("torch.save", "half"):
-        torch.save = killing(torch.save, half=place == "half")
-    else:
-        name = place.removeprefix("after ").removeprefix("os.")
-        setattr(os, name, killing(getattr(os, name), after=place.startswith("after")))
-
-
-def _write_half(content: dict, file) -> None:
-    import io
-
-    import torch.serialization
-
-    whole = io.BytesIO()
-    torch.serialization.save(content, whole)
-    file.write(whole.getvalue()[: whole.tell() // 2])
-    file.flush()
+    setattr(module, name, killing)

@@ -291,7 +291,7 @@ def test_pseudo_labels_of_synthia_are_sure_to_0_9_and_lie_where_stage_2_looks(sy
         assert np.array_equal(label[above], full[above]) and (label[below] == 255).all()
         shares.append((label != 255).mean())
     assert f"Labelled {100 * np.mean(shares):.1f} % of the pixels of 4 images" in said["generate"].stdout
-    assert re.search(r"^Labelled: 4 images of data/Cityscapes/data/leftImg8bit", said["stage 2"].stdout, re.M)
+    assert re.search(r"^Labelled: 4 images in data/Cityscapes/data/leftImg8bit", said["stage 2"].stdout, re.M)
 
 
 def test_synthia_is_scored_over_16_and_13_classes_never_over_19(synthia):
@@ -499,7 +499,7 @@ def test_snapshots_of_cityscapes_to_robotcar_have_nine_classes(robotcar, stage):
     state = torch.load(folder / "Cityscapes_4.pth", weights_only=True)
     assert [len(state[f"layer{n}.head.1.weight"]) for n in (5, 6)] == [9, 9]
     assert re.search(
-        r"Target: +4 images of data/Oxford_Robot_ICCV19/train \(no labels\)", robotcar[1]["stage 1"].stdout
+        r"Target: +4 images in data/Oxford_Robot_ICCV19/train \(no labels\)", robotcar[1]["stage 1"].stdout
     )
 
 
@@ -514,7 +514,7 @@ def test_pseudo_labels_of_robotcar_lie_beside_train_and_are_sure_to_0_9(robotcar
     assert written == sorted(n.replace(".png", f"{kind}.png") for n in names for kind in PROCESSED)
     values = np.concatenate([np.unique(pixels_of(folder / name)) for name in names])
     assert set(values) <= {*range(9), 255} and 255 in values and len(set(values)) > 1
-    assert "Labelled: 4 images of data/Oxford_Robot_ICCV19/train" in said["stage 2"].stdout
+    assert "Labelled: 4 images in data/Oxford_Robot_ICCV19/train" in said["stage 2"].stdout
 
 
 def test_robotcar_is_evaluated_at_scales_1_and_0_8(robotcar):

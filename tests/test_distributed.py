@@ -299,7 +299,7 @@ def test_a_preempted_run_of_two_processes_saves_goes_on_and_ends_as_a_whole_one(
     assert 5 <= reached < 20
     again = torchrun(2, "train_ms", "--snapshot-dir", "snapshots/run", "--cpu", "--resume", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
-    assert f"Going on at iteration {reached} of 20." in again.stdout
+    assert f"Resuming at iteration {reached} of 20." in again.stdout
     one, two = (losses_of(tmp_path / "snapshots" / name) for name in ("whole", "run"))
     assert len(one) == len(two) == 11
     assert [pytest.approx(losses, rel=1e-5) for losses in one] == two

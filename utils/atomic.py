@@ -1,4 +1,4 @@
-"""Writing a file so that it is whole or not there."""
+"""Write a file completely or not at all."""
 
 import os
 from collections.abc import Callable
@@ -8,54 +8,52 @@ from pathlib import Path
 from utils.errors import UserError
 
 
-def atomic_write(path: Path, write: Callable[[Path], None], durable: bool = True) -> None:
-    """Let `write` fill a file beside `path`, then put it in `path`'s place.
+def atomic_write(path: Path, write: Callable[[Path], object], durable: bool = True) -> None:
+    """Let `write` fill a temporary file beside `path`, then move it to `path`.
 
     Args:
-        durable: wait until the disk has it, so that not even a crash of the machine leaves half of it; for
-            files that are cheap to make again, False saves the wait.
+        durable: fsync, so that even a crash of the machine leaves the old or the new file; False is faster,
+            for files that are cheap to make again.
 
     Raises:
-        UserError: the folder cannot be written to or is full; what `path` held before is still there.
+        UserError: the folder is not writable or the disk is full; `path` keeps its previous content.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    tmp = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write(aside)
+        write(tmp)
         if durable:
-            fsync(aside)
-        os.replace(aside, path)
+            fsync(tmp)
+        os.replace(tmp, path)
         if durable:
             fsync(path.parent)  # the new name too
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(
-            f"{path}: cannot write ({reason}); free space or choose another folder (what it held before is "
+            f"{path}: cannot write ({reason}); free space or choose another folder (its previous content is "
             "untouched)"
         ) from error
     finally:
-        with suppress(OSError):  # it was never there
-            aside.unlink()
+        with suppress(OSError):  # it does not exist
+            tmp.unlink()
 
 
 def resolve_path(path: Path | str) -> Path:
-    """The absolute path without links; unlike `Path.resolve` no error where links lead in a circle."""
+    """The absolute path without symbolic links; unlike `Path.resolve`, accepts links that form a loop."""
     return Path(os.path.realpath(path))
 
 
 def remove_partial_files(folder: Path) -> None:
-    """Take away what `atomic_write` was filling in the folder when its process was killed.
+    """Remove what `atomic_write` left in the folder when its process was killed.
 
-    Not in those below it, where other runs may be writing.
+    Not in subfolders, where other runs may be writing.
     """
-    for aside in folder.glob(".*.part"):
-        aside.unlink(missing_ok=True)
+    for tmp in folder.glob(".*.part"):
+        tmp.unlink(missing_ok=True)
 
 
 def fsync(path: Path) -> None:
-    """Wait until the disk has the file, or the names in the folder."""
-    if path.is_dir() and os.name == "nt":  # which cannot open folders
-        return
+    """Wait until a file, or the names in a folder, are on the disk."""
     handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(handle)

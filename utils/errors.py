@@ -1,63 +1,108 @@
-"""What a user can put right is one line and exit status 2, never a traceback."""
+"""How a script ends: one line and status 2 for what the user can fix, 128 + n when a signal stopped it."""
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import NoReturn
 
 from dataset import DataError
 from model.weights import WeightsError
-from utils.stopping import Stopped
 
 BAD_INPUT = 2  # exit status
-INTERRUPTED = 130  # exit status of a script stopped by Ctrl-C
-# A process other than the main one holds its message back so long: if the main one failed of the same, as
-# of a wrong flag, torchrun ends all within this time, and the user reads one line instead of eight.
-MAIN_SPEAKS_FIRST = 5.0  # seconds
+INTERRUPTED = 130  # exit status after Ctrl-C
+# Other ranks wait this long before printing. If rank 0 fails for the same reason, torchrun ends them first
+# and the user sees one line instead of eight.
+RANK_DELAY = 5.0  # seconds
+SAME_REQUEST = 3.0  # seconds
+SAVE_SECONDS = 60  # a save takes less
 
 
 class UserError(Exception):
     """One line that names the file or flag and says what to do."""
 
 
+class Stopped(Exception):
+    """A signal stopped the run, which is saved; the script exits with `status`, 128 + the signal number."""
+
+    def __init__(self, signum: int, message: str):
+        super().__init__(f"{signal.Signals(signum).name}: {message}")
+        self.status = 128 + signum
+
+
+class StopRequest:
+    """Context manager that records SIGTERM (sent before preemption) and Ctrl-C in `signum`, 0 until then.
+
+    A second Ctrl-C interrupts at once, without saving. One that follows within `SAME_REQUEST` seconds is a
+    repeat of the first: torchrun forwards signals that its processes have already received.
+    """
+
+    def __init__(self):
+        self.signum = 0
+        self._received = 0.0
+        self._previous = {}
+
+    def __enter__(self) -> "StopRequest":
+        self._previous = {n: signal.signal(n, self._record) for n in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def _record(self, signum: int, frame: FrameType | None) -> None:
+        if not self.signum:
+            self.signum, self._received = signum, time.monotonic()
+        elif signum == signal.SIGINT and time.monotonic() - self._received > SAME_REQUEST:
+            raise KeyboardInterrupt
+
+    def __exit__(self, *_) -> None:
+        for signum, handler in self._previous.items():
+            signal.signal(signum, handler)
+
+
+def ignore_stop_signals() -> None:
+    """Worker init of a DataLoader: keep decoding while the main process saves.
+
+    Terminals and clusters signal every process. Workers ignore Ctrl-C, and SIGTERM while a save may take.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda signum, frame: signal.alarm(SAVE_SECONDS))
+
+
 def exit_with_error(line: str) -> NoReturn:
-    """Print one line on standard error and leave with exit status 2."""
+    """Print one line on standard error and exit with status 2."""
     rank = int(os.environ.get("RANK", "0"))
     if rank:
-        time.sleep(MAIN_SPEAKS_FIRST)
+        time.sleep(RANK_DELAY)
         line = f"[process {rank}] {line}"
     print(printable(line), file=sys.stderr, flush=True)
     sys.exit(BAD_INPUT)
 
 
 def printable(text: str) -> str:
-    """The text with what would steer a terminal, or is no text, as escapes: names come from anywhere."""
+    """Escape whatever could control a terminal: file names are untrusted."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def run_script(main: Callable[[], None]) -> None:
-    """Run a script's `main`; print a `UserError` as one line and leave with exit status 2.
+    """Run a script's `main`, turning the errors of `BAD_INPUT` into one line on standard error.
 
-    A training that a signal stopped leaves with 128 + its number (SIGTERM 143, Ctrl-C 130), having saved.
+    Exit status: 2 for those errors, 143 after SIGTERM, 130 after Ctrl-C.
     """
+    script = Path(sys.argv[0]).name
     try:
         main()
     except (UserError, DataError, WeightsError) as error:
-        message = " ".join(str(error).split())
-        exit_with_error(f"{Path(sys.argv[0]).name}: error: {message}")
+        exit_with_error(f"{script}: error: {' '.join(str(error).split())}")
     except OSError as error:
         if error.filename is None:
             raise
-        # What nobody foresaw of a file, as a folder that loses its rights meanwhile, is still not our fault.
-        exit_with_error(
-            f"{Path(sys.argv[0]).name}: error: {os.fsdecode(error.filename)}: {error.strerror}; put it there "
-            "or make it accessible"
-        )
+        # Unexpected file errors, such as permissions that change during a run, get one line too.
+        name = os.fsdecode(error.filename)
+        exit_with_error(f"{script}: error: {name}: {error.strerror}; check that it exists and is accessible")
     except Stopped as stopped:
-        print(f"{Path(sys.argv[0]).name}: {stopped}", file=sys.stderr, flush=True)
+        print(f"{script}: {stopped}", file=sys.stderr, flush=True)
         sys.exit(stopped.status)
     except KeyboardInterrupt:
-        print(f"{Path(sys.argv[0]).name}: interrupted", file=sys.stderr)
+        print(f"{script}: interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
