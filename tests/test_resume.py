@@ -1,14 +1,10 @@
 """Runs that are killed, stopped or out of disk: what they leave, and that resuming completes them exactly."""
 
 import json
-import os
 import random
-import shlex
 import shutil
 import signal
 import struct
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +17,6 @@ from tensorboardX.proto.event_pb2 import Event
 
 from engine.resume import load_state, restore, restore_process, save_state
 from tests.conftest import (
-    ROOT,
     TRAINING,
     cityscapes_names,
     files_of,
@@ -41,7 +36,7 @@ STAGE1 = (
     *("--only-hard-label", "80", "--max-value", "7", "--warm-up", "2"),
 )
 STAGE2 = (
-    *("--use-se", "--norm-style", "gn", "--train_bn", "--drop", "0.3", "--pseudo-dir", "./pseudo"),
+    *("--use-se", "--train_bn", "--drop", "0.3", "--pseudo-dir", "./pseudo"),
     *("--lambda-adv-target1", "0", "--lambda-adv-target2", "0"),
 )
 SMALL = (*TRAINING, "--crop-size", "32,32", "--save-num-images", "1")
@@ -51,13 +46,12 @@ RUN = (
 )
 SCRIPTS = {
     "stage 1": ("train_ms", *RUN, *STAGE1),
-    "stage 2": ("train_ft", *RUN, *STAGE2),
-    "gradient accumulation, worker processes": (
-        *("train_ms", *RUN, "--iter-size", "2", "--num-workers", "1", "--autoaug"),
+    "stage 2, gradient accumulation, worker processes": (
+        *("train_ft", *RUN, *STAGE2, "--iter-size", "2", "--num-workers", "1", "--autoaug"),
         *("--norm-style", "bn", "--batch-size", "1", "--save-state-every", "1", "--num-steps-stop", "4"),
     ),
 }
-KILLS = 2  # of each script, at moments drawn anew every time
+KILLS = 3  # of each script, at moments drawn anew every time
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +71,7 @@ def uninterrupted(start) -> Callable[[str], tuple[Path, float]]:
 
     def run(title: str) -> tuple[Path, float]:
         if title not in done:
-            folder = start / "whole" / title.replace(" ", "-")
+            folder = start / "whole" / title.replace(", ", "-")
             began = time.monotonic()
             child = run_child(start, *SCRIPTS[title], *folders(folder))
             assert child.status == 0, child.errors
@@ -210,7 +204,7 @@ def test_a_run_killed_inside_saves_ends_as_one_that_was_not(first, uninterrupted
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_run_asked_to_stop_saves_and_can_be_resumed(number, status, uninterrupted, start, tmp_path):
-    title = "gradient accumulation, worker processes"
+    title = "stage 2, gradient accumulation, worker processes"
     expected, _ = uninterrupted(title)
     script, folder = (*SCRIPTS[title], "--save-state-every", "100"), tmp_path / "run"
     child = run_child(start, *script, *folders(folder), stop=(number, folder / "log.jsonl", 2))
@@ -218,7 +212,7 @@ def test_a_run_asked_to_stop_saves_and_can_be_resumed(number, status, uninterrup
     (line,) = child.errors.splitlines()
     iteration = torch.load(folder / "training_state.pt", weights_only=True)["iteration"]
     saved = f"saved before iteration {iteration}; continue there with --resume"
-    assert line == f"train_ms.py: {signal.Signals(number).name}: {saved}"
+    assert line == f"train_ft.py: {signal.Signals(number).name}: {saved}"
     assert 2 <= iteration < 4
     assert len((folder / "log.jsonl").read_text().splitlines()) == iteration
     child = finish(start, script, folder)
@@ -354,7 +348,8 @@ def test_a_full_disk_leaves_the_last_save_and_is_reported(trained, start, tmp_pa
     size = (trained / "training_state.pt").stat().st_size
     child = run_child(start, *flags, "--resume", largest_file=size // 2)
     assert child.status == 2 and child.errors.count("\n") == 1, child.errors
-    assert "training_state.pt: cannot write" in child.errors and "untouched" in child.errors
+    assert "training_state.pt: cannot write (File too large)" in child.errors  # errno's words, not torch's
+    assert "untouched" in child.errors
     for path, content in before.items():
         if path.suffix in (".pt", ".pth"):
             assert path.read_bytes() == content, path
@@ -363,32 +358,6 @@ def test_a_full_disk_leaves_the_last_save_and_is_reported(trained, start, tmp_pa
     whole = run_in(start, *flags, *folders(tmp_path / "whole"))
     assert whole.returncode == 0, whole.stderr
     assert (trained / "GTA5_4.pth").read_bytes() == (tmp_path / "whole" / "GTA5_4.pth").read_bytes()
-
-
-OWN_MOUNTS = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c")
-
-
-def test_a_small_file_system_that_is_full_leaves_the_last_save(start, tmp_path):
-    disk, kept = tmp_path / "disk", tmp_path / "kept"
-    disk.mkdir()
-    mount = f"mount -t tmpfs -o size=48m tmpfs {disk}"
-    if not shutil.which("unshare") or subprocess.run([*OWN_MOUNTS, mount], capture_output=True).returncode:
-        pytest.skip("only root may mount here; the test before this one limits the size of files instead")
-    # Room for the first state, and not for the next one beside it.
-    flags = (*SMALL, *folders(disk / "run"), "--save-state-every", "1", "--save-pred-every", "100")
-    script = shlex.join([sys.executable, str(ROOT / "train_ms.py"), *flags])
-    child = subprocess.run(
-        [*OWN_MOUNTS, f"{mount} && {script}; status=$?; cp -r {disk}/run {kept}; exit $status"],
-        cwd=start,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    (line,) = child.stderr.splitlines()
-    assert child.returncode == 2 and "No space left on device" in line and "untouched" in line
-    assert load_state(kept)["iteration"] == 1
-    assert list(kept.rglob("*.part")) == []
 
 
 def test_only_the_last_snapshots_and_the_best_are_kept(uninterrupted):
