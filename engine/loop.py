@@ -3,7 +3,7 @@
 import logging
 import math
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -76,8 +76,8 @@ class Training:
         trainer: `AD_Trainer` of either stage, on its device.
         args: the flags.
         pair: the domains with their classes and colours.
-        streams: the labelled and the target stream.
-        loaders: their batches.
+        streams: the labelled and the target stream, whose positions name the files of a step.
+        loaders: their batches, from the first iteration on.
         target_has_labels: whether the loss on the target's labels is logged.
         run_log: None except on rank 0.
         validation: None: the mIoU is not measured.
@@ -86,8 +86,8 @@ class Training:
     trainer: nn.Module
     args: Namespace
     pair: Adaptation
-    streams: tuple[TrainingStream, TrainingStream]
-    loaders: tuple[Iterator[dict], Iterator[dict]]
+    streams: Sequence[TrainingStream]
+    loaders: Sequence[Iterator[dict]]
     target_has_labels: bool
     run_log: TrainingLog | None
     validation: Validation | None
@@ -175,13 +175,12 @@ class Training:
             if args.keep:
                 remove_old_snapshots(folder, prefix, args.keep, number, args.restore_from)
             log.info("Saved %s", path)
-        board = self.run_log.board if _due(i_iter, args.pictures_every) or saves else None
-        if args.save_num_images and (saves or board):
+        shows = self.run_log.board and _due(i_iter, args.pictures_every)
+        if args.save_num_images and (saves or shows):
             images, images_t, labels, _ = batch
             colors = palette(self.pair.colors)
             sheet = training_pictures(images, images_t, labels, predictions, colors, args.save_num_images)
-            if board:
-                board.image("training", sheet, i_iter)
+            self.run_log.picture(i_iter, sheet)
             if saves:
                 atomic_write(folder / PICTURES / f"{number}.png", lambda tmp: sheet.save(tmp, "PNG"))
 

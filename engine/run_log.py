@@ -58,14 +58,9 @@ class ProgressLine:
     def __init__(self, start: int, total: int):
         self.total = total
         self.last_time, self.last_iteration = time.monotonic(), start - 1
-        self.bar = tqdm(
-            initial=start,
-            total=total,
-            file=sys.stdout,
-            disable=None,  # unless it is a terminal
-            dynamic_ncols=True,
-            bar_format="{n_fmt}/{total_fmt} {bar:10} {remaining} left, {rate_fmt}{postfix}",
-        )
+        bar_format = "{n_fmt}/{total_fmt} {bar:10} {remaining} left, {rate_fmt}{postfix}"
+        options = dict(initial=start, total=total, dynamic_ncols=True, bar_format=bar_format)
+        self.bar = tqdm(file=sys.stdout, disable=None, **options)  # None: unless it is a terminal
 
     def show(self, i_iter: int, losses: Mapping[str, float], rates: Mapping[str, float]) -> None:
         """Show the losses of iteration `i_iter` that are not 0, and its learning rates."""
@@ -91,61 +86,39 @@ class Board:
     Args:
         folder: one per run.
         start: the run resumes at this iteration; TensorBoard drops what earlier files hold from there on.
-
-    Raises:
-        UserError: here or later, the file cannot be written.
     """
 
     def __init__(self, folder: Path, start: int | None):
-        self.folder, self._suffix = folder, f".{os.getpid()}"  # two starts within a second get two files
-        with self._user_errors():
-            folder.mkdir(parents=True, exist_ok=True)
-            self._file = EventsWriter(str(folder / "events"), self._suffix)
+        folder.mkdir(parents=True, exist_ok=True)
+        suffix = f".{os.getpid()}"  # two starts within a second get two files
+        self._file = EventsWriter(str(folder / "events"), suffix)
+        self.paths = list(folder.glob(f"events*{suffix}"))
         if start is not None:
-            self._write(Event(step=start, session_log=SessionLog(status=SessionLog.START)))
+            self._write(step=start, session_log=SessionLog(status=SessionLog.START))
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Add one point to each named curve; `group/name` puts a curve into a group."""
         points = summary.Summary()
         for name, value in values.items():
             points.MergeFrom(summary.scalar(name.replace(" ", "_"), value))  # TensorBoard allows no spaces
-        self._write(Event(step=step, summary=points))
+        self._write(step=step, summary=points)
 
     def image(self, name: str, picture: Image.Image, step: int) -> None:
         """Add a picture."""
-        self._write(Event(step=step, summary=summary.image(name, np.asarray(picture), dataformats="HWC")))
-
-    def flush(self) -> None:
-        """Hand everything to the operating system, so that it survives the end of this process."""
-        with self._user_errors():
-            self._file.flush()
+        self._write(step=step, summary=summary.image(name, np.asarray(picture), dataformats="HWC"))
 
     def fsync(self) -> None:
         """Wait until everything is on the disk, so that it survives a crash of the machine."""
-        self.flush()
-        with self._user_errors():
-            for path in self.folder.glob(f"events*{self._suffix}"):
-                fsync(path)
+        for path in self.paths:
+            fsync(path)
 
     def close(self) -> None:
-        """Flush and close the file."""
-        with self._user_errors():
-            self._file.close()
+        """Close the file."""
+        self._file.close()
 
-    def _write(self, event: Event) -> None:
-        event.wall_time = time.time()
-        with self._user_errors():
-            self._file.write_event(event)
-
-    @contextmanager
-    def _user_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise UserError(
-                f"{error.filename or self.folder}: cannot write the log ({error.strerror}); free space, "
-                "choose another --log-dir or give --tensorboard False"
-            ) from error
+    def _write(self, **content) -> None:
+        self._file.write_event(Event(wall_time=time.time(), **content))
+        self._file.flush()  # to the operating system, so that it survives the end of this process
 
 
 class TrainingLog:
@@ -158,6 +131,9 @@ class TrainingLog:
         start, total: the first iteration of this part of the run, and the total number.
         classes: their names.
         resumed: TensorBoard's files may hold an earlier part of this run.
+
+    Raises:
+        UserError: here or later, a file cannot be written.
     """
 
     def __init__(
@@ -169,19 +145,16 @@ class TrainingLog:
         classes: Sequence[str],
         resumed: bool = False,
     ):
-        self.folder, self.classes = folder, classes
-        try:
+        self.validation_file, self.classes, self.board = folder / VALIDATION_FILE, classes, None
+        with _writing(folder / LOG_FILE):
             folder.mkdir(parents=True, exist_ok=True)
             _keep_before(folder / LOG_FILE, start)
             # A measurement after the last iteration may have been cut off; it is repeated.
-            _keep_before(folder / VALIDATION_FILE, start - 1 if start < total else total + 1)
+            _keep_before(self.validation_file, start - 1 if start < total else total + 1)
             self.file = open(folder / LOG_FILE, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 - see close
-        except OSError as error:
-            raise UserError(
-                f"{error.filename}: cannot write the log ({error.strerror}); choose another folder"
-            ) from error
-        purge_from = start if resumed and start < total else None
-        self.board = Board(tensorboard, purge_from) if tensorboard else None
+        if tensorboard:
+            with _writing(tensorboard):
+                self.board = Board(tensorboard, start if resumed and start < total else None)
         self.progress = ProgressLine(start, total)
 
     def write(
@@ -192,48 +165,60 @@ class TrainingLog:
         class_weight: Sequence[float],
     ) -> None:
         """Log iteration `i_iter`."""
-        try:
+        with _writing(Path(self.file.name)):
             self.file.write(json.dumps({"iteration": i_iter, **losses, **rates}) + "\n")
-        except OSError as error:
-            raise UserError(f"{self.file.name}: cannot write ({error.strerror}); free space") from error
-        if self.board:
-            weights = zip(self.classes, class_weight, strict=False)
-            self.board.scalars(losses | rates | {f"class_weight/{c}": w for c, w in weights}, i_iter)
-            self.board.flush()
+            if self.board:
+                weights = zip(self.classes, class_weight, strict=False)
+                self.board.scalars(losses | rates | {f"class_weight/{c}": w for c, w in weights}, i_iter)
         self.progress.show(i_iter, losses, rates)
 
     def validated(self, iteration: int, result: dict) -> None:
         """Log a measurement of the validation set, as returned by `Validation.measure`."""
-        if self.board:
-            groups = {"validation": result["means"], "validation_iou": result["iou"]}
-            scalars = {f"{group}/{name}": v for group, part in groups.items() for name, v in part.items()}
-            self.board.scalars({name: v for name, v in scalars.items() if v is not None}, iteration)
-            self.board.flush()  # before the line, which keeps it from being measured again
-        path = self.folder / VALIDATION_FILE
-        lines = path.read_text(encoding="utf-8") if path.is_file() else ""
+        lines = self.validation_file.read_text() if self.validation_file.is_file() else ""
         lines += json.dumps({"iteration": iteration, **result}) + "\n"
-        atomic_write(path, lambda tmp: tmp.write_text(lines, encoding="utf-8"))
+        with _writing(self.validation_file):
+            if self.board:  # before the line, which keeps it from being measured again
+                groups = {"validation": result["means"], "validation_iou": result["iou"]}
+                values = {f"{group}/{name}": v for group, part in groups.items() for name, v in part.items()}
+                self.board.scalars({name: v for name, v in values.items() if v is not None}, iteration)
+        atomic_write(self.validation_file, lambda tmp: tmp.write_text(lines))
 
     def validations(self) -> list[dict]:
         """The measurements so far."""
-        path = self.folder / VALIDATION_FILE
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+        lines = self.validation_file.read_text() if self.validation_file.is_file() else ""
+        return [json.loads(line) for line in lines.splitlines()]
+
+    def picture(self, i_iter: int, sheet: Image.Image) -> None:
+        """Show a picture in TensorBoard."""
+        if self.board:
+            with _writing(self.board.paths[0]):
+                self.board.image("training", sheet, i_iter)
 
     def fsync(self) -> None:
         """Wait until the log is on the disk: after a crash it must not be older than the saved state."""
-        self.file.flush()
-        os.fsync(self.file.fileno())
-        if self.board:
-            self.board.fsync()
+        with _writing(Path(self.file.name)):
+            os.fsync(self.file.fileno())
+            if self.board:
+                self.board.fsync()
 
     def close(self) -> None:
-        """Flush and close the files."""
+        """Close the files."""
         self.progress.bar.close()
-        with suppress(OSError, UserError):  # on a full disk the write that failed has reported it
-            self.file.close()
-        with suppress(UserError):
-            if self.board:
-                self.board.close()
+        for file in filter(None, (self.file, self.board)):
+            with suppress(OSError):  # on a full disk, which the write that failed has reported
+                file.close()
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Errors of writing become one line; `path` is named if the error itself names no file."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or path}: cannot write the log ({error.strerror}); free space or choose another"
+            " folder (--snapshot-dir, --log-dir)"
+        ) from error
 
 
 def _keep_before(path: Path, start: int) -> None:

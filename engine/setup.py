@@ -3,7 +3,7 @@
 import logging
 import os
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -43,7 +43,7 @@ def run_training(trainer_class: type[nn.Module], args: Namespace, pseudo_labels:
     # Data: every header is checked before the first step.
     pair = adapt(find_domain(args.source), find_domain(args.target))
     check_classes(pair, args)
-    labelled, target = labelled_data(pair, args, pseudo_labels), target_data(pair, args)
+    labelled, target = training_data(pair, args, pseudo_labels)
     validation = validation_data(pair, args) if args.eval_every else None
     state = load_state(args.snapshot_dir) if args.resume else None
     target_has_labels = False
@@ -71,8 +71,7 @@ def run_training(trainer_class: type[nn.Module], args: Namespace, pseudo_labels:
 
     # Loop.
     start = state["iteration"] if state else 0
-    streams = training_streams(labelled, target, args, start)
-    loaders = load_streams(streams, args, device, processes)
+    streams, loaders = load_streams((labelled, target), args, start, device, processes)
     run_log = None
     try:
         if processes.is_main:
@@ -114,43 +113,38 @@ def check_classes(pair: Adaptation, args: Namespace) -> None:
         log.warning("Target classes that the source lacks are ignored: %s.", ", ".join(unknown))
 
 
-def labelled_data(pair: Adaptation, args: Namespace, pseudo_labels: bool) -> SegmentationDataset:
-    """The source, or the target with its pseudo labels."""
-    made_by = {}
-    if pseudo_labels:
-        made_by = dict(source=args.source, threshold=args.threshold, pseudo_dir=args.pseudo_dir)
-    return build_dataset(
+def training_data(
+    pair: Adaptation, args: Namespace, pseudo_labels: bool
+) -> tuple[SegmentationDataset, SegmentationDataset]:
+    """The data sets of the labelled and the target stream."""
+    common = dict(
+        split=args.set, crop_size=args.crop_size, ignore_label=args.ignore_label, colors=pair.colors
+    )
+    labelled = build_dataset(
         args.target if pseudo_labels else args.source,
         args.data_dir,
-        split=args.set,
         list_file=args.data_list,
         labelled_stream=True,
         input_size=args.input_size,
-        crop_size=args.crop_size,
         autoaugment=args.autoaug,
-        ignore_label=args.ignore_label,
-        colors=pair.colors,
         pseudo=pseudo_labels,
-        **made_by,
+        source=args.source,
+        threshold=vars(args).get("threshold"),  # a flag of Stage II
+        pseudo_dir=vars(args).get("pseudo_dir"),
+        **common,
     )
-
-
-def target_data(pair: Adaptation, args: Namespace) -> SegmentationDataset:
-    """The target."""
-    return build_dataset(
+    target = build_dataset(
         args.target,
         args.data_dir_target,
-        split=args.set,
         list_file=args.data_list_target,
         labelled_stream=False,
         input_size=args.input_size_target,
-        crop_size=args.crop_size,
         random_scale=args.random_scale,
         random_mirror=args.random_mirror,
         autoaugment=args.autoaug_target,
-        ignore_label=args.ignore_label,
-        colors=pair.colors,
+        **common,
     )
+    return labelled, target
 
 
 def validation_data(pair: Adaptation, args: Namespace) -> SegmentationDataset:
@@ -216,33 +210,26 @@ def build_trainer(
     return trainer
 
 
-def training_streams(
-    labelled: SegmentationDataset, target: SegmentationDataset, args: Namespace, start: int
-) -> tuple[TrainingStream, TrainingStream]:
-    """The samples of both streams from iteration `start` to the last one."""
-    drawn = args.iter_size * args.batch_size  # per iteration
-    length = max(0, args.num_steps_stop - start) * drawn
-    return tuple(
-        TrainingStream(dataset, length, (args.random_seed, number), start=start * drawn)
-        for number, dataset in enumerate((labelled, target))
-    )
-
-
 def load_streams(
-    streams: tuple[TrainingStream, TrainingStream],
+    datasets: Sequence[SegmentationDataset],
     args: Namespace,
+    start: int,
     device: torch.device,
     processes: Processes,
-) -> tuple[Iterator[dict], ...]:
-    """Their batches, decoded by worker processes."""
+) -> tuple[list[TrainingStream], list[Iterator[dict]]]:
+    """The streams of samples from iteration `start` on, and their batches, decoded by worker processes."""
+    drawn = args.iter_size * args.batch_size  # per iteration
+    length = max(0, args.num_steps_stop - start) * drawn
     workers = args.num_workers
     if workers is None:
-        workers = default_workers(len(streams) * processes.local_world_size)
-    pin_memory = device.type == "cuda"
-    return tuple(
-        batches(stream, args.batch_size, workers, pin_memory, processes.shard, ignore_stop_signals)
-        for stream in streams
-    )
+        workers = default_workers(len(datasets) * processes.local_world_size)
+    streams = [
+        TrainingStream(dataset, length, (args.random_seed, number), start=start * drawn)
+        for number, dataset in enumerate(datasets)
+    ]
+    pinned = device.type == "cuda"
+    options = (args.batch_size, workers, pinned, processes.shard, ignore_stop_signals)
+    return streams, [batches(stream, *options) for stream in streams]
 
 
 def log_data(labelled: SegmentationDataset, target: SegmentationDataset, target_has_labels: bool) -> None:
