@@ -95,10 +95,20 @@ def load_state(folder: Path) -> dict | None:
             f"{path}: cannot be read as a training state ({error}); replace it with a copy, or remove it and "
             "start from a snapshot with --restore-from"
         ) from error
-    complete = isinstance(state, dict) and all(type(state.get(key)) is kind for key, kind in ENTRIES.items())
-    if not complete or state["format"] != FORMAT or state["iteration"] < 0 or not state["processes"]:
+    complete = (
+        _holds(state, ENTRIES)
+        and state["format"] == FORMAT
+        and state["iteration"] >= 0
+        and len(state["processes"]) > 0
+        and all(_holds(own, dict(random=dict, buffers=dict)) for own in state["processes"])
+    )
+    if not complete:
         raise UserError(f"{path}: not a training state of this version; remove it to start afresh")
     return state
+
+
+def _holds(value: object, entries: dict[str, type]) -> bool:
+    return type(value) is dict and all(type(value.get(key)) is kind for key, kind in entries.items())
 
 
 def check_resumable(
