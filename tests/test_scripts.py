@@ -377,8 +377,8 @@ def test_autoaug_false_is_off_and_bare_autoaug_is_on(name, flags, on, trained, r
 def test_two_gpus_named_where_there_is_none_run_on_the_cpu_with_a_warning(trained, run_main, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     result = train(run_main, "gpus", "--cpu", "False", "--gpu-ids", "0,1", "--fp16")
-    assert "No CUDA GPU here: computing on the CPU" in result.stdout
-    assert "--fp16 needs a CUDA GPU: computing in full precision" in result.stdout
+    assert "No CUDA GPU found: computing on the CPU" in result.stdout
+    assert "fp16 needs a CUDA GPU: computing in full precision" in result.stdout
     assert (trained / "snapshots" / "gpus" / "GTA5_1.pth").is_file()
 
 
