@@ -1,6 +1,8 @@
 """`--eval-every`: the validation mIoU while a network trains."""
 
+import math
 from argparse import Namespace
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -46,7 +48,7 @@ class Validation:
         try:
             with torch.random.fork_rng(devices=[]):  # starting a DataLoader draws from torch's generator
                 loaded = self._load(processes, pin_memory=device.type == "cuda")
-                for _ in range(max(processes.gather(len(processes.shard(len(self.images)))))):
+                for _ in range(math.ceil(len(self.images) / processes.world_size)):  # the largest shard
                     if processes.all_reduce_max(stop.signum):
                         return None
                     if batch := next(loaded, None):
@@ -58,7 +60,7 @@ class Validation:
                 module.training = mode
         return self._result(processes.all_reduce_sum(counts))
 
-    def _load(self, processes: Processes, pin_memory: bool):
+    def _load(self, processes: Processes, pin_memory: bool) -> Iterator[dict]:
         workers = default_workers(processes.local_world_size) if self.workers is None else self.workers
         shard = Subset(self.images, processes.shard(len(self.images)))
         return batches(shard, 1, workers, pin_memory, worker_init=ignore_stop_signals)

@@ -51,7 +51,7 @@ SCRIPTS = {
         *("--norm-style", "bn", "--batch-size", "1", "--save-state-every", "1", "--num-steps-stop", "4"),
     ),
 }
-KILLS = 3  # of each script, at moments drawn anew every time
+KILLS = 2  # of each script, at moments drawn anew every time
 
 
 @pytest.fixture(scope="module")

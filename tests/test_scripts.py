@@ -136,10 +136,7 @@ def test_stage_1_prints_its_data_progress_and_snapshots(finished):
     output = finished[1]["stage 1"].stdout
     assert "Starting from random weights." in output
     assert re.search(r"Labelled: 4 images in data/GTA5/images\n", output)
-    assert re.search(
-        r"Target: +4 images in data/Cityscapes/data/leftImg8bit/train \(labels only for",
-        output,
-    )
+    assert re.search(r"Target: +4 images in data/Cityscapes/data/leftImg8bit/train \(labels only", output)
     for iteration in range(4):
         assert re.search(rf"^ *{iteration}/4  seg1 .*kl .*lr ", output, re.MULTILINE)
     assert [line for line in output.splitlines() if line.startswith("Saved")] == [
@@ -416,12 +413,6 @@ def test_single_updates_differ_from_the_published_ones_from_the_first_update_on(
     train(run_main, "single", "--single-updates", stop=2)
     found, published = logs(trained, "single")
     assert found[0] == published[0] and found[1] != published[1]
-
-
-def test_iter_size_2_draws_a_second_batch_before_an_update(trained, run_main):
-    train(run_main, "two", "--iter-size", "2")
-    found, expected = logs(trained, "two")
-    assert found != expected  # the last batch's losses are logged
 
 
 def test_iter_size_2_on_one_batch_twice_is_one_update_with_its_gradient(float64, one_thread):
