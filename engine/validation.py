@@ -2,12 +2,10 @@
 
 import math
 from argparse import Namespace
-from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Subset
 
 from dataset import Adaptation, PredictionDataset, SegmentationDataset
 from dataset.sampling import batches
@@ -38,17 +36,20 @@ class Validation:
     def measure(self, network: nn.Module, processes: Processes, stop: StopRequest) -> dict | None:
         """`means` and `iou` by name, as fractions, None for nan; None instead of a dict after a stop request.
 
-        All ranks call it; each measures its shard.
+        All ranks call it; each measures every `world_size`-th image.
         """
         device = next(network.parameters()).device
         model, classes = SingleScaleModel(network), len(self.pair.colors)
+        workers = default_workers(processes.local_world_size) if self.workers is None else self.workers
         modes = [(module, module.training) for module in network.modules()]
         counts = torch.zeros(classes, classes, dtype=torch.int64, device=device)
         network.eval()
         try:
             with torch.random.fork_rng(devices=[]):  # starting a DataLoader draws from torch's generator
-                loaded = self._load(processes, pin_memory=device.type == "cuda")
-                for _ in range(math.ceil(len(self.images) / processes.world_size)):  # the largest shard
+                # One image per rank and round; the last round may have none for some.
+                options = (processes.world_size, workers, device.type == "cuda", processes.shard)
+                loaded = batches(self.images, *options, worker_init=ignore_stop_signals)
+                for _ in range(math.ceil(len(self.images) / processes.world_size)):
                     if processes.all_reduce_max(stop.signum):
                         return None
                     if batch := next(loaded, None):
@@ -59,11 +60,6 @@ class Validation:
             for module, mode in modes:
                 module.training = mode
         return self._result(processes.all_reduce_sum(counts))
-
-    def _load(self, processes: Processes, pin_memory: bool) -> Iterator[dict]:
-        workers = default_workers(processes.local_world_size) if self.workers is None else self.workers
-        shard = Subset(self.images, processes.shard(len(self.images)))
-        return batches(shard, 1, workers, pin_memory, worker_init=ignore_stop_signals)
 
     def _result(self, matrix: Tensor) -> dict:
         values = iou(matrix.cpu())
