@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from dataset.labels import Color, Colors, palette
-from utils.pictures import HEAT_GAIN, HEAT_TABLE
+from utils.pictures import BAR_TICKS, MIN_BAR_END, bar_colors, blend, heat_overlay, heat_position
 
 SHARE = 0.5  # of the classes' colours in an overlay
 # A sheet's longer side in pixels: smaller pictures are enlarged by a whole factor, larger ones reduced.
@@ -25,11 +25,6 @@ OTHER_LETTERS = ("DejaVuSans.ttf", "Arial.ttf", "NotoSansCJK-Regular.ttc", "Aria
 NO_LETTER = "\uffff"
 PAPER, INK, FAINT = (255, 255, 255), (20, 20, 20), (165, 165, 165)
 
-HEAT_SHARE = 0.6  # of the heat map's colours over the darkened picture
-DARKENED = 0.75  # of the grey picture's brightness
-MIDDLE_GREY = 128  # of the picture that the colour bar is mixed with
-SURE = 0.01  # nats; no bar ends below it, lest rounding looks like doubt
-TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50)  # nats; those that fit are drawn
 BAR_TITLE = "Uncertainty: KL divergence of the two classifiers, in nats"
 BAR_TITLE_SHORT = "Uncertainty (KL, nats)"
 
@@ -46,7 +41,7 @@ def class_overlay(image: Image.Image, label: np.ndarray, colors: Colors, share: 
     """The picture mixed with the colours of its train ids (H, W): (H, W, 3) uint8."""
     if label.shape != (image.height, image.width):
         raise ValueError(f"the label is {label.shape}, the picture {(image.height, image.width)}")
-    return _mixed(np.asarray(image), palette(colors)[label], share)
+    return blend(np.asarray(image), palette(colors)[label], share)
 
 
 def overlay_with_legend(
@@ -74,30 +69,11 @@ def uncertainty_picture(
     Args:
         maximum: where the bar ends, in nats; None: at the largest value.
     """
-    end = max(float(uncertainty.max()) if maximum is None else maximum, SURE)
+    end = max(float(uncertainty.max()) if maximum is None else maximum, MIN_BAR_END)
     picture = _shown(heat_overlay(image, heat_position(uncertainty, end)))
     letters = _letters(picture.size)
     saturated = bool((uncertainty > end).any())
     return _sheet(picture, _color_bar(end, saturated, _sheet_width(picture.width), letters))
-
-
-def heat_overlay(image: Image.Image, places: np.ndarray) -> Image.Image:
-    """Places 0 ... 1 on the colour bar (H, W) as colours over the darkened picture."""
-    grey = np.asarray(image.convert("L"))
-    heat = HEAT_TABLE[(255 * places).round().astype(np.uint8)]
-    return Image.fromarray(_over_grey(grey[..., None], heat))
-
-
-def bar_colors(count: int) -> np.ndarray:
-    """So many colours along the colour bar of `heat_overlay`, (count, 3) uint8."""
-    heat = HEAT_TABLE[np.linspace(0, 255, count).round().astype(np.uint8)]
-    return _over_grey(np.uint8(MIDDLE_GREY), heat)
-
-
-def heat_position(uncertainty: np.ndarray | float, end: float) -> np.ndarray | float:
-    """Where on a colour bar that ends at `end` nats lie, 0 ... 1."""
-    clipped = np.clip(uncertainty, 0, end)
-    return np.log1p(HEAT_GAIN * clipped) / np.log1p(HEAT_GAIN * end)
 
 
 def _entries(label: np.ndarray, colors: Colors, every_class: bool) -> list[Entry]:
@@ -154,7 +130,7 @@ def _color_bar(end: float, saturated: bool, width: int, letters: int) -> Image.I
     strip.paste(Image.fromarray(np.ascontiguousarray(bar)), (margin, bar_top))
     numbers = {0.0: "0", end: f"{end:.2g}" + ("+" if saturated else "")}
     taken = [_span(font, numbers[value], value, end, bar_width) for value in numbers]
-    for value in (tick for tick in reversed(TICKS) if tick < end):
+    for value in (tick for tick in reversed(BAR_TICKS) if tick < end):
         left, right = _span(font, f"{value:g}", value, end, bar_width)
         if all(right + apart < low or high + apart < left for low, high in taken):
             taken.append((left, right))
@@ -173,14 +149,6 @@ def _span(
     """Left and right end of a number below the bar."""
     middle, half = heat_position(value, end) * (width - 1), font.getlength(text) / 2
     return middle - half, middle + half
-
-
-def _over_grey(grey: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    return _mixed(DARKENED * grey, heat, HEAT_SHARE)
-
-
-def _mixed(below: np.ndarray, above: np.ndarray, share: float) -> np.ndarray:
-    return (np.float32(1 - share) * below + np.float32(share) * above).round().astype(np.uint8)
 
 
 def _font(letters: int, text: str) -> ImageFont.FreeTypeFont:

@@ -9,7 +9,6 @@ from engine.evaluation import ImageScores
 from report.example_pictures import (
     ERROR_COLORS,
     NO_CLASS,
-    UNCERTAINTIES,
     common_end,
     confidence_figure,
     error_figure,
@@ -23,6 +22,7 @@ from report.example_pictures import (
 from report.page import legend, note, percent, write_page
 from report.result_folder import Result
 from report.result_tables import confusion_table, headline, iou_table
+from utils.uncertainty import UNCERTAINTIES
 
 ORDER = (
     "Images are ordered by the share of their labelled pixels that are predicted right (pixel accuracy). "

@@ -9,9 +9,9 @@ from PIL import Image
 from dataset import DataError, SegmentationDataset
 from dataset.images import check_sizes, decode_image
 from dataset.labels import IGNORE, Colors, palette
-from deploy.legends import SURE, TICKS, bar_colors, heat_overlay, heat_position
 from report.page import css_color, figure, percent
 from report.result_folder import Result
+from utils.pictures import BAR_TICKS, MIN_BAR_END, bar_colors, heat_overlay, heat_position
 
 ERROR_COLORS = {"right": (226, 230, 233), "wrong": (213, 94, 0), "not labelled": (139, 148, 156)}
 NO_CLASS = {"no class": (0, 0, 0)}  # in maps of classes
@@ -25,10 +25,6 @@ CHANGE_COLORS = {
 RAMP_COLORS = 12  # of a scale; the browser fills in between
 END_PERCENTILE = 99  # of the pixels of the most uncertain image have colours of their own
 TICKS_APART = 0.16  # of a scale's length
-UNCERTAINTIES = {
-    "kl": "KL divergence of the two classifiers",
-    "mc-dropout": "mutual information under Monte-Carlo dropout",
-}
 MISTAKES = 3  # of an image that are named
 
 
@@ -118,7 +114,7 @@ def scale(ticks: Mapping[float, str], unit: str) -> str:
 def nats_scale(end: float) -> str:
     """The colour bar of uncertainty up to `end` nats."""
     ticks = {0.0: "0", 1.0: f"{end:.2g}+"}
-    for value in (tick for tick in reversed(TICKS) if tick < end):
+    for value in (tick for tick in reversed(BAR_TICKS) if tick < end):
         place = float(heat_position(value, end))
         if all(abs(place - taken) >= TICKS_APART for taken in ticks):
             ticks[place] = f"{value:g}"
@@ -133,7 +129,7 @@ def common_end(results: Iterable[Result], images: Sequence[str]) -> float:
 
     A few pixels are far above all others; they share the last colour, lest the others be dark.
     """
-    ends = [SURE]
+    ends = [MIN_BAR_END]
     for result in results:
         maps = (result.uncertainty(image) for image in images)
         ends += [float(np.percentile(nats, END_PERCENTILE)) for nats in maps if nats is not None]

@@ -36,7 +36,7 @@ from utils.errors import UserError
 from utils.one_pass import SingleScaleModel
 from utils.options import stage1_args
 from utils.opts_file import write_options
-from utils.pictures import HEAT_TABLE
+from utils.pictures import HEAT_TABLE, MIDDLE_GREY
 from utils.preprocess import MEAN_BGR, to_network_input
 
 SIZE = (40, 72)
@@ -265,7 +265,7 @@ def test_legend_of_long_and_foreign_names_keeps_within_the_sheet():
 
 def test_colour_bar_is_what_the_picture_is_coloured_with():
     """A grey picture whose uncertainty rises from left to right looks like the bar below it."""
-    level, end = legends.MIDDLE_GREY, 2.0
+    level, end = MIDDLE_GREY, 2.0
     image = Image.new("RGB", (600, 50), (level,) * 3)
     nats = np.expm1(np.linspace(0, 1, 600) * np.log1p(10 * end)) / 10
     sheet = np.asarray(uncertainty_picture(image, np.tile(nats.astype(np.float32), (50, 1)))).astype(int)

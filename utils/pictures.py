@@ -18,6 +18,11 @@ PENDING = 16  # images kept in memory while they wait for a writer
 HEAT_GAIN = 10  # of the logarithm's argument
 # Dark blue over green to yellow: reads in grey too, and to colour-blind eyes.
 HEAT_STOPS = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
+HEAT_SHARE = 0.6  # opacity of the heat map over an image
+DARKENED = 0.75  # brightness that the grey image under a heat map keeps
+MIDDLE_GREY = 128  # the image that a colour bar is blended with
+MIN_BAR_END = 0.01  # nats; a shorter colour bar would show rounding errors as doubt
+BAR_TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50)  # nats; the ones that fit are drawn
 
 
 def heat_table() -> np.ndarray:
@@ -46,6 +51,31 @@ def nats_of_levels(levels: np.ndarray, maximum: float) -> np.ndarray:
     """
     steps = np.expm1(np.linspace(0, np.log1p(HEAT_GAIN * max(maximum, 0.0)), 256)) / HEAT_GAIN
     return steps.astype(np.float32)[levels]
+
+
+def heat_position(uncertainty: np.ndarray | float, end: float) -> np.ndarray | float:
+    """Position (0 to 1) of an uncertainty in nats on a colour bar from 0 to `end` nats."""
+    return np.log1p(HEAT_GAIN * np.clip(uncertainty, 0, end)) / np.log1p(HEAT_GAIN * end)
+
+
+def heat_overlay(image: Image.Image, position: np.ndarray) -> Image.Image:
+    """Heat colours of positions on the colour bar, (H, W) in 0 to 1, over the darkened grey image."""
+    grey = np.asarray(image.convert("L"))[..., None]
+    return Image.fromarray(_heat_over(grey, position))
+
+
+def bar_colors(count: int) -> np.ndarray:
+    """`count` evenly spaced colours of the colour bar of `heat_overlay`, (count, 3) uint8."""
+    return _heat_over(np.uint8(MIDDLE_GREY), np.linspace(0, 1, count))
+
+
+def _heat_over(grey: np.ndarray, position: np.ndarray) -> np.ndarray:
+    return blend(DARKENED * grey, HEAT_TABLE[(255 * position).round().astype(np.uint8)], HEAT_SHARE)
+
+
+def blend(below: np.ndarray, above: np.ndarray, opacity: float) -> np.ndarray:
+    """`above` over `below` at an opacity of 0 to 1, uint8."""
+    return (np.float32(1 - opacity) * below + np.float32(opacity) * above).round().astype(np.uint8)
 
 
 class PredictionWriter:

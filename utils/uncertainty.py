@@ -14,7 +14,10 @@ from utils.distributed import Processes
 from utils.losses import kl_divergence
 from utils.parts import cached_parts
 
-UNCERTAINTIES = ("kl", "mc-dropout")
+UNCERTAINTIES = {  # --uncertainty: what it measures, as captions name it
+    "kl": "KL divergence of the two classifiers",
+    "mc-dropout": "mutual information under Monte-Carlo dropout",
+}
 DROPOUT_PASSES = 10  # T
 
 
