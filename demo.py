@@ -1,7 +1,7 @@
-"""The whole method on embedded data: four trainings, their evaluations, a table and report.html.
+"""The whole method on synthetic data: four trainings, their evaluations, a table and report.html.
 
     python demo.py            # at most 10 minutes on two CPU cores
-    python demo.py --quick    # about a minute; shows that everything runs, its numbers mean little
+    python demo.py --quick    # about a minute; a smoke test, its numbers mean little
     python demo.py --seed 1   # other scenes, other weights
 
 It draws two domains of street scenes in the folder layouts of GTA5 and Cityscapes and then runs the
@@ -10,12 +10,13 @@ the same weights, trained on the source for a while: they stand in for ImageNet'
 used here does not have.
 """
 
-import argparse
 import os
 import shlex
 import subprocess
 import sys
 import time
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,9 +38,11 @@ from experiments.recipes import (
     THRESHOLD,
     Plan,
 )
-from report.comparison_report import Results
-from report.demo_report import write_demo_report
-from report.example_pictures import color_map
+from report.bootstrap import miou_gains
+from report.comparison import Gain, Results, gain_lines
+from report.curves import charts
+from report.pages import write_demo
+from report.pictures import Picture, color_map
 from report.result_folder import read_result
 from synthetic import make_synthetic_data
 from utils.errors import UserError, run_script
@@ -81,14 +84,16 @@ def main() -> None:
     )
     methods = train_and_evaluate(args.out, plan, args.seed)
     results = {m.title: read_result(args.out / f"result/cityscapes{m.folder}") for m in methods}
-    print(comparison(results))
+    curves = {m.title: charts(args.out / f"snapshots/{m.folder}/log.jsonl") for m in methods}
+    gains = miou_gains(results)
+    print(comparison(results, gains))
     minutes = (time.monotonic() - started) / 60
-    make_report(args, results, [args.out / f"snapshots/{m.folder}" for m in methods], minutes)
+    write_overview_and_page(args, results, gains, curves, minutes)
     print(f"\n{minutes:.1f} minutes. The page with pictures and curves: {args.out / 'report.html'}")
 
 
 def train_and_evaluate(out: Path, plan: Plan, seed: int) -> list[Method]:
-    """Run the scripts in the order of the README; what does not wait for each other, side by side."""
+    """Run the scripts in the order of the README, independent ones side by side."""
     common = f"{COMMON} --random-seed {seed} --log-every {plan.log_every}"
     source = f"{common} {SIZES.stage1} {BALANCED}"
     target = f"{common} {SIZES.stage2} {STAGE2} --threshold {THRESHOLD}"
@@ -127,8 +132,8 @@ def train_and_evaluate(out: Path, plan: Plan, seed: int) -> list[Method]:
 def scripts_in(folder: Path, *commands: str) -> None:
     """Run scripts of the project side by side in `folder`, which holds `data`, as from shells.
 
-    The first one's output appears as it comes, the others' when they are done. Each gets half of the cores:
-    threads that wait for a core that is taken cost more than they bring.
+    The first one's output is streamed, the others' follows when they are done. Each gets half of the cores:
+    oversubscribed cores slow all of them down.
     """
     threads = str(max(1, (os.cpu_count() or 1) // 2))
     running = []
@@ -151,58 +156,58 @@ def scripts_in(folder: Path, *commands: str) -> None:
     for command, process in running:
         if process.returncode:
             script = command.partition(" ")[0]
-            raise UserError(f"{script} left with status {process.returncode}; its message stands above")
+            raise UserError(f"{script} exited with status {process.returncode}; see its message above")
 
 
-def comparison(results: Results) -> str:
-    """IoU of each class and mIoU of all methods in percent, side by side."""
+def comparison(results: Results, gains: Mapping[str, Gain]) -> str:
+    """IoU per class and mIoU of all methods in percent, side by side, and the gains in mIoU."""
     columns = {
         title: [np.nan if value is None else value for value in result.metrics["iou"].values()]
         for title, result in results.items()
     }
     names = list(next(iter(results.values())).colors)
-    return "\n" + format_iou_columns(names, columns, {"mIoU": range(len(names))})
+    table = format_iou_columns(names, columns, {"mIoU": range(len(names))})
+    return "\n".join(["", table, "", *gain_lines(results, gains)])
 
 
-def make_report(args: argparse.Namespace, results: Results, snapshots: list[Path], minutes: float) -> None:
-    """report.html and overview.png in the demo's folder."""
+def write_overview_and_page(
+    args: Namespace,
+    results: Results,
+    gains: Mapping[str, Gain],
+    curves: Mapping[str, Sequence[Picture]],
+    minutes: float,
+) -> None:
+    """overview.png and report.html in the demo's folder."""
     target = build_dataset("cityscapes", args.out / "data/Cityscapes/data", split="val")
     source = build_dataset("gta5", args.out / "data/GTA5")
-    names = spread(target.names, EXAMPLES)
-    rows = [
-        [
-            Image.open(target.image_path(name)),
-            *(color_map(ids, target.colors) for ids in (target.train_ids(name), *predicted(results, name))),
-        ]
-        for name in names
-    ]
+    names, source_names = spread(target.names, EXAMPLES), spread(source.names, DOMAIN_EXAMPLES)
+    rows = []
+    for name in names:
+        predictions = [result.prediction(name) for result in results.values()]
+        maps = [color_map(ids, target.colors) for ids in (target.train_ids(name), *predictions)]
+        rows.append([Image.open(target.image_path(name)), *maps])
     save_overview(args.out / "overview.png", ["target image", "label", *results], rows)
     intro = (
         "A small network of the papers' structure, trained from random weights on drawn street scenes: "
         f"{len(source)} labelled images of one world, as many without labels of another, tested on "
         f"{len(target)} images of the other. One seed ({args.seed}), {minutes:.1f} minutes in all. The "
-        "numbers tell how the steps of the method compare here; they do not compare with the papers'.\n\n"
-        f"$ python demo.py --seed {args.seed}{' --quick' if args.quick else ''}"
+        "numbers show how the steps of the method compare here; they do not compare with the papers'."
     )
-    write_demo_report(
+    write_demo(
         args.out / "report.html",
-        title="Source only, Stage I, Stage II on embedded data",
+        results,
+        gains,
+        curves,
+        {"Source": (source, source_names), "Target": (target, names[: len(source_names)])},
+        target,
+        names,
+        title="Source only, Stage I, Stage II on synthetic data",
         intro=intro,
-        results=results,
-        snapshots=snapshots,
-        target=target,
-        names=names,
-        source=source,
-        source_names=spread(source.names, DOMAIN_EXAMPLES),
+        command=f"python demo.py --seed {args.seed}{' --quick' if args.quick else ''}",
     )
 
 
-def predicted(results: Results, name: str) -> list[np.ndarray]:
-    """What every method predicts for an image, train ids."""
-    return [result.prediction(name) for result in results.values()]
-
-
-def spread(names: list[str], count: int) -> list[str]:
+def spread(names: Sequence[str], count: int) -> list[str]:
     """`count` names spread evenly over the list."""
     return [names[index * len(names) // count] for index in range(min(count, len(names)))]
 

@@ -1,24 +1,37 @@
-"""What an evaluation counts, and what follows from the counts: of the whole set and of each image."""
+"""Scoring a set: pixel counts of every image, what follows from them, and predictions read from files."""
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dataset import Adaptation
+from dataset import Adaptation, DataError, SegmentationDataset
+from dataset.base import prediction_name
+from dataset.images import IdReader, read_header
+from dataset.labels import IGNORE, format_counts
+from engine.restore import prediction_order
 from utils.distributed import Processes
 from utils.metrics import class_mean, confusion_matrix, format_iou_columns, iou
-from utils.parts import one_thread
 
-HITS, LABELLED, PREDICTED = range(3)  # what is counted of an image for each class, in pixels
+HITS, LABELLED, PREDICTED = range(3)  # what is counted per image and class, in pixels
+
+
+class Scored(NamedTuple):
+    """One image, each (H, W): label, one prediction per column, and the uncertainty in nats if measured."""
+
+    label: Tensor
+    predictions: list[Tensor]
+    uncertainty: Tensor | None
 
 
 class Scores(NamedTuple):
-    """Of one image by one column; None without a labelled pixel.
+    """Scores of one image in one column; None without a labelled pixel.
 
-    `accuracy`: the share of its labelled pixels that are right. `miou`: mean IoU over those classes of the
+    `accuracy`: the share of its labelled pixels that is right. `miou`: mean IoU over those classes of the
     benchmark's mean that occur in its label or, on labelled pixels, in its prediction.
     """
 
@@ -27,7 +40,7 @@ class Scores(NamedTuple):
 
 
 class ImageScores(NamedTuple):
-    """Of one image: name, labelled pixels, `Scores` a column, mean and maximal uncertainty in nats."""
+    """One image: name, labelled pixels, `Scores` per column, mean and maximal uncertainty in nats."""
 
     image: str
     pixels: int
@@ -37,119 +50,120 @@ class ImageScores(NamedTuple):
 
 
 class PixelCounts:
-    """Pixel counts of a set and of each image in it, for each of several columns of predictions.
+    """Pixel counts of a set and of each image in it, for one or more columns of predictions.
 
-    The counts stay on the device and small: no picture is kept, and of an image three numbers a class.
+    They stay on the device, so that `add` does not synchronise, and are small: three numbers per image,
+    column and class.
 
     Args:
-        images: in the whole set, of which each process counts its own.
+        images: number in the whole set, of which each process counts its own.
         titles: of the columns, such as weightings of the classifiers.
         classes: C.
+
+    Attributes:
+        matrices: (columns, C, C+1); rows are labels, the last column is predictions outside the classes.
+        per_image: (images, columns, 3, C), the 3 being `HITS`, `LABELLED` and `PREDICTED`; of predictions
+            only those on labelled pixels count.
     """
 
     def __init__(self, images: int, titles: Sequence[str], classes: int, device: torch.device):
         self.titles, self.classes = tuple(titles), classes
         columns = len(self.titles)
-        # (columns, C, C+1): the last column is of predictions outside the classes
         self.matrices = torch.zeros(columns, classes, classes + 1, dtype=torch.int64, device=device)
-        self._counts = torch.zeros(images, columns, 3, classes, dtype=torch.int64, device=device)
+        self.per_image = torch.zeros(images, columns, 3, classes, dtype=torch.int64, device=device)
         self._uncertainty = torch.zeros(images, 2, device=device)
-        self._unsure = torch.zeros(images, dtype=torch.int64, device=device)  # 1: its uncertainty is known
+        self._measured = torch.zeros(images, dtype=torch.int64, device=device)  # 1: has an uncertainty
 
     def add(
         self, index: int, label: Tensor, predictions: Iterable[Tensor], uncertainty: Tensor | None = None
     ) -> None:
-        """Count in image `index` of the set; all (H, W), on the device.
+        """Count image `index` of the set; all (H, W), on the device.
 
         Args:
-            label: integers; a pixel outside 0 ... C-1 counts nowhere.
-            predictions: one a column, integers.
+            label: integers; pixels outside 0 ... C-1 are not counted.
+            predictions: one per column, integers.
             uncertainty: nats.
         """
         for column, prediction in enumerate(predictions):
             matrix = confusion_matrix(label, prediction, self.classes, void=True)
             self.matrices[column] += matrix
-            of_classes = matrix[:, : self.classes]
-            self._counts[index, column] = torch.stack([matrix.diagonal(), matrix.sum(1), of_classes.sum(0)])
+            predicted = matrix[:, : self.classes].sum(0)
+            self.per_image[index, column] = torch.stack([matrix.diagonal(), matrix.sum(1), predicted])
         if uncertainty is not None:
-            with one_thread(uncertainty.device):
-                self._uncertainty[index] = torch.stack([uncertainty.mean(), uncertainty.max()])
-            self._unsure[index].fill_(1)
+            self._uncertainty[index] = torch.stack([uncertainty.mean(), uncertainty.max()])
+            self._measured[index].fill_(1)
 
     def gather(self, processes: Processes) -> None:
-        """Count in what all processes counted, and bring it to the CPU."""
-        for name in ("matrices", "_counts", "_uncertainty", "_unsure"):
+        """Sum over all processes, and move the counts to the CPU."""
+        for name in ("matrices", "per_image", "_uncertainty", "_measured"):
             setattr(self, name, processes.all_reduce_sum(getattr(self, name)).cpu())
 
     def image_scores(self, names: Iterable[str], mean: Sequence[int]) -> list[ImageScores]:
         """The scores of each image, after `gather`.
 
         Args:
-            names: of all images of the set, in its order.
+            names: all images of the set, in its order.
             mean: the classes of the benchmark's mean.
         """
-        counts = self._counts.double().numpy()
+        hits, labelled, predicted = self.per_image.double().numpy().transpose(2, 0, 1, 3)
         with np.errstate(invalid="ignore"):  # 0 / 0 is nan
-            ious = counts[:, :, HITS] / (
-                counts[:, :, LABELLED] + counts[:, :, PREDICTED] - counts[:, :, HITS]
-            )
-            accuracies = counts[:, :, HITS].sum(2) / counts[:, :, LABELLED].sum(2)
-        pixels = self._counts[:, 0, LABELLED].sum(1).tolist()
-        found = []
+            ious = hits / (labelled + predicted - hits)
+            accuracies = hits.sum(2) / labelled.sum(2)
+        scored = []
         for index, name in enumerate(names):
             scores = tuple(
-                Scores(number(float(accuracy)), number(class_mean(values, mean)))
-                for accuracy, values in zip(accuracies[index], ious[index], strict=True)
+                Scores(number(accuracy), number(class_mean(values, mean)))
+                for accuracy, values in zip(accuracies[index].tolist(), ious[index], strict=True)
             )
-            unsure = self._uncertainty[index].tolist() if self._unsure[index] else (None, None)
-            found.append(ImageScores(name, pixels[index], scores, *unsure))
-        return found
+            uncertainty = self._uncertainty[index].tolist() if self._measured[index] else (None, None)
+            scored.append(ImageScores(name, int(labelled[index, 0].sum()), scores, *uncertainty))
+        return scored
 
 
-def summary(pair: Adaptation, tally: PixelCounts, gap: float | None) -> dict:
-    """The result for programs: fractions, null for a class that does not occur and for a mean of none.
+def summary(pair: Adaptation, counts: PixelCounts, gap: float | None) -> dict:
+    """The result as JSON: fractions, null for a class that does not occur and for a mean of none.
 
-    `iou`, `means`, `miou` (the first of the means), `pixel_accuracy`, `confusion` and `void_predictions` are
-    of the first column; `classifiers` has IoU, means and pixel accuracy of each.
+    `iou`, `means`, `miou` (the first of the means), `pixel_accuracy`, `confusion` and `void_predictions`
+    describe the first column; `classifiers` has IoU, means and pixel accuracy of each.
     """
     columns = {}
-    for title, matrix in zip(tally.titles, tally.matrices, strict=True):
+    for title, matrix in zip(counts.titles, counts.matrices, strict=True):
         values = iou(matrix)
         columns[title] = {
             "means": {mean: number(class_mean(values, indices)) for mean, indices in pair.means.items()},
             "pixel_accuracy": number((matrix.diagonal().sum().double() / matrix.sum()).item()),
             "iou": {name: number(v.item()) for name, v in zip(pair.classes, values, strict=True)},
         }
-    first, matrix = columns[tally.titles[0]], tally.matrices[0]
+    first, matrix = columns[counts.titles[0]], counts.matrices[0]
     return {
         "miou": next(iter(first["means"].values())),
         **first,
         "classifiers": columns,
         "uncertainty_gap": None if gap is None else number(gap),
-        "confusion": matrix[:, : tally.classes].tolist(),
-        "void_predictions": matrix[:, tally.classes].tolist(),
+        "confusion": matrix[:, : counts.classes].tolist(),
+        "void_predictions": matrix[:, counts.classes].tolist(),
         "colors": {name: list(color) for name, color in pair.colors.items()},
     }
 
 
 def number(value: float) -> float | None:
-    """JSON has no nan."""
+    """The value, None for nan, which JSON does not have."""
     return None if np.isnan(value) else value
 
 
-def table(pair: Adaptation, tally: PixelCounts, result: dict, images: int) -> str:
-    """The table for people: IoU of each class and the means in percent, a column each; pixels and shares."""
-    several = len(tally.titles) > 1
+def table(pair: Adaptation, counts: PixelCounts, result: dict, images: int) -> str:
+    """The result as text: IoU per class and the means in percent, pixels and shares, pixel accuracy."""
+    weightings = len(counts.titles) > 1
     columns = {
-        title if several else "IoU": iou(matrix)
-        for title, matrix in zip(tally.titles, tally.matrices, strict=True)
+        title if weightings else "IoU": iou(matrix)
+        for title, matrix in zip(counts.titles, counts.matrices, strict=True)
     }
-    pixels = tally.matrices[0].sum(1).tolist()
+    pixels = counts.matrices[0].sum(1).tolist()
     lines = [format_iou_columns(pair.classes, columns, pair.means, pixels)]
     if len(pair.means) > 1:
         sizes = ", ".join(f"{mean} over {len(indices)} classes" for mean, indices in pair.means.items())
         lines.append(f"{sizes}; in parentheses: in no mean")
-    if several:
+    if weightings:
         lines.append("columns: weights of the primary and the auxiliary classifier")
     accuracies = [column["pixel_accuracy"] for column in result["classifiers"].values()]
     shown = ", ".join("absent" if share is None else f"{100 * share:.2f}" for share in accuracies)
@@ -157,3 +171,41 @@ def table(pair: Adaptation, tally: PixelCounts, result: dict, images: int) -> st
     if result["uncertainty_gap"] is not None:
         lines.append(f"uncertainty gap {result['uncertainty_gap']:.4f}")
     return "\n".join(lines)
+
+
+def predictions_in_files(
+    data: SegmentationDataset, folder: Path, processes: Processes, device: torch.device
+) -> Iterator[Scored]:
+    """Every image in `prediction_order` with its prediction in `folder`, train ids of the label's size."""
+    paths = {name: folder / prediction_name(name) for name in data.names}
+    missing = [path for path in paths.values() if not os.path.isfile(path)]
+    if missing:
+        raise DataError(
+            f"{missing[0]}: no such prediction, {len(missing)} are missing; name the folder that holds them"
+        )
+    for index in prediction_order(len(data), processes):
+        name = data.names[index]
+        label, prediction = data.train_ids(name), read_prediction(paths[name], len(data.colors))
+        if label.shape != prediction.shape:
+            raise DataError(
+                f"{paths[name]}: is {prediction.shape}, its label {label.shape} (height, width); predictions "
+                "must be of the label's size"
+            )
+        prediction = torch.from_numpy(prediction.astype(np.int64)).to(device)
+        yield Scored(torch.from_numpy(label).to(device), [prediction], None)
+
+
+def read_prediction(path: Path, classes: int) -> np.ndarray:
+    """Train ids (H, W) of a file; 255 for no class.
+
+    Raises:
+        DataError: it cannot be read, or holds other ids.
+    """
+    read_header(path)
+    ids = IdReader().read(path)
+    others = ids[((ids < 0) | (ids >= classes)) & (ids != IGNORE)]
+    if others.size:
+        raise DataError(
+            f"{path}: id {format_counts(others)} is no train id; write 0 to {classes - 1}, {IGNORE} for none"
+        )
+    return ids

@@ -1,85 +1,104 @@
-"""The folder of an evaluation: `metrics.json`, `metrics.csv`, `images.csv` and the maps of each image.
+"""The folder of an evaluation: numbers of the set and of each image, and the maps of each image.
 
-What the columns mean is in docs/results.md.
+docs/results.md describes every file and column.
 """
 
 import csv
 import json
-from argparse import ArgumentTypeError
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
 from dataset.base import prediction_name
-from dataset.images import UNREADABLE, DataError, IdReader, open_image
+from dataset.images import IdReader
 from dataset.labels import Colors
-from engine.evaluation import ImageScores, Scores
-from utils import flag_types
+from engine.evaluation import ImageScores, PixelCounts, Scores
 from utils.atomic import atomic_write
 from utils.errors import UserError
 from utils.pictures import nats_of_levels
 from utils.uncertainty import UNCERTAINTIES
 
-METRICS, CLASSES, IMAGES = "metrics.json", "metrics.csv", "images.csv"
-DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, csv.Error)
-DATA_KEYS = ("source", "target", "data_dir", "set")
-LEVELS = 255  # of a score map
+METRICS, CLASSES, IMAGES, COUNTS = "metrics.json", "metrics.csv", "images.csv", "image_counts.npz"
+MALFORMED = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, EOFError)
+MALFORMED += (OverflowError, csv.Error, BadZipFile)
+LEVELS = 255  # the highest in a score map or heat map
 
 
-def write_result(folder: Path, metrics: dict, images: Sequence[ImageScores]) -> None:
-    """Write the three files of an evaluation's numbers.
+def write_result(
+    folder: Path, metrics: dict, names: Sequence[str], counts: PixelCounts, mean: Sequence[int]
+) -> None:
+    """Write an evaluation's numbers.
+
+    Args:
+        names: the images, in the order of `counts`.
+        mean: train ids of the classes in the mean IoU.
 
     Raises:
         UserError: the folder cannot be written to.
     """
-    atomic_write(folder / CLASSES, lambda aside: _write_csv(aside, _class_rows(metrics)))
-    atomic_write(folder / IMAGES, lambda aside: _write_csv(aside, _image_rows(metrics, images)))
-    atomic_write(folder / METRICS, lambda aside: aside.write_text(json.dumps(metrics)))
+    images = counts.image_scores(names, mean)
+    arrays = {"counts": counts.per_image.numpy(), "mean_classes": np.array(mean)}
+    atomic_write(folder / CLASSES, lambda tmp: _write_csv(tmp, _class_rows(metrics)))
+    atomic_write(folder / IMAGES, lambda tmp: _write_csv(tmp, _image_rows(metrics["classifiers"], images)))
+    atomic_write(folder / COUNTS, lambda tmp: _write_arrays(tmp, arrays))
+    atomic_write(folder / METRICS, lambda tmp: tmp.write_text(json.dumps(metrics)))
 
 
-def _write_csv(path: Path, rows: Iterable[Sequence]) -> None:
-    # A file name may hold bytes that are no text; they are kept.
+def _write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    with path.open("wb") as file:  # to a path numpy would append .npz
+        np.savez_compressed(file, **arrays)
+
+
+def _write_csv(path: Path, rows: Iterable[dict]) -> None:
+    rows = list(rows)
+    # File names may hold bytes that are not text; surrogateescape keeps them.
     with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows(rows)
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
-def _class_rows(metrics: dict) -> Iterator[Sequence]:
-    """A row each class and each mean; numbers as in the JSON, empty for null."""
-    columns = metrics["classifiers"].values()
+def _class_rows(metrics: dict) -> Iterator[dict]:
+    """One row per class and mean; numbers as in the JSON, empty for null."""
+    columns = metrics["classifiers"].items()
     pixels = [
         sum(row) + void for row, void in zip(metrics["confusion"], metrics["void_predictions"], strict=True)
     ]
-    total = sum(pixels)
-    yield "kind", "name", "pixels", "share", *(f"IoU {title}" for title in metrics["classifiers"])
     for name, count in zip(metrics["iou"], pixels, strict=True):
-        share = count / total if total else None
-        yield "class", name, count, share, *(column["iou"][name] for column in columns)
+        share = count / sum(pixels) if any(pixels) else None
+        ious = {f"IoU {title}": column["iou"][name] for title, column in columns}
+        yield {"kind": "class", "name": name, "pixels": count, "share": share} | ious
     for mean in metrics["means"]:
-        yield "mean", mean, None, None, *(column["means"][mean] for column in columns)
+        yield {"kind": "mean", "name": mean} | {f"IoU {title}": c["means"][mean] for title, c in columns}
 
 
-def _image_rows(metrics: dict, images: Iterable[ImageScores]) -> Iterator[Sequence]:
-    titles = metrics["classifiers"]
-    scores = [f"{field} {title}" for title in titles for field in ("accuracy", "mIoU")]
-    yield "image", "pixels", *scores, "uncertainty_mean", "uncertainty_max"
-    for row in images:
-        numbers = [value for scores in row.scores for value in scores]
-        yield row.image, row.pixels, *numbers, row.uncertainty_mean, row.uncertainty_max
+def _image_rows(titles: Iterable[str], images: Iterable[ImageScores]) -> Iterator[dict]:
+    """One row per image."""
+    for image in images:
+        row = {"image": image.image, "pixels": image.pixels}
+        for title, scores in zip(titles, image.scores, strict=True):
+            row |= {f"accuracy {title}": scores.accuracy, f"mIoU {title}": scores.miou}
+        yield row | {"uncertainty_mean": image.uncertainty_mean, "uncertainty_max": image.uncertainty_max}
 
 
 @dataclass(frozen=True)
 class Result:
-    """An evaluation that lies in `folder`; read it with `read_result`.
+    """The evaluation in `folder`; read it with `read_result`.
 
-    `images`: name -> its scores, in the set's order.
+    Args:
+        images: name -> scores, in the set's order.
+        counts: hits, labelled and predicted pixels, (images, 3, classes in the mean); None for results
+            written before there were any.
     """
 
     folder: Path
     metrics: dict
     images: dict[str, ImageScores]
+    counts: np.ndarray | None
 
     @cached_property
     def colors(self) -> Colors:
@@ -91,49 +110,44 @@ class Result:
         """`means`, `iou` and `pixel_accuracy` of the predictions whose maps were written."""
         return next(iter(self.metrics["classifiers"].values()))
 
+    @property
+    def pixels(self) -> dict[str, int]:
+        """Labelled pixels of each image."""
+        return {name: scores.pixels for name, scores in self.images.items()}
+
     def prediction(self, image: str) -> np.ndarray | None:
-        """Train ids (H, W), None where there is no file.
+        """Train ids (H, W), None if there is no file.
 
         Raises:
-            DataError: the file is none of train ids.
+            DataError: the file does not hold ids.
         """
-        # Of files that no network made, the folder holds the scores alone.
-        scored = not self.metrics["uncertainty"]
-        path = (Path(self.metrics["restore_from"]) if scored else self.folder) / prediction_name(image)
+        # Prediction files that were scored stay in their own folder.
+        from_network = self.metrics["uncertainty"] is not None
+        path = (self.folder if from_network else Path(self.metrics["restore_from"])) / prediction_name(image)
         return IdReader().read(path) if path.is_file() else None
 
     def uncertainty(self, image: str) -> np.ndarray | None:
-        """Nats (H, W) float32, in 256 steps; None where it was not measured."""
-        highest = self.images[image].uncertainty_max
-        levels = None if highest is None else self._levels(image, "heatmap")
-        return None if levels is None else nats_of_levels(levels, highest)
+        """Nats (H, W) float32, in 256 steps; None if it was not measured."""
+        maximum = self.images[image].uncertainty_max
+        levels = None if maximum is None else self._levels(image, "heatmap")
+        return None if levels is None else nats_of_levels(levels, maximum)
 
     def confidence(self, image: str) -> np.ndarray | None:
-        """The mean probability of the predicted class (H, W) float32; None where there is no file."""
+        """The mean probability of the predicted class (H, W) float32; None if there is no file."""
         levels = self._levels(image, "score") if self.metrics["uncertainty"] else None
         return None if levels is None else np.float32(levels) / LEVELS
 
     def _levels(self, image: str, kind: str) -> np.ndarray | None:
         stem = Path(image).with_suffix("")
         path = self.folder / stem.with_name(f"{stem.name}_{kind}.png")
-        if not path.is_file():
-            return None
-        try:
-            with open_image(path) as picture:
-                if picture.mode not in ("L", "P"):
-                    raise DataError(
-                        f"{path}: is no map of levels, but of mode {picture.mode}; evaluate again"
-                    )
-                return np.asarray(picture)
-        except UNREADABLE as error:
-            raise DataError(f"{path}: not a readable image ({error}); evaluate again") from error
+        return np.clip(IdReader().read(path), 0, LEVELS) if path.is_file() else None
 
 
 def read_result(folder: Path) -> Result:
     """What `evaluate_cityscapes.py` wrote to a folder.
 
     Raises:
-        UserError: there is nothing of the kind, or it is damaged.
+        UserError: it holds no result, or a malformed one.
     """
     path = folder / METRICS
     if not path.is_file():
@@ -141,52 +155,46 @@ def read_result(folder: Path) -> Result:
     try:
         metrics = json.loads(path.read_text(encoding="utf-8"))
         _check_metrics(metrics)
-        result = Result(folder, metrics, {})
         path = folder / IMAGES
         with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
             title = next(iter(metrics["classifiers"]))
-            for row in csv.DictReader(file):
-                scores = _image_scores(row, title)
-                _require(scores.image not in result.images, f"{scores.image} stands there twice")
-                result.images[scores.image] = scores
-        _require(bool(result.images), "it holds no image")
-    except (*DAMAGED, ArgumentTypeError) as error:
+            rows = [_image_scores(row, title) for row in csv.DictReader(file)]
+        images = {row.image: row for row in rows}
+        _require(len(images) == len(rows) > 0, "an image stands there twice, or there is none")
+        path = folder / COUNTS
+        counts = _read_counts(path, rows, len(metrics["colors"])) if path.is_file() else None
+    except MALFORMED as error:
         raise UserError(
             f"{path}: cannot be read ({type(error).__name__}: {error}); evaluate again with "
             "evaluate_cityscapes.py"
         ) from error
-    return result
+    return Result(folder, metrics, images, counts)
 
 
 def _check_metrics(metrics: dict) -> None:
-    """Refuse what `engine.evaluation.summary` and `evaluate_cityscapes.py` would not have written."""
-    names, classes = list(metrics["colors"]), len(metrics["colors"])
-    _require(classes > 0 and list(metrics["iou"]) == names, "classes and colours differ")
-    _require(all(map(_is_color, metrics["colors"].values())), "a colour is no RGB")
-    _require(len(metrics["classifiers"]) > 0, "it holds no scores")
-    for column in (metrics, *metrics["classifiers"].values()):
-        numbers = [*column["iou"].values(), *column["means"].values(), column["pixel_accuracy"]]
-        _require(list(column["iou"]) == names and all(map(_is_share, numbers)), "a score is none")
-    means = list(metrics["means"])
-    _require(len(means) > 0, "it holds no mean")
-    _require(
-        all(list(column["means"]) == means for column in metrics["classifiers"].values()), "means differ"
-    )
-    confusion = [*metrics["confusion"], metrics["void_predictions"]]
-    _require(
-        len(confusion) == classes + 1
-        and all(type(row) is list and len(row) == classes for row in confusion)
-        and all(type(count) is int and 0 <= count < 2**63 for row in confusion for count in row),
-        "confusion and void_predictions are no counts of the classes",
-    )
-    texts = (metrics["restore_from"], *(metrics["data"][key] for key in DATA_KEYS))
+    """Raise unless it has the form of what evaluate_cityscapes.py writes."""
+    names, means, data = list(metrics["colors"]), list(metrics["means"]), metrics["data"]
+    columns = metrics["classifiers"]
+    _require(len(names) > 0 and len(means) > 0 and len(columns) > 0, "it holds no scores")
+    for column in (metrics, *columns.values()):
+        _require(list(column["iou"]) == names and list(column["means"]) == means, "classes or means differ")
+        scores = [*column["iou"].values(), *column["means"].values(), column["pixel_accuracy"]]
+        _require(all(map(_is_share, scores)), "a score is not a fraction")
+    _require(_is_share(metrics["miou"]), "miou is not a fraction")
+    _require(_are_integers([*metrics["colors"].values()], (len(names), 3), 255), "a colour is not RGB")
+    counts = [*metrics["confusion"], metrics["void_predictions"]]
+    _require(_are_integers(counts, (len(names) + 1, len(names))), "the confusion does not hold counts")
+    texts = [metrics["restore_from"], *(data[key] for key in ("source", "target", "data_dir", "set"))]
     _require(all(type(text) is str for text in texts), "restore_from or data name nothing")
-    _require(metrics["uncertainty"] in (None, *UNCERTAINTIES), "uncertainty is none that there is")
-    flag_types.split(metrics["data"]["set"])
+    split = Path(data["set"])
+    _require(not split.is_absolute() and ".." not in split.parts, "its set lies outside the data folder")
+    _require(metrics["uncertainty"] in (None, *UNCERTAINTIES), "it names an unknown uncertainty")
+    _require(type(metrics["uncertainty_gap"]) in (float, type(None)), "uncertainty_gap is not a number")
 
 
-def _is_color(value: object) -> bool:
-    return type(value) is list and len(value) == 3 and all(type(v) is int and 0 <= v <= 255 for v in value)
+def _are_integers(values: object, shape: tuple[int, ...], maximum: float = float("inf")) -> bool:
+    array = np.array(values)
+    return array.dtype.kind == "i" and array.shape == shape and array.min() >= 0 and array.max() <= maximum
 
 
 def _is_share(value: object) -> bool:
@@ -199,14 +207,23 @@ def _require(right: bool, problem: str) -> None:
 
 
 def _image_scores(row: dict[str, str], title: str) -> ImageScores:
-    """A row of `images.csv`, of one column of predictions."""
+    """A row of `images.csv`, with the scores of one column of predictions."""
     keys = (f"accuracy {title}", f"mIoU {title}", "uncertainty_mean", "uncertainty_max")
     accuracy, miou, *uncertainty = (float(row[key]) if row[key] else None for key in keys)
-    pixels = int(row["pixels"])
-    _require(bool(row["image"]) and pixels >= 0, f"{row['image']} has {pixels} pixels")
-    _require(_is_share(accuracy) and _is_share(miou), f"{row['image']}: a score is none")
-    _require(
-        all(v is None or 0 <= v < float("inf") for v in uncertainty),
-        f"{row['image']}: an uncertainty is none",
-    )
-    return ImageScores(row["image"], pixels, (Scores(accuracy, miou),), *uncertainty)
+    name, pixels = row["image"], int(row["pixels"])
+    right = bool(name) and pixels >= 0 and _is_share(accuracy) and _is_share(miou)
+    right &= all(value is None or 0 <= value < float("inf") for value in uncertainty)
+    _require(right, f"a number of {name} is out of range")
+    return ImageScores(name, pixels, (Scores(accuracy, miou),), *uncertainty)
+
+
+def _read_counts(path: Path, images: Sequence[ImageScores], classes: int) -> np.ndarray:
+    """The counts of the first column of predictions, for the classes in the mean."""
+    with np.load(path, allow_pickle=False) as arrays:
+        counts, mean = arrays["counts"], arrays["mean_classes"]
+    right = counts.ndim == 4 and counts.shape[1] > 0 and counts.dtype.kind == mean.dtype.kind == "i"
+    _require(right and counts.shape[::2] == (len(images), 3), "it does not fit images.csv")
+    _require(counts.shape[3] == classes and counts.min() >= 0, "it does not hold a count per class")
+    counts = counts[:, 0]
+    _require(counts[:, 1].sum(1).tolist() == [image.pixels for image in images], "it does not fit images.csv")
+    return counts[:, :, mean]

@@ -1,4 +1,4 @@
-"""The main job on embedded data, as the README's first command runs it."""
+"""The whole method on synthetic data, as the README's first command runs it."""
 
 import json
 import re
@@ -61,7 +61,7 @@ def test_demo_page_is_self_contained_and_shows_every_method(demo):
     assert "<script" not in page
 
 
-def test_embedded_data_hold_most_classes_in_both_domains(demo):
+def test_synthetic_data_hold_most_classes_in_both_domains(demo):
     out, _ = demo
     for labels in ("GTA5/labels", "Cityscapes/data/gtFine/train"):
         files = list((out / "data" / labels).rglob("*.png"))

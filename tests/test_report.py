@@ -1,4 +1,4 @@
-"""Seeing the result: what an evaluation writes for people and programs, and the pages made from it."""
+"""What an evaluation writes for people and programs, and the pages made from it."""
 
 import base64
 import csv
@@ -16,9 +16,11 @@ import yaml
 from PIL import Image
 
 from engine.evaluation import ImageScores, PixelCounts, Scores
-from report.evaluation_report import worst_and_best
-from report.example_pictures import change_map, mistakes, nats_scale
-from report.result_folder import read_result
+from report.bootstrap import miou_gain
+from report.curves import charts, moving_average, read_log
+from report.pages import worst_and_best
+from report.pictures import change_map, mistakes, nats_scale
+from report.result_folder import Result, read_result
 from tests.conftest import (
     LABEL_IDS,
     PREDICTION,
@@ -399,10 +401,10 @@ def test_change_of_two_predictions():
 
 
 def test_numbers_below_a_colour_bar_stand_where_their_colours_are():
-    places = dict(re.findall(r'left:([\d.]+)%">([\d.+]+)<', nats_scale(4.2)))
-    assert places.pop("0.0") == "0" and places.pop("100.0") == "4.2+" and len(places) >= 2
+    places = nats_scale(4.2).ticks
+    assert places.pop(0.0) == "0" and places.pop(1.0) == "4.2+" and len(places) >= 2
     for place, value in places.items():
-        assert float(place) == pytest.approx(100 * np.log1p(10 * float(value)) / np.log1p(42), abs=0.06)
+        assert place == pytest.approx(np.log1p(10 * float(value)) / np.log1p(42), abs=1e-9)
 
 
 # Several evaluations side by side
@@ -410,7 +412,7 @@ def test_numbers_below_a_colour_bar_stand_where_their_colours_are():
 
 def test_comparison_shows_every_evaluation_and_where_the_last_one_gains_and_loses(here, run_main):
     result = run_main("report", A, B, "--titles", "both,auxiliary", "--images", "1", "--save", "c.html")
-    assert result.returncode == 0 and result.stdout == "The page: c.html\n", result.stderr
+    assert result.returncode == 0 and result.stdout.endswith("The page: c.html\n"), result.stderr
     page = Page(here / "c.html")
     self_contained(page)
     by_name = [
@@ -428,6 +430,12 @@ def test_comparison_shows_every_evaluation_and_where_the_last_one_gains_and_lose
     metrics = [json.loads((here / folder / "metrics.json").read_text()) for folder in (A, B)]
     mious = [f"{100 * m['miou']:.1f}" for m in metrics]
     assert page.row("mIoU")[1:3] == mious
+    gain = re.search(r"^auxiliary: mIoU [\d.]+, (\S+ points \[\S+ to \S+\]) over both$", result.stdout, re.M)[
+        1
+    ]
+    numbers = [float(number) for number in re.findall(r"[+-][\d.]+", gain.replace("−", "-"))]
+    assert numbers[0] == pytest.approx(100 * (metrics[1]["miou"] - metrics[0]["miou"]), abs=0.05)
+    assert numbers[1] <= numbers[0] <= numbers[2] and gain in page.text
     shown = (chosen.get("Where “auxiliary” gains most") or [least])[0]
     for title, folder in (("both", A), ("auxiliary", B)):
         (prediction,) = page.pictures(f"prediction of {title} for {shown}")
@@ -448,35 +456,35 @@ def test_data_that_moved_are_named(here, run_main):
     assert run_main("report", A, "--data-dir", "elsewhere/Cityscapes/data").returncode == 0
 
 
-def damaged(folder: Path, how: str) -> None:
-    metrics = folder / "metrics.json"
-    content = json.loads(metrics.read_text())
-    if how == "cut":
-        metrics.write_text(metrics.read_text()[:99])
-    elif how == "no JSON object":
-        metrics.write_text("[]")
-    elif how == "of an earlier version":
-        del content["data"]
-        metrics.write_text(json.dumps(content))
-    elif how == "scores gone":
-        (folder / "images.csv").unlink()
-    elif how == "scores of others":
-        (folder / "images.csv").write_text("image,pixels\na.png,x\n")
+def edit_metrics(path: Path, **values: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
-@pytest.mark.parametrize(
-    ("how", "named"),
-    [
-        ("cut", "metrics.json"),
-        ("no JSON object", "metrics.json"),
-        ("of an earlier version", "metrics.json"),
-        ("scores gone", "images.csv"),
-        ("scores of others", "images.csv"),
-    ],
-)
-def test_a_damaged_result_is_one_line(how, named, here, run_main):
-    damaged(here / B, how)
-    one_line_error(run_main("report", A, B), f"{B}/{named}", "evaluate again")
+def edit_counts(path: Path) -> None:
+    with np.load(path) as arrays:
+        np.savez(path, counts=arrays["counts"][1:], mean_classes=arrays["mean_classes"])
+
+
+DAMAGES = {
+    "cut": ("metrics.json", lambda path: path.write_text(path.read_text()[:99])),
+    "not an object": ("metrics.json", lambda path: path.write_text("[]")),
+    "without data": ("metrics.json", lambda path: edit_metrics(path, data=None)),
+    "outside the data": ("metrics.json", lambda path: edit_metrics(path, data={"set": "../.."})),
+    "a colour out of range": ("metrics.json", lambda path: edit_metrics(path, colors={"road": [0, 0, 256]})),
+    "no counts": ("metrics.json", lambda path: edit_metrics(path, confusion=[[-1]])),
+    "no table": ("images.csv", Path.unlink),
+    "another table": ("images.csv", lambda path: path.write_text("image,pixels\na.png,x\n")),
+    "image twice": ("images.csv", lambda path: path.write_text(path.read_text() + path.read_text()[-300:])),
+    "counts cut": ("image_counts.npz", lambda path: path.write_bytes(path.read_bytes()[:200])),
+    "counts of other images": ("image_counts.npz", edit_counts),
+}
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_a_damaged_result_is_one_line(how, here, run_main):
+    name, damage = DAMAGES[how]
+    damage(here / B / name)
+    one_line_error(run_main("report", A, B), f"{B}/{name}", "evaluate again")
     assert not (here / "comparison.html").exists()
 
 
@@ -487,12 +495,11 @@ def test_results_that_do_not_compare_are_refused(here, run_main):
     one_line_error(run_main("report", A, "other"), A, "other", "images")
     damaged_map = here / A / IMAGES[0].replace(".png", "_heatmap.png")
     damaged_map.write_bytes(damaged_map.read_bytes()[:40])
-    one_line_error(run_main("report", A), damaged_map.name, "evaluate again")
+    one_line_error(run_main("report", A), damaged_map.name, "not a readable image")
 
 
-@pytest.mark.parametrize(
-    ("flags", "named"),
-    [
+def test_bad_flags_of_the_page_are_one_line(here, run_main):
+    for flags, named in (
         (["nowhere"], "nowhere"),
         ([A, B, "--titles", "one"], "--titles"),
         ([A, B, "--titles", "one,one"], "--titles"),
@@ -500,7 +507,91 @@ def test_results_that_do_not_compare_are_refused(here, run_main):
         ([A, "--names", IMAGES[0]], "--names"),
         ([A, "--images", "-1"], "--images"),
         ([], "RESULT"),
-    ],
-)
-def test_bad_flags_of_the_page_are_one_line(flags, named, here, run_main):
-    one_line_error(run_main("report", *flags), named)
+    ):
+        one_line_error(run_main("report", *flags), named)
+
+
+# The gain in mIoU
+
+
+def result_with(counts: np.ndarray | None, miou: float = 0.5) -> Result:
+    """A result that has these hits, labelled and predicted pixels, (images, 3, C)."""
+    pixels = [0] * 40 if counts is None else counts[:, 1].sum(1).tolist()
+    images = {
+        f"{i}.png": ImageScores(f"{i}.png", n, (Scores(0.5, 0.5),), None, None) for i, n in enumerate(pixels)
+    }
+    return Result(Path("x"), {"miou": miou}, images, counts)
+
+
+def drawn_counts(images: int = 40, classes: int = 5) -> tuple[np.ndarray, np.ndarray]:
+    """Counts of two networks on the same labels; the second one is better, a class is rare."""
+    rng = np.random.default_rng(0)
+    labelled = rng.integers(1, 1000, (images, classes)) * (
+        rng.random((images, classes)) < [1, 1, 1, 0.5, 0.05]
+    )
+    hits = [np.int64(labelled * rng.uniform(low, 1, labelled.shape)) for low in (0.2, 0.4)]
+    extra = rng.integers(0, 100, labelled.shape)
+    return tuple(np.stack([h, labelled, h + extra], 1) for h in hits)
+
+
+def test_interval_of_a_gain_is_that_of_resampled_sets():
+    first, second = drawn_counts()
+    rng, gains = np.random.default_rng(1), []
+    for _ in range(5000):
+        drawn = rng.integers(0, 40, 40)
+        mious = []
+        for counts in (first, second):
+            hits, labelled, predicted = counts[drawn].sum(0)
+            union = labelled + predicted - hits
+            mious.append(np.mean(hits[union > 0] / union[union > 0]))
+        gains.append(mious[1] - mious[0])
+    gain = miou_gain(result_with(first, 0.5), result_with(second, 0.6))
+    assert gain.value == pytest.approx(0.1)
+    width = gain.high - gain.low
+    assert [gain.low, gain.high] == pytest.approx(np.percentile(gains, [2.5, 97.5]), abs=0.05 * width)
+    assert gain == miou_gain(result_with(first, 0.5), result_with(second, 0.6))
+    reverse = miou_gain(result_with(second, 0.6), result_with(first, 0.5))
+    assert (reverse.low, reverse.high) == pytest.approx((-gain.high, -gain.low))
+
+
+def test_images_are_drawn_in_pairs_whatever_their_order():
+    first, second = drawn_counts()
+    same = miou_gain(result_with(first), result_with(first))
+    assert same == (0, 0, 0) and str(same) == "+0.0 points [+0.0 to +0.0]"
+    shuffled = result_with(second[::-1])
+    renamed = dict(zip(list(shuffled.images)[::-1], shuffled.images.values(), strict=True))
+    shuffled = Result(shuffled.folder, shuffled.metrics, renamed, shuffled.counts)
+    assert miou_gain(result_with(first), shuffled) == miou_gain(result_with(first), result_with(second))
+
+
+def test_a_gain_without_counts_or_images_has_no_interval():
+    first, second = drawn_counts()
+    for pair in ((None, second), (first[:1], second[:1]), (first * 0, second * 0)):
+        gain = miou_gain(*(result_with(counts, miou) for counts, miou in zip(pair, (0.5, 0.6), strict=True)))
+        assert (gain.low, gain.high, str(gain)) == (None, None, "+10.0 points")
+
+
+def test_results_from_before_the_counts_compare_without_an_interval(here, run_main):
+    (here / B / "image_counts.npz").unlink()
+    result = run_main("report", A, B, "--titles", "both,auxiliary")
+    hint = f"{B} holds no image_counts.npz; evaluate again for a confidence interval."
+    assert result.returncode == 0 and hint in result.stdout and hint in Page(here / "comparison.html").text
+    assert re.search(r"auxiliary: mIoU [\d.]+, [+−][\d.]+ points over both\n", result.stdout)
+
+
+def test_curves_come_from_the_last_record_of_each_iteration(tmp_path):
+    log = tmp_path / "log.jsonl"
+    records = [{"iteration": i, "seg1": 2.0**-i, "kl": 0.0, "val": float("nan")} for i in (0, 2, 1, 2)]
+    records[-1]["seg1"] = 7
+    log.write_text("\n".join(map(json.dumps, records)) + '\n[1]\n{"iteration": 3, "se')
+    assert read_log(log) == {
+        "iteration": {0: 0, 1: 1, 2: 2},
+        "seg1": {0: 1.0, 1: 0.5, 2: 7},
+        "kl": {0: 0.0, 1: 0.0, 2: 0.0},
+    }
+    (chart,) = charts(log)  # what is zero throughout was off
+    assert chart.caption == "Segmentation losses (nats)" and chart.src.startswith(
+        "data:image/svg+xml;base64,"
+    )
+    assert charts(tmp_path / "none") == []
+    assert moving_average(np.array([1.0, 2.0, 6.0, 0.0]), 1).tolist() == pytest.approx([1.5, 3, 8 / 3, 3])

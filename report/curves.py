@@ -1,0 +1,113 @@
+"""Curves of a training, drawn from its `log.jsonl`."""
+
+import io
+import json
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from report.pictures import Picture, data_uri
+
+SIZE = (3.4, 2.5)  # inches
+DPI = 96  # CSS pixels per inch
+SMOOTHING = 40  # the moving average spans 1/40 of the curve on either side
+MAX_POINTS = 400  # per curve
+LOG_RATIO = 30  # values further apart than this are drawn on a logarithmic axis
+# Okabe and Ito's colours, and a grey: both readable on a light page and on a dark one.
+COLORS = ("#1f87c9", "#e0702a", "#0aa37a", "#c0699b")
+GREY = "#808a93"
+
+
+class Panel(NamedTuple):
+    """One chart: its title and unit, and the log's keys that it shows with their names."""
+
+    title: str
+    unit: str
+    keys: dict[str, str]
+    measured: bool = True  # a schedule is neither smoothed nor drawn on a logarithmic axis
+
+
+PANELS = (
+    Panel("Segmentation losses", "nats", {"seg1": "auxiliary", "seg2": "primary", "val": "target labels"}),
+    Panel(
+        "Target terms",
+        "adv: least squares; others: nats",
+        {"adv1": "auxiliary", "adv2": "primary", "kl": "memory", "me": "entropy"},
+    ),
+    Panel("Discriminators", "least squares", {"D1": "auxiliary", "D2": "primary"}),
+    Panel("Learning rates", "per update", {"lr": "network", "lr_D": "discriminators"}, measured=False),
+)
+
+
+def read_log(path: Path) -> dict[str, dict[int, float]]:
+    """The finite values of a `log.jsonl`, key -> iteration -> value in the order of iterations.
+
+    A resumed training repeats iterations; the later record counts. Lines that are not JSON objects, such as
+    the last one of a killed training, are skipped.
+    """
+    values: dict[str, dict[int, float]] = {}
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
+        try:
+            record = json.loads(line)
+            iteration = int(record["iteration"])
+        except (ValueError, KeyError, TypeError, OverflowError):
+            continue
+        for key, value in record.items():
+            if isinstance(value, (int, float)) and math.isfinite(value):
+                values.setdefault(key, {})[iteration] = value
+    return {key: dict(sorted(curve.items())) for key, curve in values.items()}
+
+
+def charts(log: Path) -> list[Picture]:
+    """A chart per panel of which the log has values; a term that is zero throughout was off."""
+    values = read_log(log)
+    drawn = []
+    for panel in PANELS:
+        curves = {f"{key} {name}": values.get(key, {}) for key, name in panel.keys.items()}
+        if curves := {name: curve for name, curve in curves.items() if any(curve.values())}:
+            drawn.append(draw(panel, curves))
+    return drawn
+
+
+def draw(panel: Panel, curves: dict[str, dict[int, float]]) -> Picture:
+    """Curves (name -> iteration -> value) as an SVG picture."""
+    everything = np.array([value for curve in curves.values() for value in curve.values()])
+    positive = everything[everything > 0]
+    log = bool(panel.measured and (everything >= 0).all() and np.ptp(np.log(positive)) > math.log(LOG_RATIO))
+    style = {"svg.fonttype": "none", "svg.hashsalt": "curves", "font.size": 8, "axes.edgecolor": GREY}
+    style |= {"text.color": GREY, "axes.labelcolor": GREY, "xtick.color": GREY, "ytick.color": GREY}
+    with matplotlib.rc_context(style):
+        figure = Figure(SIZE, layout="constrained")
+        axes = figure.subplots()
+        for color, (name, curve) in zip(COLORS, curves.items(), strict=False):
+            x, y = np.array(list(curve)), np.array(list(curve.values()))
+            x, y = (x[y > 0], y[y > 0]) if log else (x, y)
+            seen = np.unique(np.linspace(0, len(x) - 1, min(len(x), MAX_POINTS)).round().astype(int))
+            if panel.measured:
+                axes.plot(x[seen], y[seen], color=color, linewidth=0.7, alpha=0.35)
+                y = moving_average(y, len(y) // SMOOTHING)
+            axes.plot(x[seen], y[seen], color=color, linewidth=1.5, label=name)
+        if log:
+            axes.set_yscale("log")
+        elif (everything >= 0).all():
+            axes.set_ylim(bottom=0)
+        axes.set_xlabel("iteration")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", linewidth=0.4, color=GREY, alpha=0.4)
+        figure.legend(loc="outside upper left", ncols=2, frameon=False, handlelength=1.4)
+        file = io.BytesIO()
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    width, height = (round(DPI * side) for side in SIZE)
+    caption = f"{panel.title} ({panel.unit}{', logarithmic' if log else ''})"
+    source = data_uri("svg+xml", file.getvalue())
+    return Picture(caption, f"{panel.title} over the iterations", source, width, height, "photo")
+
+
+def moving_average(values: np.ndarray, reach: int) -> np.ndarray:
+    """Mean over `reach` neighbours on either side; the window is cut off at both ends."""
+    window = np.ones(2 * reach + 1)
+    return np.convolve(values, window, "same") / np.convolve(np.ones(len(values)), window, "same")
