@@ -24,20 +24,8 @@ import numpy as np
 from PIL import Image
 
 from dataset import build_dataset
-from experiments.recipes import (
-    BALANCED,
-    COMMON,
-    FULL,
-    NO_TARGET,
-    QUICK,
-    RATE1,
-    SIZES,
-    STAGE1,
-    STAGE2,
-    START,
-    THRESHOLD,
-    Plan,
-)
+from experiments import recipes
+from experiments.recipes import SIZES, THRESHOLD, Plan
 from report.bootstrap import miou_gains
 from report.comparison import Gain, Results, gain_lines
 from report.curves import charts
@@ -71,7 +59,7 @@ class Method:
 def main() -> None:
     """Draw the data, run the scripts, show what came out."""
     args = demo_args()
-    plan = QUICK if args.quick else FULL
+    plan = recipes.QUICK if args.quick else recipes.FULL
     started = time.monotonic()
     args.out.mkdir(parents=True, exist_ok=True)
     print(f"Drawing {plan.train_images} source, {plan.train_images} target and {plan.val_images} test images")
@@ -94,9 +82,9 @@ def main() -> None:
 
 def train_and_evaluate(out: Path, plan: Plan, seed: int) -> list[Method]:
     """Run the scripts in the order of the README, independent ones side by side."""
-    common = f"{COMMON} --random-seed {seed} --log-every {plan.log_every}"
-    source = f"{common} {SIZES.stage1} {BALANCED}"
-    target = f"{common} {SIZES.stage2} {STAGE2} --threshold {THRESHOLD}"
+    common = f"{recipes.COMMON} --random-seed {seed} --log-every {plan.log_every}"
+    source = f"{common} {SIZES.stage1} {recipes.BALANCED}"
+    target = f"{common} {SIZES.stage2} {recipes.STAGE2} --threshold {THRESHOLD}"
     start = Method("Common start", "start", plan.start)
     source_only = Method("Source only", "source_only", plan.stage1)
     stage1 = Method("Stage I (MRNet)", "stage1", plan.stage1)
@@ -110,11 +98,11 @@ def train_and_evaluate(out: Path, plan: Plan, seed: int) -> list[Method]:
     def predict(script: str, method: Method) -> str:
         return f"{script} --restore-from {method.snapshot} --input-size {SIZES.target}"
 
-    scripts_in(out, train("train_ms.py", start, "none", f"{source} {START}"))
+    scripts_in(out, train("train_ms.py", start, "none", f"{source} {recipes.START}"))
     scripts_in(
         out,
-        train("train_ms.py", stage1, start.snapshot, f"{source} {STAGE1} {RATE1}"),
-        train("train_ms.py", source_only, start.snapshot, f"{source} {NO_TARGET} {RATE1}"),
+        train("train_ms.py", stage1, start.snapshot, f"{source} {recipes.STAGE1} {recipes.RATE1}"),
+        train("train_ms.py", source_only, start.snapshot, f"{source} {recipes.NO_TARGET} {recipes.RATE1}"),
     )
     generate = predict("generate_plabel_cityscapes.py", stage1)
     scripts_in(out, f"{generate} --threshold {THRESHOLD}")
@@ -161,10 +149,7 @@ def scripts_in(folder: Path, *commands: str) -> None:
 
 def comparison(results: Results, gains: Mapping[str, Gain]) -> str:
     """IoU per class and mIoU of all methods in percent, side by side, and the gains in mIoU."""
-    columns = {
-        title: [np.nan if value is None else value for value in result.metrics["iou"].values()]
-        for title, result in results.items()
-    }
+    columns = {title: np.array([*r.metrics["iou"].values()], float) for title, r in results.items()}
     names = list(next(iter(results.values())).colors)
     table = format_iou_columns(names, columns, {"mIoU": range(len(names))})
     return "\n".join(["", table, "", *gain_lines(results, gains)])

@@ -15,7 +15,6 @@ from report.pictures import Picture, data_uri
 SIZE = (3.4, 2.5)  # inches
 DPI = 96  # CSS pixels per inch
 SMOOTHING = 40  # the moving average spans 1/40 of the curve on either side
-MAX_POINTS = 400  # per curve
 LOG_RATIO = 30  # values further apart than this are drawn on a logarithmic axis
 # Okabe and Ito's colours, and a grey: both readable on a light page and on a dark one.
 COLORS = ("#1f87c9", "#e0702a", "#0aa37a", "#c0699b")
@@ -75,25 +74,24 @@ def charts(log: Path) -> list[Picture]:
 
 def draw(panel: Panel, curves: dict[str, dict[int, float]]) -> Picture:
     """Curves (name -> iteration -> value) as an SVG picture."""
-    everything = np.array([value for curve in curves.values() for value in curve.values()])
-    positive = everything[everything > 0]
-    log = bool(panel.measured and (everything >= 0).all() and np.ptp(np.log(positive)) > math.log(LOG_RATIO))
+    values = np.array([value for curve in curves.values() for value in curve.values()])
+    positive = values[values > 0]
+    log = panel.measured and values.min() >= 0 and positive.max() > LOG_RATIO * positive.min()
     style = {"svg.fonttype": "none", "svg.hashsalt": "curves", "font.size": 8, "axes.edgecolor": GREY}
     style |= {"text.color": GREY, "axes.labelcolor": GREY, "xtick.color": GREY, "ytick.color": GREY}
     with matplotlib.rc_context(style):
         figure = Figure(SIZE, layout="constrained")
         axes = figure.subplots()
         for color, (name, curve) in zip(COLORS, curves.items(), strict=False):
-            x, y = np.array(list(curve)), np.array(list(curve.values()))
+            x, y = np.array(list(curve.items())).T
             x, y = (x[y > 0], y[y > 0]) if log else (x, y)
-            seen = np.unique(np.linspace(0, len(x) - 1, min(len(x), MAX_POINTS)).round().astype(int))
             if panel.measured:
-                axes.plot(x[seen], y[seen], color=color, linewidth=0.7, alpha=0.35)
+                axes.plot(x, y, color=color, linewidth=0.7, alpha=0.35)
                 y = moving_average(y, len(y) // SMOOTHING)
-            axes.plot(x[seen], y[seen], color=color, linewidth=1.5, label=name)
+            axes.plot(x, y, color=color, linewidth=1.5, label=name)
         if log:
             axes.set_yscale("log")
-        elif (everything >= 0).all():
+        elif values.min() >= 0:
             axes.set_ylim(bottom=0)
         axes.set_xlabel("iteration")
         axes.spines[["top", "right"]].set_visible(False)
