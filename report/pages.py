@@ -141,8 +141,8 @@ def write_comparison(
     else:
         better, worse = most_changed(results, count)
         groups = {f"Where “{last}” gains most": better, f"Where “{last}” loses most": worse}
-    intro = f"{len(results)} evaluations of the same {len(data):,} images. Gains: “{last}” over the first."
     title = "Comparison: " + ", ".join(results)
+    intro = f"{len(results)} evaluations of the same {len(data):,} images."
     write_page(path, "comparison.html.j2", title, intro, **_compared(results, gains, data, groups))
 
 

@@ -50,7 +50,7 @@ def write_result(
 
 def _write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     with path.open("wb") as file:  # to a path numpy would append .npz
-        np.savez_compressed(file, **arrays)
+        np.savez(file, **arrays)
 
 
 def _write_csv(path: Path, rows: Iterable[dict]) -> None:
@@ -116,12 +116,8 @@ class Result:
         return {name: scores.pixels for name, scores in self.images.items()}
 
     def prediction(self, image: str) -> np.ndarray | None:
-        """Train ids (H, W), None if there is no file.
-
-        Raises:
-            DataError: the file does not hold ids.
-        """
-        # Prediction files that were scored stay in their own folder.
+        """Train ids (H, W), None if there is no file; DataError if the file does not hold ids."""
+        # Scored prediction files stay in their own folder.
         from_network = self.metrics["uncertainty"] is not None
         path = (self.folder if from_network else Path(self.metrics["restore_from"])) / prediction_name(image)
         return IdReader().read(path) if path.is_file() else None
@@ -160,7 +156,7 @@ def read_result(folder: Path) -> Result:
             title = next(iter(metrics["classifiers"]))
             rows = [_image_scores(row, title) for row in csv.DictReader(file)]
         images = {row.image: row for row in rows}
-        _require(len(images) == len(rows) > 0, "an image stands there twice, or there is none")
+        _require(len(images) == len(rows) > 0, "it lists no image, or one twice")
         path = folder / COUNTS
         counts = _read_counts(path, rows, len(metrics["colors"])) if path.is_file() else None
     except MALFORMED as error:
@@ -185,7 +181,7 @@ def _check_metrics(metrics: dict) -> None:
     counts = [*metrics["confusion"], metrics["void_predictions"]]
     _require(_are_integers(counts, (len(names) + 1, len(names))), "the confusion does not hold counts")
     texts = [metrics["restore_from"], *(data[key] for key in ("source", "target", "data_dir", "set"))]
-    _require(all(type(text) is str for text in texts), "restore_from or data name nothing")
+    _require(all(type(text) is str for text in texts), "restore_from or data is not text")
     split = Path(data["set"])
     _require(not split.is_absolute() and ".." not in split.parts, "its set lies outside the data folder")
     _require(metrics["uncertainty"] in (None, *UNCERTAINTIES), "it names an unknown uncertainty")
