@@ -4,7 +4,6 @@ import io
 import json
 import math
 from pathlib import Path
-from typing import NamedTuple
 
 import matplotlib
 import numpy as np
@@ -13,33 +12,21 @@ from matplotlib.figure import Figure
 from report.pictures import Picture, data_uri
 
 SIZE = (3.4, 2.5)  # inches
-DPI = 96  # CSS pixels per inch
 SMOOTHING = 40  # the moving average spans 1/40 of the curve on either side
 LOG_RATIO = 30  # values further apart than this are drawn on a logarithmic axis
 # Okabe and Ito's colours, and a grey: both readable on a light page and on a dark one.
 COLORS = ("#1f87c9", "#e0702a", "#0aa37a", "#c0699b")
 GREY = "#808a93"
-
-
-class Panel(NamedTuple):
-    """One chart: its title and unit, and the log's keys that it shows with their names."""
-
-    title: str
-    unit: str
-    keys: dict[str, str]
-    measured: bool = True  # a schedule is neither smoothed nor drawn on a logarithmic axis
-
-
-PANELS = (
-    Panel("Segmentation losses", "nats", {"seg1": "auxiliary", "seg2": "primary", "val": "target labels"}),
-    Panel(
-        "Target terms",
-        "adv: least squares; others: nats",
-        {"adv1": "auxiliary", "adv2": "primary", "kl": "memory", "me": "entropy"},
-    ),
-    Panel("Discriminators", "least squares", {"D1": "auxiliary", "D2": "primary"}),
-    Panel("Learning rates", "per update", {"lr": "network", "lr_D": "discriminators"}, measured=False),
-)
+PANELS = {  # title and unit -> keys of the log, and what they are
+    "Segmentation losses (nats)": {"seg1": "auxiliary", "seg2": "primary", "val": "target labels"},
+    "Target terms (adv: least squares; others: nats)": {
+        "adv1": "auxiliary",
+        "adv2": "primary",
+        "kl": "memory",
+        "me": "entropy",
+    },
+    "Discriminators (least squares)": {"D1": "auxiliary", "D2": "primary"},
+}
 
 
 def read_log(path: Path) -> dict[str, dict[int, float]]:
@@ -65,18 +52,18 @@ def charts(log: Path) -> list[Picture]:
     """A chart per panel of which the log has values; a term that is zero throughout was off."""
     values = read_log(log)
     drawn = []
-    for panel in PANELS:
-        curves = {f"{key} {name}": values.get(key, {}) for key, name in panel.keys.items()}
+    for title, keys in PANELS.items():
+        curves = {f"{key} {name}": values.get(key, {}) for key, name in keys.items()}
         if curves := {name: curve for name, curve in curves.items() if any(curve.values())}:
-            drawn.append(draw(panel, curves))
+            drawn.append(draw(title, curves))
     return drawn
 
 
-def draw(panel: Panel, curves: dict[str, dict[int, float]]) -> Picture:
-    """Curves (name -> iteration -> value) as an SVG picture."""
+def draw(title: str, curves: dict[str, dict[int, float]]) -> Picture:
+    """Curves (name -> iteration -> value) as an SVG picture, smoothed, with the raw values behind."""
     values = np.array([value for curve in curves.values() for value in curve.values()])
     positive = values[values > 0]
-    log = panel.measured and values.min() >= 0 and positive.max() > LOG_RATIO * positive.min()
+    log = values.min() >= 0 and positive.max() > LOG_RATIO * positive.min()
     style = {"svg.fonttype": "none", "svg.hashsalt": "curves", "font.size": 8, "axes.edgecolor": GREY}
     style |= {"text.color": GREY, "axes.labelcolor": GREY, "xtick.color": GREY, "ytick.color": GREY}
     with matplotlib.rc_context(style):
@@ -85,10 +72,8 @@ def draw(panel: Panel, curves: dict[str, dict[int, float]]) -> Picture:
         for color, (name, curve) in zip(COLORS, curves.items(), strict=False):
             x, y = np.array(list(curve.items())).T
             x, y = (x[y > 0], y[y > 0]) if log else (x, y)
-            if panel.measured:
-                axes.plot(x, y, color=color, linewidth=0.7, alpha=0.35)
-                y = moving_average(y, len(y) // SMOOTHING)
-            axes.plot(x, y, color=color, linewidth=1.5, label=name)
+            axes.plot(x, y, color=color, linewidth=0.7, alpha=0.35)
+            axes.plot(x, moving_average(y, len(y) // SMOOTHING), color=color, linewidth=1.5, label=name)
         if log:
             axes.set_yscale("log")
         elif values.min() >= 0:
@@ -99,10 +84,8 @@ def draw(panel: Panel, curves: dict[str, dict[int, float]]) -> Picture:
         figure.legend(loc="outside upper left", ncols=2, frameon=False, handlelength=1.4)
         file = io.BytesIO()
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
-    width, height = (round(DPI * side) for side in SIZE)
-    caption = f"{panel.title} ({panel.unit}{', logarithmic' if log else ''})"
-    source = data_uri("svg+xml", file.getvalue())
-    return Picture(caption, f"{panel.title} over the iterations", source, width, height, "photo")
+    alt = f"{title} over the iterations"
+    return Picture(f"{title}, logarithmic" if log else title, alt, data_uri("svg+xml", file.getvalue()))
 
 
 def moving_average(values: np.ndarray, reach: int) -> np.ndarray:

@@ -48,9 +48,7 @@ class Picture(NamedTuple):
     caption: str
     alt: str
     src: str = ""
-    width: int = 0
-    height: int = 0
-    kind: str = "photo"  # or "map"; "small": with sharp pixels
+    sharp: bool = False  # enlarge it without smoothing
     scale: Scale | None = None
 
 
@@ -83,8 +81,7 @@ def embed(
     small = image.width <= SMALL_WIDTH
     file, kind = io.BytesIO(), "jpeg" if photo and not small else "png"
     image.convert("RGB").save(file, kind, quality=JPEG_QUALITY, optimize=True)
-    css = "photo" if photo else "small" if small else "map"
-    return Picture(caption, alt, data_uri(kind, file.getvalue()), image.width, image.height, css, scale)
+    return Picture(caption, alt, data_uri(kind, file.getvalue()), small and not photo, scale)
 
 
 def read_example(data: SegmentationDataset, name: str) -> Example:
