@@ -175,9 +175,8 @@ def test_csv_of_the_classes_is_the_json_and_what_the_files_give(world):
     rows = table(folder / "metrics.csv")
     assert list(rows[0]) == ["kind", "name", "pixels", "share", "IoU 1:0.5", "IoU 0:1"]
     classes, means = rows[:CLASSES], rows[CLASSES:]
-    assert [row["name"] for row in classes] == list(metrics["iou"]) and {r["kind"] for r in classes} == {
-        "class"
-    }
+    assert [row["name"] for row in classes] == list(metrics["iou"])
+    assert {row["kind"] for row in classes} == {"class"}
     assert [int(row["pixels"]) for row in classes] == matrix.sum(1).tolist()
     assert [float(row["share"]) for row in classes] == pytest.approx(matrix.sum(1) / matrix.sum(), abs=1e-12)
     for row, value in zip(classes, values, strict=True):
@@ -321,10 +320,8 @@ def test_a_page_is_made_again_without_predicting(here, run_main):
 def test_files_of_predictions_have_a_page_too(here, run_main):
     wrong = here / "theirs" / IMAGES[2]
     for name in IMAGES:
-        save_png(
-            here / "theirs" / name,
-            np.where(label_of(here, name) < 255, label_of(here, name), 3).astype(np.uint8),
-        )
+        label = label_of(here, name)
+        save_png(here / "theirs" / name, np.where(label < 255, label, 3).astype(np.uint8))
     save_png(wrong, np.full((48, 96), 255, np.uint8))  # no class
     flags = ("--predictions", "theirs", "--save", "scored", "--report", "--report-images", "1")
     result = run_main("evaluate_cityscapes", *flags)
@@ -411,28 +408,27 @@ def test_comparison_shows_every_evaluation_and_where_the_last_one_gains_and_lose
     assert result.returncode == 0 and result.stdout.endswith("The page: c.html\n"), result.stderr
     page = Page(here / "c.html")
     self_contained(page)
-    by_name = [
-        {n: scores_by_hand(label_of(here, n), pixels_of(here / folder / n)) for n in IMAGES}
+    before, after = (
+        {n: scores_by_hand(label_of(here, n), pixels_of(here / folder / n))[0] for n in IMAGES}
         for folder in (A, B)
-    ]
-    gain = {name: by_name[1][name][0] - by_name[0][name][0] for name in IMAGES}
-    most, least = max(gain, key=gain.get), min(gain, key=gain.get)
-    chosen = {}
-    if gain[most] > 0:
-        chosen["Where “auxiliary” gains most"] = [most]
-    if gain[least] < 0:
-        chosen["Where “auxiliary” loses most"] = [least]
+    )
+    ordered = sorted(IMAGES, key=lambda name: after[name] - before[name])
+    wanted = {"loses": ordered[0], "gains": ordered[-1]}
+    chosen = {
+        f"Where “auxiliary” {what} most": [name]
+        for what, name in wanted.items()
+        if (after[name] > before[name]) == (what == "gains")
+    }
     assert chosen and {title: names for title, names in page.sections.items() if names} == chosen
     metrics = [json.loads((here / folder / "metrics.json").read_text()) for folder in (A, B)]
     mious = [f"{100 * m['miou']:.1f}" for m in metrics]
     assert page.row("mIoU")[1:3] == mious
-    gain = re.search(r"^auxiliary: mIoU [\d.]+, (\S+ points \[\S+ to \S+\]) over both$", result.stdout, re.M)[
-        1
-    ]
+    printed = r"^auxiliary: mIoU [\d.]+, (\S+ points \[\S+ to \S+\]) over both$"
+    gain = re.search(printed, result.stdout, re.M)[1]
     numbers = [float(number) for number in re.findall(r"[+-][\d.]+", gain.replace("−", "-"))]
     assert numbers[0] == pytest.approx(100 * (metrics[1]["miou"] - metrics[0]["miou"]), abs=0.05)
     assert numbers[1] <= numbers[0] <= numbers[2] and gain in page.text
-    shown = (chosen.get("Where “auxiliary” gains most") or [least])[0]
+    (shown, *_), *_ = chosen.values()
     for title, folder in (("both", A), ("auxiliary", B)):
         (prediction,) = page.pictures(f"prediction of {title} for {shown}")
         colors = Image.open(here / folder / shown.replace(".png", "_color.png")).convert("RGB")
