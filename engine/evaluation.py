@@ -28,27 +28,6 @@ class Scored(NamedTuple):
     uncertainty: Tensor | None
 
 
-class Scores(NamedTuple):
-    """Scores of one image in one column; None without a labelled pixel.
-
-    `accuracy`: the share of its labelled pixels that is right. `miou`: mean IoU over those classes of the
-    benchmark's mean that occur in its label or, on labelled pixels, in its prediction.
-    """
-
-    accuracy: float | None
-    miou: float | None
-
-
-class ImageScores(NamedTuple):
-    """One image: name, labelled pixels, `Scores` per column, mean and maximal uncertainty in nats."""
-
-    image: str
-    pixels: int
-    scores: tuple[Scores, ...]
-    uncertainty_mean: float | None
-    uncertainty_max: float | None
-
-
 class PixelCounts:
     """Pixel counts of a set and of each image in it, for one or more columns of predictions.
 
@@ -98,8 +77,12 @@ class PixelCounts:
         for name in ("matrices", "per_image", "_uncertainty", "_measured"):
             setattr(self, name, processes.all_reduce_sum(getattr(self, name)).cpu())
 
-    def image_scores(self, names: Iterable[str], mean: Sequence[int]) -> list[ImageScores]:
-        """The scores of each image, after `gather`.
+    def image_rows(self, names: Iterable[str], mean: Sequence[int]) -> list[dict]:
+        """Scores of each image, as the columns of images.csv; after `gather`.
+
+        `accuracy`: the share of its labelled pixels that is right. `mIoU`: the mean IoU over those classes of
+        `mean` that occur in its label or, on labelled pixels, in its prediction. Both are None without a
+        labelled pixel.
 
         Args:
             names: all images of the set, in its order.
@@ -109,15 +92,16 @@ class PixelCounts:
         with np.errstate(invalid="ignore"):  # 0 / 0 is nan
             ious = hits / (labelled + predicted - hits)
             accuracies = hits.sum(2) / labelled.sum(2)
-        scored = []
+        rows = []
         for index, name in enumerate(names):
-            scores = tuple(
-                Scores(number(accuracy), number(class_mean(values, mean)))
-                for accuracy, values in zip(accuracies[index].tolist(), ious[index], strict=True)
-            )
+            row = {"image": name, "pixels": int(labelled[index, 0].sum())}
+            for column, title in enumerate(self.titles):
+                row[f"accuracy {title}"] = number(accuracies[index, column].item())
+                row[f"mIoU {title}"] = number(class_mean(ious[index, column], mean))
             uncertainty = self._uncertainty[index].tolist() if self._measured[index] else (None, None)
-            scored.append(ImageScores(name, int(labelled[index, 0].sum()), scores, *uncertainty))
-        return scored
+            row["uncertainty_mean"], row["uncertainty_max"] = uncertainty
+            rows.append(row)
+        return rows
 
 
 def summary(pair: Adaptation, counts: PixelCounts, gap: float | None) -> dict:

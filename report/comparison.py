@@ -66,11 +66,7 @@ def missing_counts(results: Results) -> list[str]:
 def most_changed(results: Results, count: int) -> tuple[list[str], list[str]]:
     """The `count` images whose pixel accuracy gains and loses most from the first to the last evaluation."""
     first, *_, last = (result.images for result in results.values())
-    change = {}
-    for name, scores in first.items():
-        before, after = scores.scores[0].accuracy, last[name].scores[0].accuracy
-        if before is not None and after is not None:
-            change[name] = after - before
+    change = {n: last[n].accuracy - scores.accuracy for n, scores in first.items() if scores.pixels}
     ordered = sorted(change, key=change.get)
     return (
         [name for name in reversed(ordered) if change[name] > 0][:count],

@@ -14,11 +14,10 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from dataset import SegmentationDataset
-from engine.evaluation import ImageScores
 from report import pictures
 from report.comparison import Gain, Results, missing_counts, most_changed, points
 from report.pictures import CHANGE_COLORS, ERROR_COLORS, NO_CLASS, Example, Picture, percent, read_example
-from report.result_folder import Result
+from report.result_folder import ImageScores, Result
 from utils.atomic import atomic_write
 from utils.errors import UserError
 from utils.pictures import bar_colors
@@ -61,8 +60,8 @@ def write_evaluation(path: Path, result: Result, data: SegmentationDataset, imag
     bars = metrics["means"] | {"pixel accuracy": metrics["pixel_accuracy"]}
     if len(columns) > 1:  # the first mean of each weighting
         bars = {title: next(iter(column["means"].values())) for title, column in columns.items()}
-    worst, best = worst_and_best(result.images.values(), images)
-    end = pictures.common_end([result], [scores.image for scores in (*worst, *best)])
+    worst, best = worst_and_best(result.images, images)
+    end = pictures.common_end([result], [*worst, *best])
     intro = (
         f"{metrics['restore_from']} ({metrics['data']['source']} → {metrics['data']['target']}): predictions "
         f"for {len(result.images):,} images, compared with their labels in {len(result.colors)} classes, "
@@ -81,20 +80,19 @@ def write_evaluation(path: Path, result: Result, data: SegmentationDataset, imag
         colors=result.colors | NO_CLASS,
         errors=ERROR_COLORS,
         groups={
-            title: [_evaluated(result, read_example(data, scores.image), end) for scores in chosen]
-            for title, chosen in (("Worst images", worst), ("Best images", best))
-            if chosen
+            title: [_evaluated(result, read_example(data, name), end) for name in names]
+            for title, names in (("Worst images", worst), ("Best images", best))
+            if names
         },
     )
 
 
-def worst_and_best(images: Iterable[ImageScores], count: int) -> tuple[list[ImageScores], list[ImageScores]]:
+def worst_and_best(images: Mapping[str, ImageScores], count: int) -> tuple[list[str], list[str]]:
     """The `count` images with the lowest and with the highest pixel accuracy, the extremes first.
 
     If there are fewer, each is in one list; images without a labelled pixel are in none.
     """
-    scored = [image for image in images if image.scores[0].accuracy is not None]
-    scored.sort(key=lambda image: image.scores[0].accuracy)
+    scored = sorted((n for n in images if images[n].pixels), key=lambda name: images[name].accuracy)
     worst = min(count, (len(scored) + 1) // 2)
     best = min(count, len(scored) // 2)
     return scored[:worst], scored[: len(scored) - best - 1 : -1]
@@ -102,7 +100,7 @@ def worst_and_best(images: Iterable[ImageScores], count: int) -> tuple[list[Imag
 
 def _evaluated(result: Result, example: Example, end: float) -> dict:
     """An image with everything that is known about its prediction."""
-    scores, prediction = result.images[example.name], pictures.read_prediction(result, example)
+    prediction, mistakes = pictures.read_prediction(result, example), None
     shown = [
         *pictures.source_pictures(example, result.colors),
         pictures.prediction_picture(result, example, "Prediction"),
@@ -111,10 +109,9 @@ def _evaluated(result: Result, example: Example, end: float) -> dict:
     if result.metrics["uncertainty"]:
         shown.append(pictures.uncertainty_picture(result, example, end))
         shown.append(pictures.confidence_picture(result, example))
-    mistakes = None
     if prediction is not None:
         mistakes = pictures.mistakes(example.label, prediction, list(result.colors))
-    return dict(scores=scores, mistakes=mistakes, pictures=shown)
+    return dict(name=example.name, scores=result.images[example.name], mistakes=mistakes, pictures=shown)
 
 
 def write_comparison(
@@ -209,7 +206,7 @@ def _compared(
 def _side_by_side(results: Results, example: Example, end: float) -> dict:
     """Image, label and change; then prediction, uncertainty and errors of each evaluation."""
     first, *_, last = results.values()
-    accuracies = [result.images[example.name].scores[0].accuracy for result in results.values()]
+    accuracies = [result.images[example.name].accuracy for result in results.values()]
     before, after = (pictures.read_prediction(result, example) for result in (first, last))
     change = None
     if before is not None and after is not None:

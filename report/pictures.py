@@ -180,7 +180,7 @@ def source_pictures(example: Example, colors: Colors) -> list[Picture]:
 
 def prediction_picture(result: Result, example: Example, title: str) -> Picture:
     """The prediction in colours, and how much of it is right."""
-    caption = f"{title}, {percent(result.images[example.name].scores[0].accuracy)} % right"
+    caption = f"{title}, {percent(result.images[example.name].accuracy)} % right"
     picture = color_map(read_prediction(result, example), result.colors)
     return embed(picture, caption, f"prediction of {title} for {example.name}")
 

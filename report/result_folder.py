@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 from zipfile import BadZipFile
 
 import numpy as np
@@ -16,7 +17,7 @@ import numpy as np
 from dataset.base import prediction_name
 from dataset.images import IdReader
 from dataset.labels import Colors
-from engine.evaluation import ImageScores, PixelCounts, Scores
+from engine.evaluation import PixelCounts
 from utils.atomic import atomic_write
 from utils.errors import UserError
 from utils.pictures import nats_of_levels
@@ -40,10 +41,9 @@ def write_result(
     Raises:
         UserError: the folder cannot be written to.
     """
-    images = counts.image_scores(names, mean)
     arrays = {"counts": counts.per_image.numpy(), "mean_classes": np.array(mean)}
     atomic_write(folder / CLASSES, lambda tmp: _write_csv(tmp, _class_rows(metrics)))
-    atomic_write(folder / IMAGES, lambda tmp: _write_csv(tmp, _image_rows(metrics["classifiers"], images)))
+    atomic_write(folder / IMAGES, lambda tmp: _write_csv(tmp, counts.image_rows(names, mean)))
     atomic_write(folder / COUNTS, lambda tmp: _write_arrays(tmp, arrays))
     atomic_write(folder / METRICS, lambda tmp: tmp.write_text(json.dumps(metrics)))
 
@@ -76,13 +76,14 @@ def _class_rows(metrics: dict) -> Iterator[dict]:
         yield {"kind": "mean", "name": mean} | {f"IoU {title}": c["means"][mean] for title, c in columns}
 
 
-def _image_rows(titles: Iterable[str], images: Iterable[ImageScores]) -> Iterator[dict]:
-    """One row per image."""
-    for image in images:
-        row = {"image": image.image, "pixels": image.pixels}
-        for title, scores in zip(titles, image.scores, strict=True):
-            row |= {f"accuracy {title}": scores.accuracy, f"mIoU {title}": scores.miou}
-        yield row | {"uncertainty_mean": image.uncertainty_mean, "uncertainty_max": image.uncertainty_max}
+class ImageScores(NamedTuple):
+    """A row of images.csv, with the scores of the first column of predictions."""
+
+    pixels: int
+    accuracy: float | None
+    miou: float | None
+    uncertainty_mean: float | None
+    uncertainty_max: float | None
 
 
 @dataclass(frozen=True)
@@ -154,11 +155,11 @@ def read_result(folder: Path) -> Result:
         path = folder / IMAGES
         with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
             title = next(iter(metrics["classifiers"]))
-            rows = [_image_scores(row, title) for row in csv.DictReader(file)]
-        images = {row.image: row for row in rows}
-        _require(len(images) == len(rows) > 0, "it lists no image, or one twice")
+            rows = list(csv.DictReader(file))
+        images = {row["image"]: _image_scores(row, title) for row in rows}
+        _require(len(images) == len(rows) > 0 and "" not in images, "it lists no image, or one twice")
         path = folder / COUNTS
-        counts = _read_counts(path, rows, len(metrics["colors"])) if path.is_file() else None
+        counts = _read_counts(path, images, len(metrics["colors"])) if path.is_file() else None
     except MALFORMED as error:
         raise UserError(
             f"{path}: cannot be read ({type(error).__name__}: {error}); evaluate again with "
@@ -203,17 +204,16 @@ def _require(right: bool, problem: str) -> None:
 
 
 def _image_scores(row: dict[str, str], title: str) -> ImageScores:
-    """A row of `images.csv`, with the scores of one column of predictions."""
     keys = (f"accuracy {title}", f"mIoU {title}", "uncertainty_mean", "uncertainty_max")
-    accuracy, miou, *uncertainty = (float(row[key]) if row[key] else None for key in keys)
-    name, pixels = row["image"], int(row["pixels"])
-    right = bool(name) and pixels >= 0 and _is_share(accuracy) and _is_share(miou)
-    right &= all(value is None or 0 <= value < float("inf") for value in uncertainty)
-    _require(right, f"a number of {name} is out of range")
-    return ImageScores(name, pixels, (Scores(accuracy, miou),), *uncertainty)
+    scores = ImageScores(int(row["pixels"]), *(float(row[key]) if row[key] else None for key in keys))
+    right = scores.pixels >= 0 and (scores.accuracy is None) == (scores.pixels == 0)
+    right &= _is_share(scores.accuracy) and _is_share(scores.miou)
+    right &= all(value is None or 0 <= value < float("inf") for value in scores)
+    _require(right, f"a number of {row['image']} is out of range")
+    return scores
 
 
-def _read_counts(path: Path, images: Sequence[ImageScores], classes: int) -> np.ndarray:
+def _read_counts(path: Path, images: dict[str, ImageScores], classes: int) -> np.ndarray:
     """The counts of the first column of predictions, for the classes in the mean."""
     with np.load(path, allow_pickle=False) as arrays:
         counts, mean = arrays["counts"], arrays["mean_classes"]
@@ -221,5 +221,8 @@ def _read_counts(path: Path, images: Sequence[ImageScores], classes: int) -> np.
     _require(right and counts.shape[::2] == (len(images), 3), "it does not fit images.csv")
     _require(counts.shape[3] == classes and counts.min() >= 0, "it does not hold a count per class")
     counts = counts[:, 0]
-    _require(counts[:, 1].sum(1).tolist() == [image.pixels for image in images], "it does not fit images.csv")
+    _require(
+        counts[:, 1].sum(1).tolist() == [image.pixels for image in images.values()],
+        "it does not fit images.csv",
+    )
     return counts[:, :, mean]

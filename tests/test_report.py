@@ -16,12 +16,12 @@ import torch
 import yaml
 from PIL import Image
 
-from engine.evaluation import ImageScores, PixelCounts, Scores
+from engine.evaluation import PixelCounts
 from report.bootstrap import miou_gain
 from report.curves import charts, moving_average, read_log
 from report.pages import worst_and_best
 from report.pictures import change_map, mistakes, nats_scale
-from report.result_folder import Result, read_result
+from report.result_folder import ImageScores, Result, read_result
 from tests.conftest import (
     LABEL_IDS,
     PREDICTION,
@@ -232,25 +232,22 @@ def test_levels_of_a_heat_map_tell_the_nats_to_a_step(maximum):
 
 
 def test_an_image_without_a_labelled_pixel_has_no_scores_and_shows_nowhere():
-    tally = PixelCounts(2, ["x"], 3, torch.device("cpu"))
+    counts = PixelCounts(2, ["x"], 3, torch.device("cpu"))
     label = torch.tensor([[0, 1, 1, 255]])
-    tally.add(1, label, [torch.tensor([[0, 1, 2, 2]])], torch.tensor([[0.0, 1.0, 0.5, 0.5]]))
-    tally.add(0, torch.full((1, 4), 255), [torch.zeros(1, 4, dtype=torch.int64)])
-    empty, scored = tally.image_scores(["a.png", "b.png"], range(3))
-    assert empty == ImageScores("a.png", 0, (Scores(None, None),), None, None)
+    counts.add(1, label, [torch.tensor([[0, 1, 2, 2]])], torch.tensor([[0.0, 1.0, 0.5, 0.5]]))
+    counts.add(0, torch.full((1, 4), 255), [torch.zeros(1, 4, dtype=torch.int64)])
+    empty, scored = counts.image_rows(["a.png", "b.png"], range(3))
+    assert list(empty.values()) == ["a.png", 0, None, None, None, None]
     # road 1/1, sidewalk 1/2, building, only predicted, 0/1; unlabelled pixels count nowhere
-    assert scored == ImageScores("b.png", 3, (Scores(2 / 3, 0.5),), 0.5, 1.0)
-    assert worst_and_best([empty, scored], 4) == ([scored], [])
+    assert list(scored.values()) == ["b.png", 3, 2 / 3, 0.5, 0.5, 1.0]
+    assert list(scored) == ["image", "pixels", "accuracy x", "mIoU x", "uncertainty_mean", "uncertainty_max"]
 
 
 def test_worst_and_best_share_no_image():
-    images = [
-        ImageScores(str(i), 9, (Scores(a, 0.5),), None, None) for i, a in enumerate((0.3, 0.9, 0.1, 0.5, 0.2))
-    ]
-    names = [[scores.image for scores in half] for half in worst_and_best(images, 2)]
-    assert names == [["2", "4"], ["1", "3"]]
-    names = [[scores.image for scores in half] for half in worst_and_best(images, 9)]
-    assert names == [["2", "4", "0"], ["1", "3"]]
+    images = {str(i): ImageScores(9, a, 0.5, None, None) for i, a in enumerate((0.3, 0.9, 0.1, 0.5, 0.2))}
+    images["unlabelled"] = ImageScores(0, None, None, None, None)
+    assert worst_and_best(images, 2) == (["2", "4"], ["1", "3"])
+    assert worst_and_best(images, 9) == (["2", "4", "0"], ["1", "3"])
     assert worst_and_best(images, 0) == ([], [])
 
 
@@ -509,9 +506,7 @@ def test_bad_flags_of_the_page_are_one_line(here, run_main):
 def result_with(counts: np.ndarray | None, miou: float = 0.5) -> Result:
     """A result that has these hits, labelled and predicted pixels, (images, 3, C)."""
     pixels = [0] * 40 if counts is None else counts[:, 1].sum(1).tolist()
-    images = {
-        f"{i}.png": ImageScores(f"{i}.png", n, (Scores(0.5, 0.5),), None, None) for i, n in enumerate(pixels)
-    }
+    images = {f"{i}.png": ImageScores(n, 0.5, 0.5, None, None) for i, n in enumerate(pixels)}
     return Result(Path("x"), {"miou": miou}, images, counts)
 
 
