@@ -26,7 +26,7 @@ CLASSES_KEY = "layer6.head.1.weight"  # one row per class
 IMAGENET_STD_RGB = (0.229, 0.224, 0.225)  # torchvision divides its inputs by it
 # The V1 recipe; V2 was trained much longer, with other augmentations.
 IMAGENET_WEIGHTS = ResNet101_Weights.IMAGENET1K_V1
-HASH_IN_NAME = re.compile(r"-(?![0-9]+\.)[0-9a-f]{8,}\.")  # as in torch.hub's names; a date is none
+HASH_IN_NAME = re.compile(r"-(?![0-9]+\.)([0-9a-f]{8,})\.")  # as torch.hub names files; a date is none
 UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 LONGEST_REASON = 120  # characters of a library's message
 MAX_NAME = 100  # characters of a URL's file name that are kept
@@ -76,52 +76,48 @@ def fetch(source: str) -> StateDict:
         WeightsError: it cannot be read, or is no dictionary of tensors.
     """
     url = IMAGENET_WEIGHTS.url if source == "imagenet" else source
-    if url.startswith(("http://", "https://")):
-        return _checked_state(download(url), source)
-    path = Path(source)
-    if not path.is_file():
-        raise WeightsError(f"--restore-from {source}: no such file; name a snapshot, a URL, imagenet or none")
-    return read_state(path, source)
-
-
-def download(url: str) -> object:
-    """What the checkpoint of a URL holds, from torch's cache once it has been downloaded.
-
-    A name with a hash as torch.hub writes it (`resnet101-63fe2227.pth`) is checked against it.
-
-    Raises:
-        WeightsError: it cannot be downloaded, does not match its hash, or is no
-            checkpoint; nothing of it is kept.
-    """
+    if not url.startswith(("http://", "https://")):
+        if not Path(source).is_file():
+            raise WeightsError(
+                f"--restore-from {source}: no such file; name a snapshot, a URL, imagenet or none"
+            )
+        return read_state(Path(source), source)
     path = Path(torch.hub.get_dir()) / "checkpoints" / cache_name(url)
     was_cached = path.is_file()
+    if not was_cached:
+        download(url, path)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return torch.hub.load_state_dict_from_url(
-                url,
-                map_location="cpu",
-                progress=sys.stderr.isatty(),
-                check_hash=True,
-                file_name=path.name,
-                weights_only=True,
-            )
-    except Exception as error:  # networks, servers and damaged files fail in any way
-        if not was_cached:
+        return read_state(path, source)
+    except WeightsError:
+        if not was_cached:  # so that the next run downloads it again
             path.unlink(missing_ok=True)
+        raise
+
+
+def download(url: str, path: Path) -> None:
+    """Download a file to `path`, checked against the hash in its name (`resnet101-63fe2227.pth`), if any.
+
+    Raises:
+        WeightsError: it cannot be downloaded or does not match its hash; nothing of it is kept.
+    """
+    digest = HASH_IN_NAME.search(path.name)
+    log.info("Downloading %s", url)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(
+            url, str(path), hash_prefix=digest and digest[1], progress=sys.stderr.isatty()
+        )
+    except Exception as error:  # networks and servers fail in any way
         raise WeightsError(
-            f"--restore-from {url}: cannot be downloaded and read ({_first_line(error)}); fetch it elsewhere "
-            f"and pass the file, or put it there as {path}"
+            f"--restore-from {url}: cannot be downloaded ({_first_line(error)}); fetch it elsewhere and pass "
+            f"the file, or put it there as {path}"
         ) from error
 
 
 def cache_name(url: str) -> str:
     """File name in torch's cache: the URL's own if it holds a hash, else one that differs for each URL."""
     name = UNSAFE.sub("_", unquote(urlsplit(url).path).rpartition("/")[2])[-MAX_NAME:]
-    if HASH_IN_NAME.search(name):
-        return name
-    # Without hyphens, in which torch.hub would see a hash.
-    return f"{hashlib.sha256(url.encode()).hexdigest()[:16]}_{name.replace('-', '_')}"
+    return name if HASH_IN_NAME.search(name) else f"{hashlib.sha256(url.encode()).hexdigest()[:16]}_{name}"
 
 
 def read_state(path: Path, source: str) -> StateDict:
@@ -133,10 +129,6 @@ def read_state(path: Path, source: str) -> StateDict:
             f"--restore-from {source}: not a checkpoint of tensors ({error}); name a snapshot such as "
             "GTA5_25000.pth, or copy it again"
         ) from error
-    return _checked_state(state, source)
-
-
-def _checked_state(state: object, source: str) -> StateDict:
     if not isinstance(state, dict) or not state or not all(map(_is_weight, state.keys(), state.values())):
         raise WeightsError(
             f"--restore-from {source}: holds no network; name a snapshot such as GTA5_25000.pth"
