@@ -1,7 +1,7 @@
-"""The published computation, value by value, in float64 (reference values in tests/golden).
+"""Networks and training steps against reference values, to 1e-9 in float64.
 
-They come from an independent implementation of the published method; `golden/inputs.py` rebuilds every
-input and weight by name.
+The values in tests/golden come from an independent implementation of the published method;
+`golden/inputs.py` rebuilds every input and weight by name.
 """
 
 import json
@@ -22,12 +22,20 @@ GOLDEN = Path(__file__).parent / "golden"
 CLASSES = 19
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def double_precision():
-    """All of this file computes in float64."""
+    """Everything in this file computes in float64."""
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture(scope="module")
+def network(double_precision) -> DeeplabMulti:
+    """The full network with the reference weights, which take seconds to draw."""
+    network = DeeplabMulti(CLASSES, use_se=True, norm_style="gn").eval()
+    fill(network)
+    return network
 
 
 def close(value: float) -> object:
@@ -48,8 +56,7 @@ def shapes(module: torch.nn.Module) -> dict:
     return {key: list(value.shape) for key, value in module.state_dict().items()}
 
 
-def test_names_shapes_and_trained_parameters_are_the_published_ones():
-    network = DeeplabMulti(CLASSES, use_se=True, norm_style="gn")
+def test_names_shapes_and_trained_parameters_are_the_published_ones(network):
     keys = golden("keys.json")
     assert shapes(network) == keys["network_19_se_gn"]
     trained = [key for key, p in network.named_parameters() if p.requires_grad]
@@ -58,9 +65,7 @@ def test_names_shapes_and_trained_parameters_are_the_published_ones():
 
 
 @pytest.mark.parametrize(("suffix", "shape"), [("", (1, 3, 64, 128)), ("2", (2, 3, 97, 161))])
-def test_network_gives_the_reference_logits(suffix: str, shape: tuple):
-    network = DeeplabMulti(CLASSES, use_se=True, norm_style="gn").eval()
-    fill(network)
+def test_network_gives_the_reference_logits(network, suffix: str, shape: tuple):
     with torch.no_grad():
         aux, main = network(inputs.draw("x" + suffix, shape, 50).double())
     reference = np.load(GOLDEN / "model_A.npz")
@@ -94,25 +99,26 @@ def test_discriminator_gives_the_reference_losses_and_gradients():
     ("name", "module", "parse"),
     [("stage1", trainer_ms, stage1_args), ("stage2", trainer_ms_variance, stage2_args)],
 )
-def test_three_steps_give_the_reference_losses_and_parameters(name: str, module, parse):
+def test_three_steps_give_the_reference_losses_and_parameters(network, name: str, module, parse):
     reference = golden(f"{name}.json")
     args = parse([])
     for flag, value in reference["args"].items():
         setattr(args, flag, value)
     trainer = module.AD_Trainer(args)
-    for network, prefix in ((trainer.G, ""), (trainer.D1, "D1"), (trainer.D2, "D2")):
-        fill(network, prefix)
+    trainer.G.load_state_dict(network.state_dict())
+    fill(trainer.D1, "D1")
+    fill(trainer.D2, "D2")
     for index, expected in enumerate(reference["steps"]):
         check_step(trainer, reference, index, expected)
-    for network, key in ((trainer.G, "params"), (trainer.D2, "D2")):
-        state = network.state_dict()
+    for trained, key in ((trainer.G, "params"), (trainer.D2, "D2")):
+        state = trained.state_dict()
         for tensor, (total, absolute) in reference[key].items():
             assert state[tensor].sum().item() == close(total), tensor
             assert state[tensor].abs().sum().item() == close(absolute), tensor
 
 
 def check_step(trainer, reference: dict, index: int, expected: dict) -> None:
-    """One step; a term whose weight is 0 may be reported as 0."""
+    """One step; a term whose weight is 0 is reported as 0."""
     batch, (height, width) = reference["batch"], reference["args"]["crop_size"]
     images, images_t = (
         inputs.draw(f"{name}{index}", (batch, 3, height, width), 50).double() for name in ("im", "imt")
