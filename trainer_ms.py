@@ -212,7 +212,7 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
         super().train(mode)
         if not self.args.is_training:
             for module in self.G.modules():
-                if isinstance(module, nn.BatchNorm2d):
+                if isinstance(module, (nn.BatchNorm2d, nn.SyncBatchNorm)):
                     module.eval()
         return self
 

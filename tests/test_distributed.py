@@ -18,8 +18,8 @@ from PIL import Image
 from report.result_folder import read_result
 from tests.conftest import PREDICTION, ROOT, TRAINING, files_of, run_script, write_world
 from tests.global_batch_norm import convert_global_batchnorm
-from tests.test_step import REGULARISED, WEIGHTING, build
-from tests.test_step import step as one_step
+from tests.test_trainers import REGULARISED, WEIGHTING, build
+from tests.test_trainers import step as one_step
 from trainer_ms import AD_Trainer as Stage1Trainer
 from trainer_ms_variance import AD_Trainer as Stage2Trainer
 from utils import distributed

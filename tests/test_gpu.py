@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from engine.evaluation import PixelCounts
 from model.deeplab_multi import DeeplabMulti
-from tests.test_step import STAGES, batch, build, new_trainer, on_device, raw_batch
+from tests.test_trainers import STAGES, batch, build, new_trainer, on_device, raw_batch
 from utils import preprocess
 from utils.device import choose_device, to_device
 from utils.distributed import Processes

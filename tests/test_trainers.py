@@ -130,6 +130,17 @@ def test_discriminators_take_no_gradients_in_the_generators_step(one_thread):
     assert all(p.grad is None for D in (trainer.D1, trainer.D2) for p in D.parameters())
 
 
+@pytest.mark.parametrize("flags", ["", "--is-training False"])
+def test_is_training_false_freezes_statistics_also_those_of_all_ranks(flags):
+    trainer = new_trainer(1, flags, 0.1)
+    torch.nn.SyncBatchNorm.convert_sync_batchnorm(trainer.G)  # what --sync_bn does
+    trainer.G.eval()  # as validation does
+    trainer.train()
+    norms = [module for module in trainer.G.modules() if isinstance(module, torch.nn.SyncBatchNorm)]
+    assert len(norms) > 20 and {module.training for module in norms} == {flags == ""}
+    assert trainer.G.layer5.training
+
+
 # Waiting
 
 
