@@ -1,7 +1,7 @@
-"""What only a GPU does, shown without one: tensors that pretend to lie there have a device and no values.
+"""What only a GPU does, tested without one: fake tensors have a device and no values.
 
-torch refuses to mix devices and to read a value of such tensors, so that a pass here says: nothing of a step
-or a prediction leaves the device or makes the host wait. Backward passes need a real GPU and are left out.
+torch refuses to mix devices and to read values of such tensors, so a test that passes shows that nothing in a
+step or a prediction leaves the GPU or synchronises with it. Backward passes need a real GPU and are left out.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ PRETENDS = (2, 11)  # the oldest release that was seen to do so without a driver
 
 
 class Watch(TorchDispatchMode):
-    """Notes the types of what comes from the host, and fails where anything else lies there."""
+    """Records the dtypes of tensors copied from the CPU; fails on any other tensor there."""
 
     def __init__(self, device: torch.device):
         super().__init__()
@@ -38,7 +38,7 @@ class Watch(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
-        if func.namespace != "aten":  # asking for a device
+        if func.namespace != "aten":  # a query of the device
             return result
         elsewhere = [
             leaf
@@ -46,7 +46,7 @@ class Watch(TorchDispatchMode):
             if isinstance(leaf, torch.Tensor) and leaf.device != self.device
         ]
         copies = func.overloadpacket in (torch.ops.aten._to_copy, torch.ops.aten.copy_)
-        if not copies:  # a single number goes along with a kernel's call
+        if not copies:  # scalars are passed as kernel arguments
             elsewhere = [leaf for leaf in elsewhere if leaf.ndim and leaf.numel()]
         if func is torch.ops.aten._to_copy.default and result.device == self.device:
             self.arrived += [leaf.dtype for leaf in elsewhere]
@@ -57,7 +57,7 @@ class Watch(TorchDispatchMode):
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """A GPU that computes nothing."""
+    """A fake GPU, which computes nothing."""
     try:
         with FakeTensorMode():
             torch.rand(2, device="cuda")[:1]
@@ -73,7 +73,7 @@ def gpu(monkeypatch):
 
 
 def gradients_instead(monkeypatch, trainer) -> None:
-    """Backward passes that leave gradients of no value."""
+    """Replace backward passes by ones that leave gradients without values."""
 
     def backward(loss):
         discriminators = [p for D in (trainer.D1, trainer.D2) for p in D.parameters() if p.requires_grad]
@@ -85,12 +85,22 @@ def gradients_instead(monkeypatch, trainer) -> None:
     monkeypatch.setattr(torch.autograd, "grad", lambda _, to, **__: (torch.empty_like(to),))
 
 
+PRECISIONS = [
+    ("tf32", "", torch.float32),
+    ("bf16", "--checkpointing", torch.bfloat16),
+    ("fp16", "", torch.float16),
+]
+
+
 @pytest.mark.parametrize(
-    ("precision", "more", "computed"),
-    [("tf32", "", torch.float32), ("bf16", "--checkpointing", torch.bfloat16), ("fp16", "", torch.float16)],
+    ("stage", "flags", "precision", "more", "computed"),
+    [
+        pytest.param(*stage.values, *precision, id=f"{stage.id}-{precision[0]}")
+        for stage in STAGES
+        for precision in (PRECISIONS if stage.id == "stage1" else PRECISIONS[:1])
+    ],
 )
-@pytest.mark.parametrize(("stage", "flags"), STAGES)
-def test_nothing_of_a_step_leaves_the_gpu_and_only_bytes_come(
+def test_nothing_in_a_step_leaves_the_gpu_and_only_uint8_is_copied_to_it(
     stage, flags, precision, more, computed, gpu, monkeypatch
 ):
     with gpu:
@@ -101,7 +111,7 @@ def test_nothing_of_a_step_leaves_the_gpu_and_only_bytes_come(
     trainer.G.layer1[0].conv1.register_forward_hook(lambda _, __, result: seen.add(result.dtype))
     raw = raw_batch(0), raw_batch(1)
     for i_iter in range(3):
-        # What is made once comes with the first step.
+        # Caches and optimiser states are created in the first step.
         with Watch(gpu) if i_iter else contextlib.nullcontext() as watch:
             trainer.adjust_learning_rates(i_iter)
             (images, labels), (images_t, labels_t) = (on_device(batch, gpu) for batch in raw)
@@ -110,14 +120,14 @@ def test_nothing_of_a_step_leaves_the_gpu_and_only_bytes_come(
         assert not i_iter or watch.arrived == [torch.uint8] * 4
     assert seen == {computed}
     assert {(loss.device, loss.dtype) for loss in losses.values()} == {(gpu, torch.float32)}
-    with pytest.raises(DataDependentOutputException):  # the watch is awake
+    with pytest.raises(DataDependentOutputException):  # reading a loss would be noticed
         float(losses["seg1"])
     for leaves in (lambda: losses["seg1"].cpu(), lambda: losses["seg1"].copy_(torch.zeros(()))):
         with Watch(gpu), pytest.raises(AssertionError, match="copy"):
             leaves()
 
 
-def test_percentiles_and_weights_of_several_processes_stay_on_the_gpu(gpu, monkeypatch):
+def test_percentiles_and_class_weights_over_ranks_stay_on_the_gpu(gpu, monkeypatch):
     class Two(Processes):
         def all_reduce_sum(self, tensor: torch.Tensor) -> torch.Tensor:
             assert tensor.device == gpu
@@ -138,7 +148,7 @@ def test_percentiles_and_weights_of_several_processes_stay_on_the_gpu(gpu, monke
 
 
 @pytest.mark.parametrize("uncertainty", UNCERTAINTIES)
-def test_nothing_of_a_prediction_makes_the_host_wait_and_counts_stay_on_the_gpu(uncertainty, gpu):
+def test_a_prediction_never_synchronises_and_its_counts_stay_on_the_gpu(uncertainty, gpu):
     with gpu:
         network = DeeplabMulti(CLASSES, use_se=True, norm_style="gn", arch="mini").eval()
     images = [torch.zeros(2, *size, 3, dtype=torch.uint8) for size in (SIZE, (60, 80))]
@@ -158,8 +168,8 @@ def test_nothing_of_a_prediction_makes_the_host_wait_and_counts_stay_on_the_gpu(
     assert tally.matrices.device == gpu
 
 
-def test_each_gpus_copy_computes_in_the_precision_asked_for(monkeypatch, one_thread):
-    """They are called in threads, to which torch passes on whether autocast is on, but not its type."""
+def test_each_replica_computes_in_the_chosen_precision(monkeypatch, one_thread):
+    """DataParallel calls replicas in threads; torch passes on whether autocast is on, but not its dtype."""
 
     def in_threads(module, images, device_ids):
         results = [None] * len(device_ids)
@@ -189,7 +199,7 @@ def test_each_gpus_copy_computes_in_the_precision_asked_for(monkeypatch, one_thr
             torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
 
 
-def test_only_the_gpus_named_are_opened(monkeypatch):
+def test_only_the_named_gpus_are_opened(monkeypatch):
     opened = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
@@ -198,10 +208,10 @@ def test_only_the_gpus_named_are_opened(monkeypatch):
     assert opened == [2]
 
 
-@pytest.mark.parametrize(("device", "goes_on"), [("cuda", True), ("mps", False), ("cpu", False)])
-def test_the_host_goes_on_while_cuda_copies_and_waits_for_other_devices(device, goes_on):
+@pytest.mark.parametrize(("device", "asynchronous"), [("cuda", True), ("mps", False), ("cpu", False)])
+def test_only_copies_to_cuda_are_asynchronous(device, asynchronous):
     class Bytes:
         def to(self, device, non_blocking):
             return device.type, non_blocking
 
-    assert to_device(Bytes(), torch.device(device)) == (device, goes_on)
+    assert to_device(Bytes(), torch.device(device)) == (device, asynchronous)

@@ -1,4 +1,4 @@
-"""One training step: what saves time and memory changes nothing, and the host waits for no device."""
+"""One training step: options for speed and memory change no result, and nothing synchronises with a GPU."""
 
 import copy
 from argparse import Namespace
@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.step import count, stage_args
-from engine.loop import LossBuffer
+from engine.run_log import TrainingLog
 from tests.conftest import TRAINING, one_line_error
 from trainer_ms import AD_Trainer as Stage1Trainer
 from trainer_ms_variance import AD_Trainer as Stage2Trainer
@@ -38,7 +38,7 @@ def new_trainer(stage: int, flags: str, droprate: float):
 
 
 def build(stage: int, flags: str, droprate: float = 0.0):
-    """A trainer of the stage with the same weights every time."""
+    """A trainer of the stage, with the same weights each time."""
     torch.manual_seed(0)
     trainer = new_trainer(stage, flags, droprate)
     trainer.to(memory_format=torch.channels_last)
@@ -48,7 +48,7 @@ def build(stage: int, flags: str, droprate: float = 0.0):
 
 
 def raw_batch(seed: int) -> dict:
-    """A batch as the data set makes it."""
+    """A batch as the data loader yields it."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, CLASSES, (2, HEIGHT // 8, WIDTH // 8)).repeat(8, 1).repeat(8, 2)
     labels[:, :3] = 255
@@ -99,7 +99,7 @@ def test_checkpointing_changes_neither_losses_nor_weights_nor_statistics(
 
 @pytest.mark.parametrize("iter_size", [1, 2])
 @pytest.mark.parametrize(("stage", "flags"), STAGES)
-def test_labelled_batch_learns_before_the_target_is_seen_and_gradients_are_those_of_the_sum(
+def test_back_propagating_the_batches_one_after_the_other_gives_the_gradients_of_the_sum(
     stage, flags, iter_size, float64, one_thread
 ):
     trainer = build(stage, f"{flags} --iter-size {iter_size}")
@@ -124,7 +124,7 @@ def test_labelled_batch_learns_before_the_target_is_seen_and_gradients_are_those
         assert torch.equal(buffer, other), key
 
 
-def test_discriminators_take_no_gradients_in_the_generators_step(one_thread):
+def test_the_generators_step_computes_no_gradients_of_the_discriminators(one_thread):
     trainer = build(1, REGULARISED)
     trainer.gen_update(*batch(0), 0)
     assert all(p.grad is None for D in (trainer.D1, trainer.D2) for p in D.parameters())
@@ -137,20 +137,20 @@ def test_is_training_false_freezes_statistics_also_those_of_all_ranks(flags):
     trainer.G.eval()  # as validation does
     trainer.train()
     norms = [module for module in trainer.G.modules() if isinstance(module, torch.nn.SyncBatchNorm)]
-    assert len(norms) > 20 and {module.training for module in norms} == {flags == ""}
+    assert norms and {module.training for module in norms} == {flags == ""}
     assert trainer.G.layer5.training
 
 
-# Waiting
+# Synchronisation
 
 
-class NoWaiting(TorchDispatchMode):
-    """Fails where a host would wait for a device: values read, shapes that depend on values, copies."""
+class NoSynchronisation(TorchDispatchMode):
+    """Fails on what synchronises with a GPU: reading values, data-dependent shapes, unpinned copies."""
 
     FORBIDDEN = {
         *("_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "nonzero_static", "masked_select"),
         *("unique", "_unique2", "unique_dim", "unique_consecutive", "bincount", "repeat_interleave"),
-        "lift_fresh",  # torch.tensor(numbers): on a device a copy from memory that is not pinned
+        "lift_fresh",  # torch.tensor(numbers), on a GPU a copy from unpinned memory
     }
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
@@ -162,7 +162,7 @@ class NoWaiting(TorchDispatchMode):
 
 
 class NoReading(TorchFunctionMode):
-    """Fails where a value leaves its tensor."""
+    """Fails when a value is read from a tensor."""
 
     FORBIDDEN = {
         "item",
@@ -183,29 +183,30 @@ class NoReading(TorchFunctionMode):
 
 
 @pytest.mark.parametrize(("stage", "flags"), STAGES)
-def test_no_host_waits_within_a_step(stage, flags, one_thread, tmp_path):
+def test_nothing_within_a_step_synchronises(stage, flags, one_thread, tmp_path):
     trainer = build(stage, flags, 0.1)
-    buffer = LossBuffer()
+    history = TrainingLog(tmp_path, None, every=20, start=0, total=100, classes=["road"])
     raw = raw_batch(0), raw_batch(1)
-    step(trainer, 0, raw)  # what is made once
-    with NoWaiting(), NoReading():
+    step(trainer, 0, raw)  # caches and optimiser states are created here
+    with NoSynchronisation(), NoReading():
         for i_iter in (1, 2):
             trainer.adjust_learning_rates(i_iter)
             found = step(trainer, i_iter, raw)
-            buffer.add(i_iter, found, trainer.class_weight)
+            history.step(i_iter, found, trainer.rates(), trainer.class_weight)
         with pytest.raises(AssertionError, match="tolist"):
-            buffer.fetch()  # the watch is awake
+            history.step(20, found, trainer.rates(), trainer.class_weight)  # reading losses would be noticed
+    history.close()
 
 
-def test_steps_whose_gradients_overflow_change_nothing_and_are_skipped_without_waiting():
-    """And the first that does not overflow is the optimiser's first."""
+def test_steps_with_overflowed_gradients_are_skipped_without_a_synchronisation():
+    """And the first without overflow counts as the optimiser's first step."""
 
     def run(scaled: bool) -> tuple:
         torch.manual_seed(0)
         weights = [torch.nn.Parameter(torch.randn(3, 4)) for _ in range(2)]
         optimizer = RepeatedSGD([dict(params=weights, lr=0.1, repeats=[1, 3])], 0.9, 0.01)
         scaler = torch.amp.GradScaler("cpu", init_scale=64.0, enabled=scaled)
-        scaler.scale(torch.ones(()))  # makes what is made once
+        scaler.scale(torch.ones(()))  # creates its state
         before = [w.detach().clone() for w in weights]
         for index in range(4):
             overflows = index in (0, 2)
@@ -213,7 +214,7 @@ def test_steps_whose_gradients_overflow_change_nothing_and_are_skipped_without_w
                 continue
             factor = float("inf") if overflows else 1.0
             scaler.scale(sum((factor * w * w).sum() for w in weights)).backward()
-            with NoWaiting():
+            with NoSynchronisation():
                 scaler.step(optimizer)
                 scaler.update()
             optimizer.zero_grad()
@@ -226,7 +227,7 @@ def test_steps_whose_gradients_overflow_change_nothing_and_are_skipped_without_w
             torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
 
 
-def test_parameters_whose_every_step_overflowed_are_new_when_a_run_goes_on():
+def test_parameters_whose_steps_all_overflowed_are_new_after_resuming():
     def optimizer() -> RepeatedSGD:
         torch.manual_seed(0)
         return RepeatedSGD(
@@ -248,8 +249,8 @@ def test_parameters_whose_every_step_overflowed_are_new_when_a_run_goes_on():
 
 @pytest.mark.filterwarnings("ignore:grad and param do not obey")
 @pytest.mark.parametrize("moved", ["gradients", "network", "state"])
-def test_steps_do_not_depend_on_the_layout_of_memory(moved, float64, one_thread):
-    """torch's fused optimisers do, without a word."""
+def test_steps_do_not_depend_on_the_memory_format(moved, float64, one_thread):
+    """Without `keep_layout`, torch's fused optimisers silently do."""
     flags = f"{WEIGHTING} {REGULARISED}"
     plain, other = build(1, flags), build(1, flags)
     step(plain, 0), step(other, 0)
@@ -259,7 +260,7 @@ def test_steps_do_not_depend_on_the_layout_of_memory(moved, float64, one_thread)
         state = other.training_state()
         other = new_trainer(1, flags, 0.0)
         other.load_training_state(state)
-    else:  # as a hook on gradients may leave them
+    else:  # as a gradient hook may leave them
         for key in gradients(other):
             other.G.get_parameter(key).register_post_accumulate_grad_hook(
                 lambda p: setattr(p, "grad", p.grad.contiguous())
@@ -285,7 +286,7 @@ def test_fp16_is_a_precision_and_contradictions_are_refused(capsys):
 
 
 @pytest.mark.parametrize("flags", [("--precision", "bf16"), ("--checkpointing",)])
-def test_scripts_train_on_the_cpu_with_the_flags_for_speed_and_memory(flags, world, run_main):
+def test_training_on_the_cpu_works_with_the_flags_for_speed_and_memory(flags, world, run_main):
     result = run_main("train_ms", *TRAINING, *flags, "--snapshot-dir", "snapshots/x")
     assert result.returncode == 0, result.stderr
     assert (world / "snapshots" / "x" / "GTA5_4.pth").is_file()
@@ -295,7 +296,7 @@ def test_an_unknown_precision_is_one_line(world, run_main):
     one_line_error(run_main("train_ms", *TRAINING, "--precision", "fp8"), "--precision", "bf16")
 
 
-def test_bf16_is_close_to_full_precision_and_its_losses_are_full_numbers(one_thread):
+def test_bf16_is_close_to_fp32_and_its_losses_are_fp32(one_thread):
     full, mixed = (step(build(1, f"{REGULARISED} --precision {p}"), 0) for p in ("fp32", "bf16"))
     for name, loss in mixed.items():
         assert loss.dtype == torch.float32
@@ -311,7 +312,7 @@ def test_a_compiled_network_gives_the_same_losses(one_thread):
         assert compiled[name].item() == pytest.approx(loss.item(), rel=1e-5), name
 
 
-def test_apples_gpu_is_chosen_where_it_is_the_only_one(monkeypatch, caplog):
+def test_apples_gpu_is_chosen_if_it_is_the_only_one(monkeypatch, caplog):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert choose_device(Namespace(cpu=False, gpu_ids=[0])) == (torch.device("mps"), [])
@@ -320,8 +321,8 @@ def test_apples_gpu_is_chosen_where_it_is_the_only_one(monkeypatch, caplog):
 
 
 @pytest.mark.parametrize(("flags", "limit"), [([], 16e9), (["--checkpointing"], 8e9)])
-def test_published_step_fits_by_arithmetic(flags, limit):
-    """Stage I of the README with bf16: counted, nothing computed; kernels' work space left out."""
+def test_memory_and_flops_of_the_published_step(flags, limit):
+    """Stage I of the README with bf16, counted without computing; kernel workspaces are not included."""
     options = Namespace(arch="resnet101", precision="bf16", checkpointing=bool(flags), compile=False)
     meter = count("stage1", stage_args("stage1", options))
     assert 2e9 < meter.peak < limit
