@@ -20,8 +20,7 @@ from torchvision.models import ResNet101_Weights
 from model.deeplab_multi import DeeplabMulti, is_classifier
 
 PIXEL_MAX = 255
-FIRST_SHAPE = (64, 3, 7, 7)  # of the first convolution of torchvision's ResNets
-FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+FIRST_KEY = "conv1.weight"  # of the first convolution
 CLASSES_KEY = "layer6.head.1.weight"  # one row per class
 IMAGENET_STD_RGB = (0.229, 0.224, 0.225)  # torchvision divides its inputs by it
 # The V1 recipe; V2 was trained much longer, with other augmentations.
@@ -53,8 +52,10 @@ def load_weights(network: DeeplabMulti, source: str, restore_classifiers: bool =
         log.info("Starting from random weights.")
         return
     state = strip_data_parallel(fetch(source))
-    if "fc.weight" in state and "layer5.head.1.weight" not in state:
-        state, what = from_torchvision(state), "torchvision's ResNet backbone"
+    torchvision = "fc.weight" in state and "layer5.head.1.weight" not in state
+    if torchvision:
+        state = {k: v for k, v in state.items() if not k.startswith("fc.")}
+        what = "torchvision's ResNet backbone"
     elif prefix := _extra_name(state, network):
         state, what = from_caffe(state, prefix), "a Caffe-style backbone"
     elif restore_classifiers:
@@ -65,6 +66,8 @@ def load_weights(network: DeeplabMulti, source: str, restore_classifiers: bool =
     if what != "network":
         expected = {k: v for k, v in expected.items() if not is_classifier(k)}
     check_weights(state, expected, source)
+    if torchvision:
+        state[FIRST_KEY] = to_bgr_in_0_to_255(state[FIRST_KEY])
     network.load_state_dict(state, strict=False)  # `check_weights` made sure that nothing is missing
     log.info("Starting from %s (%s).", source, what)
 
@@ -73,7 +76,7 @@ def fetch(source: str) -> StateDict:
     """The state dictionary that `source` names, on the CPU; nothing in the file is executed.
 
     Raises:
-        WeightsError: it cannot be read, or is no dictionary of tensors.
+        WeightsError: it cannot be read, or is not a dictionary of tensors.
     """
     url = IMAGENET_WEIGHTS.url if source == "imagenet" else source
     if not url.startswith(("http://", "https://")):
@@ -137,19 +140,19 @@ def read_state(path: Path, source: str) -> StateDict:
 
 
 def load_tensors(path: Path) -> object:
-    """What `torch.save` wrote, on the CPU: tensors, numbers and text in lists and dictionaries.
+    """Load what `torch.save` wrote, on the CPU: tensors, numbers and text in lists and dictionaries.
 
     Raises:
-        ValueError: the file is none of that kind, in a few words; no code in it was executed.
+        ValueError: it is not such a file, with a short reason; no code in it was executed.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what is odd about a file ends here or does not matter
+            warnings.simplefilter("ignore")  # what matters about an odd file is raised
             return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged or hostile file can fail in any way
+    except Exception as error:  # damaged and hostile files fail in any way
         reason = _first_line(error) or "it is empty"
         if isinstance(error, pickle.UnpicklingError) or "TorchScript" in reason:
-            reason = "it is another file, or holds more than tensors, which is not executed"
+            reason = "it is another kind of file, or contains code, which is never executed"
         raise ValueError(reason) from error
 
 
@@ -158,56 +161,55 @@ def _first_line(error: Exception) -> str:
 
 
 def _is_weight(key: object, value: object) -> bool:
-    """Whether both are what a network's state has: a name, and an array of numbers that are there."""
+    """Whether both belong into a state dictionary: a name, and a dense array of real numbers."""
     plain = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
     return isinstance(key, str) and plain and not value.is_quantized and not value.is_complex()
 
 
 def count_classes(snapshot: Path) -> int | None:
-    """How many classes the network in a file has; None where it is no network of this kind.
+    """Number of classes of the network in a file, or None if it is not a network of this kind.
 
     Raises:
-        WeightsError: the file is no checkpoint.
+        WeightsError: the file is not a checkpoint.
     """
     head = strip_data_parallel(fetch(str(snapshot))).get(CLASSES_KEY)
     return len(head) if head is not None and head.ndim else None
 
 
 def strip_data_parallel(state: StateDict) -> StateDict:
-    """Keys without the `module.` that DataParallel puts before them."""
+    """The state without DataParallel's `module.` in front of its keys."""
     return {key.removeprefix("module."): value for key, value in state.items()}
 
 
-def from_torchvision(state: StateDict) -> StateDict:
-    """torchvision's ResNet for this backbone: its input becomes BGR in 0 ... 255, its classifier is left out.
+def to_bgr_in_0_to_255(weight: Tensor) -> Tensor:
+    """torchvision's first convolution (64, 3, 7, 7), for images in BGR and 0 ... 255 minus the mean.
 
-    The division by each channel's standard deviation moves into the first convolution; the mean is
-    subtracted from the images as before.
+    torchvision's input is RGB in 0 ... 1 minus the mean, divided by each channel's standard deviation; both
+    divisions move into the weights.
     """
-    state = {key: value for key, value in state.items() if not key.startswith("fc.")}
     scale = torch.tensor(IMAGENET_STD_RGB) * PIXEL_MAX
-    first = state.get("conv1.weight")
-    if first is not None and first.shape == FIRST_SHAPE and first.dtype in FLOATS:  # else it is refused later
-        state["conv1.weight"] = (first / scale[:, None, None]).flip(1)
-    return state
+    return (weight.to(scale.dtype) / scale[:, None, None]).flip(1)
 
 
 def from_caffe(state: StateDict, prefix: str) -> StateDict:
-    """The original initial weights: the first name of every key dropped, their classifier left out."""
+    """The papers' original initial weights, without the prefix of the keys and without their classifier."""
     state = {key.removeprefix(prefix + "."): value for key, value in state.items()}
     return {k: v for k, v in state.items() if not k.startswith(("layer5.", "fc."))}
 
 
 def _extra_name(state: StateDict, network: DeeplabMulti) -> str | None:
-    """The one name that every key has before the network's own names, if so."""
+    """The prefix that all keys share in front of the network's own names, if any."""
     first, *others = {key.partition(".")[0] for key in state}
     return first if not others and not hasattr(network, first) else None
 
 
 def check_weights(state: StateDict, expected: StateDict, source: str) -> None:
-    """Refuse a state that would not fill `expected` key by key and shape by shape with finite numbers.
+    """Check that a state has the keys and shapes of `expected`, and finite values.
 
-    Files of old PyTorch versions lack BN's counter of batches, which nothing here reads.
+    `num_batches_tracked` may be missing: old PyTorch versions did not save it, and nothing here reads it.
+
+    Raises:
+        WeightsError: it does not; the message names a tensor.
     """
     found, wanted = (
         weights[CLASSES_KEY].shape[:1] if CLASSES_KEY in weights else () for weights in (state, expected)
@@ -220,10 +222,10 @@ def check_weights(state: StateDict, expected: StateDict, source: str) -> None:
     missing = [k for k in expected if k not in state and not k.endswith("num_batches_tracked")]
     unexpected = [key for key in state if key not in expected]
     shapes = [k for k in state if k in expected and state[k].shape != expected[k].shape]
-    for what, keys in (("lacks", missing), ("has besides", unexpected), ("has of another shape", shapes)):
+    for what, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes)):
         if keys:
             raise WeightsError(
-                f"--restore-from {source}: is of another network: it {what} {len(keys)} tensors such as "
+                f"--restore-from {source}: belongs to another network: {len(keys)} tensors {what}, such as "
                 f"{keys[0]}; check --arch, --norm-style and --use-se"
             )
     for key, value in state.items():
@@ -231,5 +233,5 @@ def check_weights(state: StateDict, expected: StateDict, source: str) -> None:
             raise WeightsError(f"--restore-from {source}: {key} holds {value.dtype}; name another snapshot")
         if not value.isfinite().all():
             raise WeightsError(
-                f"--restore-from {source}: {key} holds numbers that are not finite; name an earlier snapshot"
+                f"--restore-from {source}: {key} contains NaN or infinity; name an earlier snapshot"
             )

@@ -169,9 +169,9 @@ def with_another_shape(state):
 @pytest.mark.parametrize(
     ("damage", "named"),
     [
-        (without_a_key, "lacks 1 tensors such as layer3.1.bn2.weight"),
+        (without_a_key, "1 tensors missing, such as layer3.1.bn2.weight"),
         (with_another_key, "layer4.9.conv1.weight"),
-        (with_another_shape, "another shape 1 tensors such as layer3.1.bn2.weight"),
+        (with_another_shape, "1 tensors of another shape, such as layer3.1.bn2.weight"),
     ],
 )
 def test_a_network_with_other_tensors_is_refused_by_name(damage, named, tmp_path):
