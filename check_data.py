@@ -9,19 +9,37 @@ missing labels, ids or colours without a class.
 """
 
 import logging
+from argparse import Namespace
 from collections import Counter
+from pathlib import Path
 
 from dataset import Adaptation, SegmentationDataset, adapt, build_dataset, find_domain
+from dataset.domains import BUILT_IN
 from dataset.survey import Survey, inspect_images
 from engine.run_log import log_to_terminal, progress
 from utils.device import default_workers
 from utils.errors import UserError, run_script
-from utils.flag_types import format_size
-from utils.tool_options import check_data_args
+from utils.flag_types import MAX_WORKERS, OneLineParser, any_domain, format_size, integer, source, split
+from utils.options import OWN_DATA
 
 SHOWN = 5  # sizes, names and files listed; the others are only counted
 MAX_STRETCH = 1.1  # note a larger change of the aspect ratio
 log = logging.getLogger(__name__)
+
+
+# fmt: off
+def check_data_args(argv: list[str] | None = None) -> Namespace:
+    """The flags."""
+    parser = OneLineParser("Read every image and label of a data set and print a summary.", "DOMAIN [flags]")
+    add = parser.add_argument
+    add("dataset", type=any_domain, metavar="DOMAIN", help=f"{', '.join(BUILT_IN)}, {OWN_DATA}")
+    add("--source", type=source, help="count a target in the classes of this source (default: in its own)")
+    add("--data-dir", type=Path, help="root of the data (default: the data set's)")
+    add("--data-list", type=Path, help="images, one name per line; without it the folder is scanned")
+    add("--set", type=split, default="train", help="split of the data, where it has splits")
+    add("--num-workers", type=integer(0, MAX_WORKERS), help="decoding processes (default: by cores)")
+    return parser.parse_args(argv)
+# fmt: on
 
 
 def main() -> None:

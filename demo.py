@@ -34,13 +34,25 @@ from report.pictures import Picture, color_map
 from report.result_folder import read_result
 from synthetic import make_synthetic_data
 from utils.errors import UserError, run_script
+from utils.flag_types import OneLineParser, seed
 from utils.metrics import format_iou_columns
 from utils.pictures import save_overview
-from utils.tool_options import demo_args
 
 HERE = Path(__file__).resolve().parent
 EXAMPLES = 4  # target images in the report
 DOMAIN_EXAMPLES = 3  # pairs of source and target images in the report
+
+
+# fmt: off
+def demo_args(argv: list[str] | None = None) -> Namespace:
+    """The flags."""
+    parser = OneLineParser("Run the whole method on synthetic data.")
+    add = parser.add_argument
+    add("--out", type=Path, default="demo", help="output folder")
+    add("--seed", type=seed, default=0, help="seed of the scenes and of the trainings")
+    add("--quick", action="store_true", help="about a minute; the numbers mean little")
+    return parser.parse_args(argv)
+# fmt: on
 
 
 @dataclass(frozen=True)

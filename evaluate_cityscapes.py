@@ -37,14 +37,52 @@ from utils.atomic import resolve_path
 from utils.device import choose_device
 from utils.distributed import Processes, init_distributed, shutdown
 from utils.errors import run_script
+from utils.flag_types import (
+    PUBLISHED_WEIGHTS,
+    OneLineParser,
+    boolean,
+    not_negative,
+    positive,
+    seed,
+    share,
+    weightings,
+)
 from utils.inference import predict_all, scaled_sizes
+from utils.options import add_prediction_flags
 from utils.pictures import PredictionWriter
-from utils.prediction_options import evaluate_args
-from utils.uncertainty import UncertaintyGap
+from utils.uncertainty import DROPOUT_PASSES, UNCERTAINTIES, UncertaintyGap
 
 FILES = "files"  # title of the only column with --predictions
 PAGE = "report.html"
 log = logging.getLogger(__name__)
+
+
+# fmt: off
+def evaluate_args(argv: list[str] | None = None) -> Namespace:
+    """The flags; None means: take it from the snapshot's opts.yaml."""
+    parser = OneLineParser("Predict the target's validation images and print IoU per class and mIoU.")
+    add_prediction_flags(parser, batchsize=16, split="val")
+    add = parser.group("scores")
+    add("--weights", weightings, PUBLISHED_WEIGHTS, "weights of primary:auxiliary classifier; a list such as "
+        "1:0.5,1:0,0:1 is scored side by side, with pictures of the first (MRNet, table 1)")
+    add("--uncertainty", UNCERTAINTIES, "kl", "of heat maps and uncertainty gap: the classifiers' divergence "
+        "or Monte-Carlo dropout (Rectifying, table 8)")
+    add("--mc-passes", positive, DROPOUT_PASSES, "passes of Monte-Carlo dropout")
+    add("--mc-droprate", share, None, "its drop rate (default: the training's)")
+    add("--random-seed", seed, 1234, "its seed")
+    add("--predictions", Path, None, "score the PNGs of train ids in this folder, named as the images, "
+        "instead of running a network")
+    add = parser.group("output")
+    add("--save", Path, None, "output folder (default: ./result/cityscapes<name of the snapshot's folder>)")
+    add("--report", boolean, False, "write report.html: tables, confusions, the worst and the best images")
+    add("--report-images", not_negative, 4, "number of worst and of best images on the page")
+    args = parser.parse_args(argv)
+    source = args.restore_from or args.predictions
+    parser.require(source, "--restore-from is missing; name the snapshot to evaluate")
+    if args.restore_from and args.predictions:
+        parser.error("--predictions scores files and --restore-from a network; give one of the two")
+    return args
+# fmt: on
 
 
 def main() -> None:

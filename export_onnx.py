@@ -7,6 +7,7 @@ The file takes `images`, RGB uint8 (N, height, width, 3) of --input-size, N free
 """
 
 import logging
+from argparse import Namespace
 from pathlib import Path
 
 from deploy.onnx_file import compare, format_differences, libraries, write_onnx
@@ -14,11 +15,25 @@ from deploy.segmenter import load_segmenter
 from engine.run_log import log_to_terminal
 from utils.atomic import atomic_write
 from utils.errors import UserError, run_script
-from utils.flag_types import format_size
+from utils.flag_types import OneLineParser, boolean, format_size, size, text
 from utils.one_pass import SingleScaleModel
-from utils.prediction_options import export_args
 
 log = logging.getLogger(__name__)
+
+
+# fmt: off
+def export_args(argv: list[str] | None = None) -> Namespace:
+    """The flags."""
+    parser = OneLineParser("Write a trained network as an ONNX file and check it on the CPU.")
+    add = parser.group("export")
+    add("--restore-from", text, None, "snapshot, with opts.yaml beside it", metavar="FILE")
+    add("--save", Path, "./network.onnx", "file to write")
+    add("--input-size", size, None, "size of its input (default: the training's --input-size-target)")
+    add("--logits", boolean, False, "add the two classifiers' weighted logits as an output")
+    args = parser.parse_args(argv)
+    parser.require(args.restore_from, "--restore-from is missing; name the snapshot to export")
+    return args
+# fmt: on
 
 
 def main() -> None:

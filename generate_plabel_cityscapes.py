@@ -6,6 +6,8 @@ For each image: <name>.png (train ids), <name>_color.png and <name>_heatmap.png 
 """
 
 import logging
+from argparse import Namespace
+from pathlib import Path
 
 import torch
 
@@ -17,11 +19,30 @@ from engine.snapshots import record_result
 from utils.device import choose_device
 from utils.distributed import init_distributed, shutdown
 from utils.errors import run_script
+from utils.flag_types import PUBLISHED_WEIGHTS, OneLineParser, fraction, one_weighting
 from utils.inference import predict_all, scaled_sizes
+from utils.options import add_prediction_flags, check_threshold
 from utils.pictures import PredictionWriter
-from utils.prediction_options import generate_args
 
 log = logging.getLogger(__name__)
+
+
+# fmt: off
+def generate_args(argv: list[str] | None = None) -> Namespace:
+    """The flags; None means: take it from the snapshot's opts.yaml."""
+    parser = OneLineParser("Write pseudo labels for the target's training images.")
+    add_prediction_flags(parser, batchsize=12, split="train")
+    add = parser.group("pseudo labels")
+    add("--weights", one_weighting, PUBLISHED_WEIGHTS, "weights of primary:auxiliary (MRNet, table 1)")
+    add("--threshold", fraction, None, "pixels scoring below it get no label (255); 1.0: all get one "
+        "(default: 0.9 from SYNTHIA and to RobotCar, else 1.0)")
+    add("--save", Path, None, "output folder (default: where train_ft.py looks)")
+    args = parser.parse_args(argv)
+    parser.require(args.restore_from, "--restore-from is missing; name the snapshot to label with")
+    if args.threshold is not None:
+        check_threshold(parser, args.threshold, args.save, "--save")
+    return args
+# fmt: on
 
 
 def main() -> None:

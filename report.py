@@ -7,6 +7,7 @@ Nothing is predicted again. The data must be where the evaluation found them, or
 """
 
 import logging
+from argparse import Namespace
 from pathlib import Path
 
 from dataset import build_dataset
@@ -16,10 +17,44 @@ from report.bootstrap import miou_gains
 from report.comparison import check_comparable, gain_lines
 from report.pages import write_comparison, write_evaluation
 from report.result_folder import read_result
+from utils.atomic import resolve_path
 from utils.errors import UserError, run_script
-from utils.tool_options import report_args
+from utils.flag_types import OneLineParser, not_negative, target, words
 
 log = logging.getLogger(__name__)
+
+
+# fmt: off
+def report_args(argv: list[str] | None = None) -> Namespace:
+    """The flags."""
+    parser = OneLineParser("Write a page of one or several evaluations.", usage="RESULT [RESULT ...] [flags]")
+    add = parser.add_argument
+    add("results", type=Path, nargs="+", metavar="RESULT", help="folder that evaluate_cityscapes.py wrote")
+    add("--titles", type=words, help="titles of the results, separated by commas (default: their folders')")
+    add("--images", type=not_negative, default=4, help="number of worst and of best images; with several "
+        "results, of those where the last one loses and gains most over the first")
+    add("--names", nargs="+", default=(), metavar="NAME", help="compare these images, named as in images.csv")
+    add("--save", type=Path, help="the page (default: report.html in the folder, or ./comparison.html)")
+    add("--data-dir", type=Path, help="root of the data (default: the first evaluation's)")
+    add("--target", type=target, help="the data set (default: the first evaluation's)")
+    args = parser.parse_intermixed_args(argv)
+    several = len(args.results) > 1
+    args.titles = args.titles.split(",") if args.titles else _folder_titles(args.results)
+    if len(args.titles) != len(args.results):
+        parser.error(f"--titles: {len(args.titles)} for {len(args.results)} results; give one for each")
+    if len(set(args.titles)) < len(args.titles):
+        parser.error("--titles: two are the same; give each result its own title and name it once")
+    if args.names and not several:
+        parser.error("--names chooses images to compare; name several results")
+    args.save = args.save or (Path("comparison.html") if several else args.results[0] / "report.html")
+    return args
+# fmt: on
+
+
+def _folder_titles(folders: list[Path]) -> list[str]:
+    """The folders' names, or their paths if two have the same name."""
+    names = [resolve_path(folder).name for folder in folders]
+    return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
 
 
 def main() -> None:
@@ -28,11 +63,11 @@ def main() -> None:
     log_to_terminal()
     results = [read_result(folder) for folder in args.results]
     evaluated = results[0].metrics["data"]
-    target = args.target or evaluated["target"]
-    if target not in BUILT_IN and not Path(target).exists():
-        raise UserError(f"{args.results[0]}: evaluated on {target}, which is not here; name it with --target")
+    name = args.target or evaluated["target"]
+    if name not in BUILT_IN and not Path(name).exists():
+        raise UserError(f"{args.results[0]}: evaluated on {name}, which is not here; name it with --target")
     data = build_dataset(
-        target, args.data_dir or evaluated["data_dir"], split=evaluated["set"], colors=results[0].colors
+        name, args.data_dir or evaluated["data_dir"], split=evaluated["set"], colors=results[0].colors
     )
     if len(results) == 1:
         write_evaluation(args.save, results[0], data, args.images)

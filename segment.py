@@ -9,6 +9,7 @@ and <name>_uncertainty.png (heat map with a colour bar), for each video <name>_o
 import logging
 from argparse import Namespace
 from functools import partial
+from pathlib import Path
 
 from PIL import Image
 
@@ -21,9 +22,30 @@ from engine.run_log import log_to_terminal, progress
 from utils.atomic import atomic_write
 from utils.device import choose_device
 from utils.errors import run_script
-from utils.prediction_options import segment_args
+from utils.flag_types import OneLineParser, gpu_ids, positive_float, size
 
 log = logging.getLogger(__name__)
+
+
+# fmt: off
+def segment_args(argv: list[str] | None = None) -> Namespace:
+    """The flags; flags and inputs may come in any order."""
+    parser = OneLineParser("Segment pictures, folders and videos.", usage="[flags] INPUT [INPUT ...]")
+    add = parser.add_argument  # switches take no value here: it could be the input after it
+    add("inputs", type=Path, nargs="+", metavar="INPUT", help="picture, folder (with subfolders) or video")
+    add("--restore-from", metavar="FILE", help="snapshot, with opts.yaml beside it")
+    add("--save", type=Path, default="./result/segmented", help="output folder")
+    add("--fast", action="store_true", help="one pass instead of the evaluation's four")
+    add("--input-size", type=size, help="size that pictures are resized to (default: the training's "
+        "--input-size-target, or as many pixels in the picture's proportions if those are very different)")
+    add("--uncertainty-max", type=positive_float, help="nats at the end of the colour scale, to compare "
+        "pictures (default: each picture's maximum)")
+    add("--gpu", "--gpu-ids", dest="gpu_ids", type=gpu_ids, default="0", help="GPU to use")
+    add("--cpu", action="store_true", help="compute on the CPU")
+    args = parser.parse_intermixed_args(argv)
+    parser.require(args.restore_from, "--restore-from is missing; name the snapshot to segment with")
+    return args
+# fmt: on
 
 
 def main() -> None:

@@ -22,14 +22,40 @@ from experiments.recipes import Planner, Recipe, published_recipe, synthetic_rec
 from experiments.tables import CLASS_COUNTS, TABLES, Cell, Table
 from utils.atomic import atomic_write
 from utils.errors import UserError, run_script
-from utils.tool_options import tables_args
+from utils.flag_types import OneLineParser, gpu_ids, positive, seeds
 
 PROJECT = Path(__file__).resolve().parent  # the commands run here
 
 
+# fmt: off
+def tables_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """The flags."""
+    parser = OneLineParser("Reproduce tables of the papers.", "NAME [NAME ...] [flags]")
+    add = parser.add_argument
+    add("names", nargs="*", metavar="NAME", help=f"tables: {' '.join(TABLES)}")
+    add("--list", action="store_true", help="list the tables")
+    add("--synthetic", "--embedded", action="store_true", help="small network on synthetic data, as in demo.py")
+    add("--quick", action="store_true", help="with --synthetic: a minute or two per table, to try it out")
+    add("--seeds", type=seeds, default="0", help="seeds to run; several give mean and 95 %% t-interval")
+    add("--out", type=Path, default="tables", help="output folder")
+    add("--dry-run", action="store_true", help="print the commands; run and write nothing")
+    add("--jobs", type=positive, default=1, help="scripts to run in parallel; they share the cores")
+    add("--gpu-ids", type=gpu_ids, help="GPUs of every training, e.g. 0,1 (default: the published command's)")
+    args = parser.parse_args(argv)
+    unknown = [name for name in args.names if name not in TABLES]
+    if unknown or not (args.names or args.list):
+        problem = f"no table is named {unknown[0]!r}" if unknown else "name a table"
+        parser.error(f"{problem}; there are {', '.join(TABLES)}")
+    if args.quick and not args.synthetic:
+        parser.error("--quick shortens --synthetic; give both")
+    args.names = list(dict.fromkeys(args.names))
+    return args
+# fmt: on
+
+
 def main() -> None:
     """List the tables, print the commands, or run them and print the tables."""
-    args = tables_args(TABLES)
+    args = tables_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
     if args.list:
         for table in TABLES.values():

@@ -23,8 +23,7 @@ from dataset.images import HIGH_DEPTH_MODES
 from dataset.labels import Colors
 from dataset.transforms import resize_whole
 from deploy.legends import class_overlay, overlay_with_legend, uncertainty_picture
-from engine.recognise import recognise
-from engine.restore import find_snapshot, restore_network, snapshot_options, trained_size
+from engine.restore import find_snapshot, recognise, restore_network, snapshot_options, trained_size
 from model.deeplab_multi import STRIDE, DeeplabMulti
 from utils.errors import UserError
 from utils.inference import NOT_FINITE, predict, scaled_sizes

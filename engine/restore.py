@@ -16,14 +16,14 @@ from dataset.base import prediction_name
 from dataset.domains import EVALUATION_SCALES
 from dataset.images import DataError
 from dataset.sampling import ShardedBatches, batches
-from engine.recognise import recognise
+from engine.restore import recognise
 from model.deeplab_multi import DeeplabMulti
 from model.weights import count_classes, load_weights
 from utils.device import default_workers
 from utils.distributed import Processes
 from utils.errors import UserError
 from utils.memory import images_a_pass
-from utils.opts_file import network_options, read_options
+from utils.options import network_options, read_options
 
 log = logging.getLogger(__name__)
 

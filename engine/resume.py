@@ -20,7 +20,7 @@ from engine.snapshots import check_finite, first_not_finite, save_tensors
 from model.weights import load_tensors
 from utils.distributed import Processes
 from utils.errors import UserError
-from utils.opts_file import OPTIONS_FILE, spelled_options
+from utils.options import OPTIONS_FILE, spelled_options
 
 STATE_FILE = "training_state.pt"
 FORMAT = 1

@@ -21,7 +21,7 @@ from utils.atomic import remove_partial_files, resolve_path
 from utils.device import choose_device, default_workers, set_precision
 from utils.distributed import Processes, init_distributed, shutdown
 from utils.errors import UserError, ignore_stop_signals
-from utils.opts_file import OPTIONS_FILE, SHAPING_OPTIONS, read_options, write_options
+from utils.options import OPTIONS_FILE, SHAPING_OPTIONS, read_options, write_options
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from dataset.yaml_file import load_yaml
 from utils.atomic import atomic_write
 from utils.errors import UserError
-from utils.opts_file import spelled_options
+from utils.options import spelled_options
 
 PARTS = ("", "_D1", "_D2")  # of a snapshot: network and discriminators
 PICTURES = "pictures"  # subfolder of the snapshot folder

@@ -20,8 +20,7 @@ from tests.conftest import (
     save_png,
 )
 from utils.errors import run_script as run_guarded
-from utils.options import stage1_args
-from utils.opts_file import write_options
+from utils.options import stage1_args, write_options
 
 IMAGE = "data/GTA5/images/00002.png"
 LABEL = "data/GTA5/labels/00002.png"

@@ -14,14 +14,15 @@ from pathlib import Path
 import pytest
 
 from dataset import find_domain
+from evaluate_cityscapes import evaluate_args
 from experiments import runner, tabulate
 from experiments.recipes import Planner, published_recipe, synthetic_recipe
 from experiments.runner import Job
 from experiments.tables import ROBOTCAR_CLASSES, TABLES, WEIGHTS, Cell, Row, Stage1, Stage2, Table
+from generate_plabel_cityscapes import generate_args
 from tests.conftest import ROOT, one_line_error, run_script
 from utils.errors import UserError
 from utils.options import stage1_args, stage2_args
-from utils.prediction_options import evaluate_args, generate_args
 
 NAMES = ["mrnet-1", "mrnet-2", "mrnet-3", *(f"rectifying-{n}" for n in range(2, 11))]
 PARSERS = {

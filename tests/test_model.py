@@ -24,8 +24,7 @@ from model.weights import WeightsError, cache_name, load_weights
 from tests.conftest import TRAINING, one_line_error
 from utils.atomic import atomic_write
 from utils.errors import UserError
-from utils.options import stage1_args
-from utils.opts_file import network_options, read_options, write_options
+from utils.options import network_options, read_options, stage1_args, write_options
 
 MEAN_RGB = (122.67891434, 116.66876762, 104.00698793)
 STD_RGB = (0.229, 0.224, 0.225)

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from evaluate_cityscapes import evaluate_args
+from generate_plabel_cityscapes import generate_args
 from tests.conftest import one_line_error
 from utils.options import stage1_args, stage2_args
-from utils.prediction_options import evaluate_args, generate_args
 
 STAGES = {"stage1": stage1_args, "stage2": stage2_args}
 STAGE1_FOLDER = "./snapshots/SE_GN_batchsize2_1024x512_pp_ms_me0_classbalance7_kl0.1_lr2_drop0.1_seg0.5"

@@ -34,8 +34,7 @@ from tests.conftest import (
 )
 from utils.errors import UserError
 from utils.one_pass import SingleScaleModel
-from utils.options import stage1_args
-from utils.opts_file import write_options
+from utils.options import stage1_args, write_options
 from utils.pictures import HEAT_TABLE, MIDDLE_GREY
 from utils.preprocess import MEAN_BGR, to_network_input
 

@@ -1,190 +1,271 @@
-"""What the text behind a flag may be: argparse types, each with the sentence for what it refuses."""
+"""The parser of every script, and the types of its flags.
+
+A type turns the text of a flag into its value, or raises `ArgumentTypeError` with a message that quotes the
+text. The values in `opts.yaml` and in result files are checked by the same types.
+"""
 
 import argparse
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from dataset import SOURCES, TARGETS
 from dataset.domains import BUILT_IN
+from utils.errors import UserError, exit_with_error
 
 PUBLISHED_WEIGHTS = "1:0.5"  # of the primary and the auxiliary classifier
-MAX_NAME, MAX_PATH = 255, 4095  # bytes of a file's name and of a whole path, as file systems have them
-MAX_NUMBER = 2**31 - 1  # more is a slip, and overflows somewhere
+MAX_NAME, MAX_PATH = 255, 4095  # bytes in a file name and in a path, as in common file systems
+MAX_NUMBER = 2**31 - 1  # anything larger is a typing error, and overflows somewhere
 MAX_SIDE = 2**16 - 1  # pixels
 MIN_SCALE, MAX_SCALE = 1 / 16, 16
 MAX_WORKERS = 1024
+MAX_MESSAGE = 400  # characters
+INF = float("inf")
 
 
-def format_size(size: tuple[int, int]) -> str:
-    """(height, width) as the flags spell it: width,height."""
-    return f"{size[1]},{size[0]}"
-
-
-def boolean(text: str) -> bool:
-    """True or False."""
-    values = {"true": True, "yes": True, "on": True, "1": True}
-    values |= {"false": False, "no": False, "off": False, "0": False}
-    if text.lower() not in values:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither True nor False")
-    return values[text.lower()]
-
-
-def _number(kind: type, low: float, high: float, low_open: bool, high_open: bool, what: str):
-    """An argparse type: a number of `kind` in the interval, called `what` in the error."""
+def number(kind: type, accepts: Callable[[Any], bool], what: str, metavar: str) -> Callable[[str], Any]:
+    """The type of an `int` or `float` that `accepts` approves of; errors describe it as `what`."""
 
     def parse(text: str):
         try:
             value = kind(text)
         except ValueError:
-            value = float("nan")
-        above = value > low if low_open else value >= low
-        below = value < high if high_open else value <= high
-        if not (above and below):
+            value = None
+        if value is None or not accepts(value):
             raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
         return value
 
+    parse.metavar = metavar
     return parse
 
 
-_INF = float("inf")
-positive = _number(int, 1, MAX_NUMBER, False, False, f"a whole number from 1 to {MAX_NUMBER}")
-not_negative = _number(int, 0, MAX_NUMBER, False, False, f"a whole number from 0 to {MAX_NUMBER}")
-workers = _number(int, 0, MAX_WORKERS, False, False, f"a whole number from 0 to {MAX_WORKERS}")
-seed = _number(int, 0, 2**64 - 1, False, False, "a whole number from 0 to 2^64 - 1")
-byte = _number(int, 0, 255, False, False, "a whole number from 0 to 255")
-positive_float = _number(float, 0, _INF, True, True, "a number above 0")
-not_negative_float = _number(float, 0, _INF, False, True, "a number, 0 or more")
-share = _number(float, 0, 1, False, True, "a number from 0 to below 1")
-fraction = _number(float, 0, 1, False, False, "a number from 0 to 1")
-classes = _number(int, 1, 255, False, False, "a whole number from 1 to 255")
-percent = _number(float, 0, 100, False, True, "a percentile from 0 to below 100")
-_side = _number(int, 1, MAX_SIDE, False, False, "a side in pixels")
-_scale = _number(float, MIN_SCALE, MAX_SCALE, False, False, "a scale")
+def integer(low: int, high: int = MAX_NUMBER) -> Callable[[str], int]:
+    """The type of a whole number from `low` to `high`."""
+    return number(int, lambda n: low <= n <= high, f"a whole number from {low} to {high}", "N")
 
 
-def text(value: str) -> str:
-    """What a flag takes as it is, mostly a path: not empty, and nothing that no file can be called."""
-    name = os.fsencode(words(value))
-    if len(name) > MAX_PATH or any(len(part) > MAX_NAME for part in name.split(b"/")):
-        raise argparse.ArgumentTypeError(f"{value!r} is too long for the name of a file")
-    return value
+positive, not_negative, seed = integer(1), integer(0), integer(0, 2**64 - 1)
+positive_float = number(float, lambda x: 0 < x < INF, "a number above 0", "X")
+not_negative_float = number(float, lambda x: 0 <= x < INF, "a number of at least 0", "X")
+share = number(float, lambda x: 0 <= x < 1, "a number from 0 to below 1", "X")
+fraction = number(float, lambda x: 0 <= x <= 1, "a number from 0 to 1", "X")
+percentile = number(float, lambda x: 0 <= x < 100, "a percentile from 0 to below 100", "PERCENT")
 
 
+def shown_as(metavar: str) -> Callable:
+    """Decorator of a type: what --help calls its value."""
+
+    def mark(kind: Callable) -> Callable:
+        kind.metavar = metavar
+        return kind
+
+    return mark
+
+
+@shown_as("True|False")
+def boolean(text: str) -> bool:
+    """True or False."""
+    if text.lower() in ("true", "yes", "on", "1"):
+        return True
+    if text.lower() in ("false", "no", "off", "0"):
+        return False
+    raise argparse.ArgumentTypeError(f"{text!r} is neither True nor False")
+
+
+@shown_as("TEXT")
 def words(value: str) -> str:
-    """Any text, on one line that a person can read."""
+    """Any printable text on one line."""
     if not value:
         raise argparse.ArgumentTypeError("is empty; give a value or leave the flag out")
     if re.search(r"[\x00-\x1f\x7f]", value):
-        raise argparse.ArgumentTypeError(f"{value!r} holds control characters")
+        raise argparse.ArgumentTypeError(f"{value!r} contains control characters")
     if len(value) > MAX_PATH:
         raise argparse.ArgumentTypeError(f"{value!r} is too long")
     return value
 
 
+def text(value: str) -> str:
+    """Text that can name a file."""
+    name = os.fsencode(words(value))
+    if len(name) > MAX_PATH or any(len(part) > MAX_NAME for part in name.split(b"/")):
+        raise argparse.ArgumentTypeError(f"{value!r} is too long for a file name")
+    return value
+
+
+@shown_as("SOURCE")
 def weights(value: str) -> str:
     """A file, or a URL of any length."""
     return words(value) if "://" in value else text(value)
 
 
+@shown_as("PATH")
 def path(name: str) -> Path:
-    """A file or folder, which need not be there."""
+    """A file or folder, which need not exist."""
     return Path(text(name))
 
 
+@shown_as("NAME")
 def split(name: str) -> str:
-    """A folder within those of images and labels."""
+    """A folder inside those of images and labels."""
     parts = path(name).parts
     if not parts or ".." in parts or path(name).is_absolute():
         raise argparse.ArgumentTypeError(f"{name!r} leaves the data folder; name a part of it such as train")
     return name
 
 
+@shown_as("W,H")
 def size(text: str) -> tuple[int, int]:
     """`width,height` -> (height, width)."""
     try:
-        width, height = (_side(side) for side in text.split(","))
+        width, height = map(integer(1, MAX_SIDE), text.split(","))
     except (ValueError, argparse.ArgumentTypeError):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no size; write width,height, each at most {MAX_SIDE}"
+            f"{text!r} is not a size; write width,height, each at most {MAX_SIDE}"
         ) from None
     return height, width
 
 
-def _domain(text: str, names: tuple[str, ...]) -> str:
-    """A name among `names`, or the path of a description file or folder."""
-    if text in names or (path(text).exists() and text not in BUILT_IN):
-        return text
-    raise argparse.ArgumentTypeError(
-        f"{text!r} is none of {', '.join(names)}, and no description file or folder of that name is here"
-    )
+def format_size(size: tuple[int, int]) -> str:
+    """(height, width) as the flags write it: width,height."""
+    return f"{size[1]},{size[0]}"
 
 
-def source(text: str) -> str:
-    """A domain with labels."""
-    return _domain(text, SOURCES)
+def _domain(names: tuple[str, ...]) -> Callable[[str], str]:
+    """The type of a name among `names`, or of the path of a description file or folder."""
+
+    @shown_as("DOMAIN")
+    def parse(text: str) -> str:
+        if text in names or (path(text).exists() and text not in BUILT_IN):
+            return text
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is neither one of {', '.join(names)} nor an existing description file or folder"
+        )
+
+    return parse
 
 
-def target(text: str) -> str:
-    """A domain to adapt to."""
-    return _domain(text, TARGETS)
+source, target, any_domain = _domain(SOURCES), _domain(TARGETS), _domain(tuple(BUILT_IN))
 
 
-def any_domain(text: str) -> str:
-    """A built-in domain or one of your own."""
-    return _domain(text, tuple(BUILT_IN))
-
-
+@shown_as("W:W,W:W")
 def weightings(text: str) -> dict[str, tuple[float, float]]:
-    """`1:0.5,1:0` -> what was written -> weights of the auxiliary and the primary classifier."""
+    """`1:0.5,1:0` -> each pair as written -> weights of the (auxiliary, primary) classifier."""
     pairs = {}
     for title in text.split(","):
         try:
-            primary, auxiliary = (not_negative_float(weight) for weight in title.split(":"))
+            primary, auxiliary = map(not_negative_float, title.split(":"))
         except (ValueError, argparse.ArgumentTypeError):
             raise argparse.ArgumentTypeError(
-                f"{title!r} is no pair of weights; write primary:auxiliary such as {PUBLISHED_WEIGHTS}"
+                f"{title!r} is not a pair of weights; write primary:auxiliary such as {PUBLISHED_WEIGHTS}"
             ) from None
         if primary == auxiliary == 0:
             raise argparse.ArgumentTypeError(f"{title!r} uses neither classifier")
         if title in pairs:
-            raise argparse.ArgumentTypeError(f"{title!r} stands twice")
+            raise argparse.ArgumentTypeError(f"{title!r} is given twice")
         pairs[title] = (auxiliary, primary)
     return pairs
 
 
+@shown_as("W:W")
 def one_weighting(text: str) -> tuple[float, float]:
-    """`1:0.5` -> weights of the auxiliary and the primary classifier."""
+    """`1:0.5` -> weights of the (auxiliary, primary) classifier."""
     pairs = weightings(text)
     if len(pairs) > 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: pseudo labels are made with one pair of weights")
+        raise argparse.ArgumentTypeError(f"{text!r}: give one pair of weights")
     return next(iter(pairs.values()))
 
 
+@shown_as("X,X")
 def scales(text: str) -> list[float]:
     """`1,1.25` -> [1.0, 1.25]."""
-    try:
-        return [_scale(scale) for scale in text.split(",")]
-    except argparse.ArgumentTypeError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no list of scales from {MIN_SCALE:g} to {MAX_SCALE}; write 1,1.25"
-        ) from None
+    return _list(text, number(float, lambda x: MIN_SCALE <= x <= MAX_SCALE, "", ""), "scales", "1,1.25")
 
 
+@shown_as("N,N")
 def seeds(text: str) -> list[int]:
-    """`0,1,2` -> [0, 1, 2], each once."""
-    try:
-        return list(dict.fromkeys(seed(number) for number in text.split(",")))
-    except argparse.ArgumentTypeError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of seeds; write 0,1,2") from None
+    """`0,1,2` -> [0, 1, 2], without duplicates."""
+    return list(dict.fromkeys(_list(text, seed, "seeds", "0,1,2")))
 
 
+@shown_as("N,N")
 def gpu_ids(text: str) -> list[int]:
     """`0,1` -> [0, 1]."""
-    try:
-        ids = [not_negative(number) for number in text.split(",")]
-    except argparse.ArgumentTypeError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of GPU numbers; write 0,1") from None
+    ids = _list(text, not_negative, "GPU numbers", "0,1")
     if len(set(ids)) < len(ids):
         raise argparse.ArgumentTypeError(f"{text!r} names a GPU twice")
     return ids
+
+
+def _list(text: str, kind: Callable, what: str, example: str) -> list:
+    try:
+        return [kind(part) for part in text.split(",")]
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of {what}; write {example}") from None
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows the default of every flag that has one, except of switches that are off."""
+
+    def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
+        kind = path if action.type is Path else action.type
+        return getattr(kind, "metavar", None) or super()._get_default_metavar_for_optional(action)
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        has_default = not (action.default is None or action.default is False or action.default == ())
+        return super()._get_help_string(action) if has_default else action.help
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """argparse that answers a bad flag with one line instead of the whole usage.
+
+    Attributes:
+        origin: the file that the arguments come from; None: the command line. An error in a file is a
+            `UserError`; one on the command line exits with status 2.
+    """
+
+    origin: Path | None = None
+
+    def __init__(self, description: str | None = None, usage: str = "[flags]"):
+        super().__init__(
+            usage=f"%(prog)s {usage}",
+            description=description,
+            allow_abbrev=False,
+            formatter_class=HelpFormatter,
+        )
+        self.register("type", None, text)
+        self.register("type", Path, path)
+
+    def error(self, message: str):
+        """Report the error in one line; a long one keeps both ends."""
+        if len(message) > MAX_MESSAGE:
+            message = f"{message[: MAX_MESSAGE // 2]} ... {message[-MAX_MESSAGE // 2 :]}"
+        if self.origin:
+            raise UserError(f"{self.origin}: {message}; correct it, or copy the file again")
+        exit_with_error(f"{self.prog}: error: {message} (--help lists the flags)")
+
+    def group(self, title: str) -> Callable:
+        """Start a group of flags; returns `add("--name --alias", type, default, help)`, which adds one.
+
+        The type `boolean` makes a switch, which may come bare or with a value (`--autoaug`,
+        `--autoaug False`) and with `-` for `_` in its name; a tuple of texts lists the choices.
+        """
+        add_argument = self.add_argument_group(title).add_argument
+
+        def add(names: str, kind: object, default: object, help: str, **options) -> None:
+            if kind is boolean:
+                names += f" {names.replace('_', '-')}" if "_" in names else ""
+                options = dict(type=boolean, nargs="?", const=True)
+            elif isinstance(kind, Callable):
+                options["type"] = kind
+            else:
+                options["choices"] = tuple(kind)
+            add_argument(*names.split(), default=default, help=help, **options)
+
+        return add
+
+    def require(self, value: object, message: str) -> None:
+        """Exit with `message` unless there is a value."""
+        if not value:
+            self.error(message)

@@ -1,368 +1,238 @@
-"""Flags of the two trainings; those of other scripts are in prediction_options.py and tool_options.py.
+"""Flags of the two trainings, flags that the predicting scripts share, and `opts.yaml`.
 
-Only what the flags alone show is checked; data, files and GPUs are the scripts' business. `--source` and
-`--target` come first: they set the defaults of others, and a description file they name is read for that.
+One line per flag: name, type, default, help. Only values are checked here; the scripts check data, files and
+GPUs. Flags whose default depends on `--source` and `--target` are None until `_fill_in`; the types are in
+utils/flag_types.py, the flags of one script alone are in that script.
 """
 
-import argparse
-import sys
+import os
+from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 
-from dataset import Adaptation, adapt, find_domain
+import yaml
+
+from dataset import SOURCES, TARGETS, Adaptation, adapt, find_domain
+from dataset.labels import Colors
 from dataset.transforms import SCALES
+from dataset.yaml_file import load_yaml, shorten
 from model.deeplab_multi import ARCHS, GROUPS, NORM_STYLES, STRIDE
 from utils import flag_types
-from utils.config import as_arguments, earlier_options
+from utils.atomic import atomic_write
 from utils.device import PRECISIONS
-from utils.flag_types import format_size
+from utils.errors import UserError
+from utils.flag_types import (
+    MAX_WORKERS,
+    OneLineParser,
+    boolean,
+    format_size,
+    fraction,
+    gpu_ids,
+    integer,
+    not_negative,
+    not_negative_float,
+    percentile,
+    positive,
+    positive_float,
+    share,
+    size,
+    split,
+)
 from utils.losses import DIVERGENCES
-from utils.parser import OneLineParser, add_domain_flags, add_switch, check_threshold
 
-ON_DAMAGED = ("stop", "skip")
-DEFAULT_PRECISION = "tf32"  # what torch does where nobody chooses
+OPTIONS_FILE = "opts.yaml"
+NETWORK_OPTIONS = ("num_classes", "use_se", "train_bn", "norm_style", "droprate", "arch")  # of `DeeplabMulti`
+SHAPING_OPTIONS = ("num_classes", "use_se", "norm_style", "arch")  # a snapshot loads only with the same
+CALL_OPTIONS = ("config", "resume")  # say what to do with a run, so they are not written to opts.yaml
+DEFAULT_PRECISION = "tf32"  # torch's own default for convolutions
+OWN_DATA = "or a description file or folder of your own data (docs/own-data.md)"
 
 
-def stage1_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Flags of `train_ms.py`; sizes become (height, width), `gpu_ids` a list of numbers."""
+def stage1_args(argv: list[str] | None = None) -> Namespace:
+    """Flags of `train_ms.py`; sizes are (height, width), `gpu_ids` is a list of integers."""
     parser = OneLineParser("Stage I: adapt a network from labelled source to unlabelled target (MRNet).")
-    argv = sys.argv[1:] if argv is None else argv
-    earlier = earlier_options(argv)
-    pair = _named_pair(argv, earlier)
-    _add_training_flags(parser, pair, data_dir=pair.source.root, input_size=pair.source.source_size)
-    return _checked_training_args(parser, argv, earlier)
+    _add_training_flags(parser)
+    args = _parse_with_earlier(parser, argv)
+    pair = adapt(find_domain(args.source), find_domain(args.target))
+    _fill_in(args, pair, data_dir=pair.source.root, input_size=pair.source.source_size)
+    _check_training(parser, args)
+    return args
 
 
-def stage2_args(argv: list[str] | None = None) -> argparse.Namespace:
+# fmt: off
+def stage2_args(argv: list[str] | None = None) -> Namespace:
     """Flags of `train_ft.py`: Stage I's and those of the rectified pseudo-label loss."""
     parser = OneLineParser("Stage II: fine-tune on pseudo labels rectified by their uncertainty.")
-    argv = sys.argv[1:] if argv is None else argv
-    earlier = earlier_options(argv)
-    pair = _named_pair(argv, earlier)
-    _add_training_flags(parser, pair, data_dir=pair.target.root, input_size=pair.target.pseudo_size)
-    group = parser.add_argument_group("pseudo labels")
-    group.add_argument(
-        "--threshold",
-        type=flag_types.fraction,
-        default=pair.threshold,
-        help="confidence threshold that the pseudo labels were made with; 1.0: every pixel has one "
-        "(Rectifying, table 6)",
-    )
-    group.add_argument(
-        "--pseudo-dir",
-        type=Path,
-        help="folder of the pseudo labels, of any model: train-id PNGs named as the images (Rectifying, "
-        "table 5; default: where generate_plabel_cityscapes.py writes them)",
-    )
-    add_switch(
-        group,
-        "--conventional",
-        "train as on true labels, with hard pixels, instead of rectifying (Rectifying, tables 2-4)",
-    )
-    group.add_argument(
-        "--divergence",
-        choices=DIVERGENCES,
-        default="kl",
-        help="how the two classifiers' disagreement is measured (Rectifying, table 9)",
-    )
-    args = _checked_training_args(parser, argv, earlier)
+    _add_training_flags(parser)
+    add = parser.group("pseudo labels")
+    add("--threshold", fraction, None, "confidence threshold the labels were made with; 1.0: every pixel has "
+        "a label (Rectifying, table 6; default: 0.9 from SYNTHIA and to RobotCar, else 1.0)")
+    add("--pseudo-dir", Path, None, "folder of pseudo labels made by any model: PNGs of train ids, named as "
+        "the images (Rectifying, table 5; default: where generate_plabel_cityscapes.py writes them)")
+    add("--conventional", boolean, False, "train as Stage I does on true labels (Rectifying, tables 2-4)")
+    add("--divergence", DIVERGENCES, "kl", "measure of the classifiers' disagreement (Rectifying, table 9)")
+    args = _parse_with_earlier(parser, argv)
+    pair = adapt(find_domain(args.source), find_domain(args.target))
+    args.threshold = pair.threshold if args.threshold is None else args.threshold
+    _fill_in(args, pair, data_dir=pair.target.root, input_size=pair.target.pseudo_size)
+    _check_training(parser, args)
     check_threshold(parser, args.threshold, args.pseudo_dir, "--pseudo-dir")
     return args
 
 
-def _named_pair(argv: list[str], earlier: tuple[Path, dict] | None) -> Adaptation:
-    """What `--source` and `--target` name; the defaults of other flags follow from it."""
-    parser = OneLineParser(add_help=False)
-    add_domain_flags(parser, source="gta5", target="cityscapes")
-    args, _ = parser.parse_known_args(_with_earlier(parser, argv, earlier))
-    return adapt(find_domain(args.source), find_domain(args.target))
+def _add_network_flags(parser: OneLineParser) -> None:
+    add = parser.group("network")
+    add("--model", ["DeepLab"], "DeepLab", "family of the network")
+    add("--arch", ARCHS, "resnet101", "size of the network; mini is the demo's")
+    add("--num-classes", integer(1, 255), None, "number of classes (default: the source's)")
+    add("--norm-style", NORM_STYLES, "bn", "normalisation in the classifiers")
+    add("--use-se", boolean, False, "squeeze and excitation in the classifiers")
+    add("--droprate --drop", share, 0.1, "channel dropout in the classifiers (Rectifying, table 7)")
+    add("--train_bn", boolean, False, "train the affine parameters of the backbone's batch normalisation")
+    add("--is-training", boolean, True, "update the backbone's BN statistics while training")
+    add("--sync_bn", boolean, False, "synchronise batch normalisation across torchrun's processes")
+    add("--restore-from", flag_types.weights, "imagenet",
+        "initial weights: a file, a URL, imagenet (torchvision's, converted) or none")
+    add("--not-restore-last", boolean, False, "initialise the classifiers at random")
 
 
-def _with_earlier(parser: OneLineParser, argv: list[str], earlier: tuple[Path, dict] | None) -> list[str]:
-    """The command line with an earlier run's flags before it, which are checked on their own."""
-    if earlier is None:
-        return argv
-    path, options = earlier
-    parser.origin = f"{path}: "
-    spelled, _ = as_arguments(options, parser)
-    parser.parse_args(spelled)
-    parser.origin = ""
-    return spelled + argv
+def _add_training_flags(parser: OneLineParser) -> None:
+    _add_network_flags(parser)
+
+    add = parser.group("data")
+    add_domain_flags(add, source="gta5", target="cityscapes")
+    add("--data-dir", Path, None, "root of the labelled stream (default: its data set's)")
+    add("--data-list", Path, None, "its images, one name per line; without it the folder is scanned")
+    add("--data-dir-target", Path, None, "root of the target stream (default: its data set's)")
+    add("--data-list-target", Path, None, "its images, one name per line")
+    add("--set", split, "train", "split of the target to train on")
+    add("--input-size", size, None, "size of the labelled images in pixels (default: the data set's)")
+    add("--input-size-target", size, None, "size of the target images in pixels (default: the data set's)")
+    add("--crop-size", size, "640,360", "size of the crops of both streams in pixels")
+    add("--random-mirror", boolean, False, "mirror the target stream too (the labelled stream always is)")
+    add("--random-scale", boolean, False, "scale the target stream too (the labelled stream always is)")
+    add("--autoaug", boolean, False, "ImageNet AutoAugment on the labelled images")
+    add("--autoaug_target", boolean, False, "ImageNet AutoAugment on the target images")
+    add("--ignore-label", integer(0, 255), 255, "train id of pixels without a label")
+    add("--num-workers", integer(0, MAX_WORKERS), None, "decoding processes per stream (default: by cores)")
+
+    add = parser.group("losses")
+    add("--lambda-seg", not_negative_float, 0.1, "weight of the auxiliary classifier's loss")
+    add("--lambda-adv-target1", not_negative_float, 0.0002,
+        "adversarial loss, auxiliary; both 0: no adversarial training (MRNet, table 2)")
+    add("--lambda-adv-target2", not_negative_float, 0.001, "adversarial loss, primary")
+    add("--lambda-me-target", not_negative_float, 0.0, "confidence-weighted entropy")
+    add("--lambda-kl-target", not_negative_float, 0.0,
+        "memory regularization (MRNet, tables 2 and 3; in Stage II: Rectifying, table 10)")
+    add("--reg-start", not_negative, 15000, "first iteration with entropy and memory regularization")
+    add("--class-balance", boolean, False, "raise the weight of classes with few pixels in the batch")
+    add("--often-balance", boolean, False, "raise the weight of classes that are often absent")
+    add("--max-value", positive_float, 2.0, "the weight that both raise a class to")
+    add("--only-hard-label", percentile, 0.0, "learn from pixels with a loss above this percentile; 0: all")
+
+    add = parser.group("optimisation")
+    add("--batch-size", positive, 16, "images per step and stream, over all GPUs and processes")
+    add("--iter-size", positive, 1, "batches per update (gradient accumulation)")
+    add("--learning-rate", positive_float, 2.5e-4, "rate of the backbone; the classifiers use 10 times it")
+    add("--learning-rate-D", positive_float, 1e-4, "rate of the discriminators")
+    add("--momentum", share, 0.9, "momentum of SGD")
+    add("--weight-decay", not_negative_float, 5e-4, "weight decay of SGD")
+    add("--power", not_negative_float, 0.9, "exponent of the polynomial decay of the rates")
+    add("--warm-up", not_negative, 0, "iterations of linear warm-up")
+    add("--num-steps", positive, 100000, "iterations over which the rates decay")
+    add("--num-steps-stop", positive, None, "iteration to stop at (default: --num-steps)")
+    add("--single-updates", boolean, False, "update the backbone once per step (published: up to 4 times)")
+    add("--precision", PRECISIONS, None,
+        f"arithmetic of the network; fp16 needs CUDA (docs/performance.md; default: {DEFAULT_PRECISION})")
+    add("--fp16", boolean, False, "the published switch: --precision fp16")
+    add("--checkpointing", boolean, False, "recompute blocks in the backward pass: less memory, slower")
+    add("--compile", boolean, False, "run the network through torch.compile; dropout masks differ")
+
+    add = parser.group("device and repeatability")
+    add("--random-seed", flag_types.seed, 1234, "seed of weights, order and augmentation")
+    add("--deterministic", boolean, False, "bit-reproducible operations on a GPU, which are slower")
+    add("--gpu-ids", gpu_ids, "0", "GPUs that one process splits a batch over; torchrun assigns one each")
+    add("--cpu", boolean, False, "compute on the CPU")
+
+    add = parser.group("saving and resuming")
+    add("--snapshot-dir", Path, "./snapshots/", "folder of everything that the run writes")
+    add("--save-pred-every", positive, 5000, "iterations between snapshots")
+    add("--keep", not_negative, 0, "number of latest snapshots to keep; 0: all, as published")
+    add("--save-state-every", positive, 1000, "iterations between saves of the state that --resume needs")
+    add("--resume", boolean, False, "resume the run in --snapshot-dir exactly, with its flags where none are "
+        "given; starts a new run if none is saved")
+    add("--config", Path, None, "opts.yaml of an earlier run, whose values replace the defaults")
+
+    add = parser.group("monitoring")
+    add("--log-every", positive, 20, "iterations between log lines")
+    add("--tensorboard", boolean, True, "write TensorBoard files too")
+    add("--log-dir", Path, "./log", "folder of the TensorBoard files")
+    add("--save-num-images", not_negative, 2, "images in each picture of the training; 0: no pictures")
+    add("--pictures-every", not_negative, 1000, "iterations between pictures in TensorBoard; 0: none")
+    add("--eval-every", not_negative, 0, "iterations between validations (single-scale mIoU); 0: never")
+    add("--eval-set", split, "val", "split of the target to validate on")
+    add("--eval-list", Path, None, "its images, one name per line, to validate on fewer")
+    add("--keep-best", boolean, False, "keep the network of the highest validation mIoU as <prefix>_best.pth")
 
 
-def _add_training_flags(
-    parser: OneLineParser, pair: Adaptation, data_dir: Path, input_size: tuple[int, int]
-) -> None:
-    _add_network_flags(parser.add_argument_group("network"), num_classes=len(pair.colors))
-    _add_data_flags(parser.add_argument_group("data"), pair, data_dir, format_size(input_size))
-    _add_loss_flags(parser.add_argument_group("losses"))
-    _add_optimiser_flags(parser.add_argument_group("optimisation"))
-    _add_device_flags(parser.add_argument_group("device and repeatability"))
-    _add_saving_flags(parser.add_argument_group("saving and going on"))
-    _add_watching_flags(parser.add_argument_group("watching"))
+def add_domain_flags(add: Callable, source: str | None, target: str | None) -> None:
+    """`--source` and `--target`; a default of None means: take it from the snapshot."""
+    default = "" if source else " (default: the snapshot's)"
+    add("--source", flag_types.source, source, f"labelled domain, names the snapshots: {', '.join(SOURCES)}, "
+        f"{OWN_DATA}{default}")
+    add("--target", flag_types.target, target, f"domain to adapt to: {', '.join(TARGETS)}, "
+        f"{OWN_DATA}{default}")
 
 
-def _add_network_flags(group, num_classes: int) -> None:
-    add = group.add_argument
-    add("--model", choices=["DeepLab"], default="DeepLab", help="family of the network")
-    add("--arch", choices=ARCHS, default="resnet101", help="size of the network; mini is the demo's")
-    add("--num-classes", type=flag_types.classes, default=num_classes, help="number of classes")
-    add("--norm-style", choices=NORM_STYLES, default="bn", help="normalisation in the classifiers")
-    add_switch(group, "--use-se", "squeeze and excitation in the classifiers")
-    add(
-        "--droprate",
-        "--drop",
-        type=flag_types.share,
-        default=0.1,
-        help="channel dropout in the classifiers (Rectifying, table 7)",
-    )
-    add_switch(group, "--train_bn", "train the affine parameters of the backbone's batch normalisation")
-    add_switch(group, "--is-training", "update the backbone's BN statistics while training", default=True)
-    add_switch(group, "--sync_bn", "batch normalisation over all processes that torchrun started")
-    add(
-        "--restore-from",
-        type=flag_types.weights,
-        metavar="SOURCE",
-        default="imagenet",
-        help="initial weights: a file, a URL, imagenet (torchvision's, converted) or none",
-    )
-    add_switch(group, "--not-restore-last", "start the classifiers afresh")
+def add_prediction_flags(parser: OneLineParser, batchsize: int, split: str) -> None:
+    """What pseudo labels and evaluation share; None means: take it from the snapshot's opts.yaml."""
+    add = parser.group("network")
+    add("--restore-from", flag_types.text, None, "snapshot, with opts.yaml beside it", metavar="FILE")
+    add("--num-classes", integer(1, 255), None, "number of classes (default: the snapshot's)")
+    add = parser.group("data")
+    add_domain_flags(add, source=None, target=None)
+    add("--data-dir", Path, None, "root of the target data (default: its data set's)")
+    add("--data-list", Path, None, "images, one name per line; without it the folder is scanned")
+    add("--set", flag_types.split, split, "split of the data to predict")
+    add("--input-size", size, None, "size at scale 1 in pixels (default: the training's --input-size-target)")
+    add("--scales", flag_types.scales, None,
+        "scales to predict at, each also mirrored (default: 1,1.25; evaluating RobotCar: 1,0.8)")
+    add = parser.group("device")
+    add("--batchsize --batch-size", positive, batchsize, "images per pass on a GPU; a CPU takes one")
+    add("--num-workers", integer(0, MAX_WORKERS), None, "decoding processes (default: by cores)")
+    add("--gpu --gpu-ids", gpu_ids, "0", "GPU to use", dest="gpu_ids")
+    add("--cpu", boolean, False, "compute on the CPU")
+# fmt: on
 
 
-def _add_data_flags(group, pair: Adaptation, data_dir: Path, input_size: str) -> None:
-    add = group.add_argument
-    add_domain_flags(group, source="gta5", target="cityscapes")
-    add("--data-dir", type=Path, default=data_dir, help="root of the labelled stream")
-    add("--data-list", type=Path, help="names in it, one a line; without it the folder is scanned")
-    add("--data-dir-target", type=Path, default=pair.target.root, help="root of the target stream")
-    add("--data-list-target", type=Path, help="names in it, one a line")
-    add("--set", type=flag_types.split, default="train", help="split of the target to train on")
-    add(
-        "--input-size",
-        type=flag_types.size,
-        default=input_size,
-        help="width,height of the labelled images, pixels",
+def _fill_in(args: Namespace, pair: Adaptation, **defaults: object) -> None:
+    """Give the flags that are still None the defaults that follow from the pair of domains."""
+    defaults |= dict(
+        num_classes=len(pair.colors),
+        data_dir_target=pair.target.root,
+        input_size_target=pair.target.target_size,
+        num_steps_stop=args.num_steps,
     )
-    add(
-        "--input-size-target",
-        type=flag_types.size,
-        default=format_size(pair.target.target_size),
-        help="width,height of target images, pixels",
-    )
-    add(
-        "--crop-size",
-        type=flag_types.size,
-        default="640,360",
-        help="width,height of the crops of both streams, pixels",
-    )
-    add_switch(group, "--random-mirror", "mirror the target stream too (the labelled one always is)")
-    add_switch(group, "--random-scale", "scale the target stream too (the labelled one always is)")
-    add_switch(group, "--autoaug", "ImageNet AutoAugment on the labelled images")
-    add_switch(group, "--autoaug_target", "ImageNet AutoAugment on the target images")
-    add("--ignore-label", type=flag_types.byte, default=255, help="train id of pixels without a label")
-    add(
-        "--num-workers",
-        type=flag_types.workers,
-        help="decoding processes a stream (default: by the cores)",
-    )
+    for name, value in defaults.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
 
 
-def _add_loss_flags(group) -> None:
-    add = group.add_argument
-    add(
-        "--lambda-seg",
-        type=flag_types.not_negative_float,
-        default=0.1,
-        help="weight of the auxiliary classifier",
-    )
-    add(
-        "--lambda-adv-target1",
-        type=flag_types.not_negative_float,
-        default=0.0002,
-        help="adversarial, auxiliary; both 0: no adversarial training (MRNet, table 2)",
-    )
-    add(
-        "--lambda-adv-target2", type=flag_types.not_negative_float, default=0.001, help="adversarial, primary"
-    )
-    add(
-        "--lambda-me-target",
-        type=flag_types.not_negative_float,
-        default=0.0,
-        help="confidence-weighted entropy",
-    )
-    add(
-        "--lambda-kl-target",
-        type=flag_types.not_negative_float,
-        default=0.0,
-        help="memory regularization (MRNet, tables 2 and 3; in Stage II: Rectifying, table 10)",
-    )
-    add(
-        "--reg-start",
-        type=flag_types.not_negative,
-        default=15000,
-        help="iteration from which entropy and memory regularization count",
-    )
-    add_switch(group, "--class-balance", "raise the weight of classes with few pixels in the batch")
-    add_switch(group, "--often-balance", "raise the weight of classes that are often absent")
-    add("--max-value", type=flag_types.positive_float, default=2.0, help="the weight they are raised to")
-    add(
-        "--only-hard-label",
-        type=flag_types.percent,
-        default=0.0,
-        help="learn only from pixels whose loss is above this percentile; 0: from all",
-    )
-
-
-def _add_optimiser_flags(group) -> None:
-    add = group.add_argument
-    add(
-        "--batch-size",
-        type=flag_types.positive,
-        default=16,
-        help="images of each stream a step, over all GPUs and processes",
-    )
-    add(
-        "--iter-size",
-        type=flag_types.positive,
-        default=1,
-        help="batches whose gradients are added up for an update",
-    )
-    add(
-        "--learning-rate",
-        type=flag_types.positive_float,
-        default=2.5e-4,
-        help="of the backbone; classifiers 10 times",
-    )
-    add("--learning-rate-D", type=flag_types.positive_float, default=1e-4, help="of the discriminators")
-    add("--momentum", type=flag_types.share, default=0.9, help="of SGD")
-    add("--weight-decay", type=flag_types.not_negative_float, default=5e-4, help="of SGD")
-    add(
-        "--power",
-        type=flag_types.not_negative_float,
-        default=0.9,
-        help="of the polynomial decay of the rates",
-    )
-    add("--warm-up", type=flag_types.not_negative, default=0, help="iterations of linear warm-up")
-    add("--num-steps", type=flag_types.positive, default=100000, help="iterations the rates decay over")
-    add("--num-steps-stop", type=flag_types.positive, help="iteration to stop at (default: --num-steps)")
-    add_switch(
-        group, "--single-updates", "update each backbone parameter once a step (published: up to 4 times)"
-    )
-    add(
-        "--precision",
-        choices=PRECISIONS,
-        help="of the network: full; TensorFloat-32, which is full but on NVIDIA's GPUs from Ampere on; mixed "
-        "with bfloat16; mixed with half and loss scaling, CUDA only (docs/performance.md; default: tf32)",
-    )
-    add_switch(group, "--fp16", "the published switch: --precision fp16")
-    add_switch(
-        group,
-        "--checkpointing",
-        "compute residual blocks again in the backward pass instead of keeping what they computed: less "
-        "memory, more time, the same result",
-    )
-    add_switch(group, "--compile", "the network through torch.compile, on one device; other dropout masks")
-
-
-def _add_device_flags(group) -> None:
-    add = group.add_argument
-    add("--random-seed", type=flag_types.seed, default=1234, help="of weights, order and augmentation")
-    add_switch(
-        group,
-        "--deterministic",
-        "on a GPU use only operations that repeat to the bit, which is slower; a CPU's do anyway",
-    )
-    add(
-        "--gpu-ids",
-        type=flag_types.gpu_ids,
-        default="0",
-        help="GPUs to spread a batch over in one process; torchrun gives each process one",
-    )
-    add_switch(group, "--cpu", "compute on the CPU")
-
-
-def _add_saving_flags(group) -> None:
-    add = group.add_argument
-    add("--snapshot-dir", type=Path, default="./snapshots/", help="folder of all that a run writes")
-    add("--save-pred-every", type=flag_types.positive, default=5000, help="iterations between snapshots")
-    add(
-        "--keep",
-        type=flag_types.not_negative,
-        default=0,
-        help="snapshots to keep, the latest ones; 0: all, as published",
-    )
-    add(
-        "--save-state-every",
-        type=flag_types.positive,
-        default=1000,
-        help="iterations between two saves of all that --resume needs, each in the place of the last",
-    )
-    add_switch(
-        group,
-        "--resume",
-        "go on with the run in --snapshot-dir where it was last saved, to the bit; flags that are not given "
-        "are that run's. Where nothing is saved yet, start",
-    )
-    add(
-        "--config",
-        type=Path,
-        help="opts.yaml of an earlier run: its flags in place of the defaults; flags given override them",
-    )
-    add(
-        "--on-damaged",
-        choices=ON_DAMAGED,
-        default=ON_DAMAGED[0],
-        help="an image or label that cannot be used: stop with everything saved, or take another sample",
-    )
-    add("--max-damaged", type=flag_types.not_negative, default=10, help="files to skip before stopping")
-
-
-def _add_watching_flags(group) -> None:
-    add = group.add_argument
-    add("--log-every", type=flag_types.positive, default=20, help="iterations between two lines of the log")
-    add_switch(group, "--tensorboard", "write everything for TensorBoard, too", default=True)
-    add("--log-dir", type=Path, default="./log", help="folder of TensorBoard's files")
-    add(
-        "--save-num-images",
-        type=flag_types.not_negative,
-        default=2,
-        help="images in each of the training's pictures, which come with every snapshot; 0: no pictures",
-    )
-    add(
-        "--pictures-every",
-        type=flag_types.not_negative,
-        default=1000,
-        help="iterations between two pictures in TensorBoard; 0: none",
-    )
-    add(
-        "--eval-every",
-        type=flag_types.not_negative,
-        default=0,
-        help="iterations between two measurements of the target's validation mIoU, in one pass; 0: never",
-    )
-    add("--eval-set", type=flag_types.split, default="val", help="split of the target that is measured")
-    add("--eval-list", type=Path, help="names in it, one a line, to measure fewer")
-    add_switch(group, "--keep-best", "keep the network of the highest validation mIoU as <prefix>_best.pth")
-
-
-def _checked_training_args(
-    parser: OneLineParser, argv: list[str], earlier: tuple[Path, dict] | None
-) -> argparse.Namespace:
-    args = parser.parse_args(_with_earlier(parser, argv, earlier))
-    if args.num_steps_stop is None:
-        args.num_steps_stop = args.num_steps
+def _check_training(parser: OneLineParser, args: Namespace) -> None:
+    """Refuse combinations of flags that cannot train."""
     if args.num_steps_stop > args.num_steps:
         parser.error(
-            f"--num-steps-stop {args.num_steps_stop} lies beyond --num-steps {args.num_steps}, where the "
+            f"--num-steps-stop {args.num_steps_stop} is beyond --num-steps {args.num_steps}, where the "
             "learning rate is 0; raise --num-steps"
         )
     if args.fp16 and args.precision not in (None, "fp16"):
-        parser.error(f"--fp16 is --precision fp16, not {args.precision}; give one of the two")
+        parser.error(f"--fp16 means --precision fp16, not {args.precision}; give one of the two")
     args.precision = args.precision or ("fp16" if args.fp16 else DEFAULT_PRECISION)
     args.fp16 = args.precision == "fp16"
     if args.keep_best and not args.eval_every:
         parser.error("--keep-best needs the validation mIoU; give --eval-every too")
     if args.compile and args.checkpointing:
-        parser.error("--compile chooses itself what to compute again; leave out --checkpointing")
+        parser.error("--compile already decides what to recompute; leave out --checkpointing")
     if args.ignore_label < args.num_classes:
         parser.error(f"--ignore-label {args.ignore_label} is one of the {args.num_classes} classes")
     if args.norm_style == "gn" and any(c % GROUPS for c in ARCHS[args.arch][2:]):
@@ -370,18 +240,129 @@ def _checked_training_args(
     if args.norm_style == "in" and max(args.crop_size) <= STRIDE:
         parser.error(
             f"--crop-size {format_size(args.crop_size)}: --norm-style in needs a crop of more than "
-            f"{STRIDE} pixels, one cell of the network"
+            f"{STRIDE} pixels, one cell of the logits"
         )
     largest = [SCALES[1] * side for side in args.input_size]
-    _check_crop(parser, args.crop_size, largest, "--input-size, scaled by at most 1.2")
+    _check_crop(parser, args.crop_size, largest, f"--input-size, scaled by at most {SCALES[1]}")
     _check_crop(parser, args.crop_size, args.input_size_target, "--input-size-target")
-    return args
 
 
 def _check_crop(parser: OneLineParser, crop: tuple[int, int], image: list[float], flag: str) -> None:
-    """A crop that no image can fill is a mistake; one that some scales cannot fill is padded."""
+    """Refuse a crop that no image can fill; one that only some scales can fill is padded."""
     if crop[0] > image[0] or crop[1] > image[1]:
         parser.error(
             f"--crop-size {format_size(crop)} is larger than the image, {image[1]:g},{image[0]:g} "
-            f"({flag}); lower the crop or raise the image"
+            f"({flag}); reduce the crop or enlarge the image"
         )
+
+
+def check_threshold(parser: OneLineParser, threshold: float, folder: Path | None, flag: str) -> None:
+    """The default folder's name has one decimal: labels of 0.9 and 0.95 must not share one."""
+    if folder is None and round(threshold, 1) != threshold:
+        parser.error(f"--threshold {threshold}: the folder's name has one decimal; name a folder with {flag}")
+
+
+def _parse_with_earlier(parser: OneLineParser, argv: list[str] | None) -> Namespace:
+    """Parse a command line; values that it leaves out come from an earlier run's `opts.yaml`, if any.
+
+    That file is named by `--config`, or is in `--snapshot-dir` with `--resume`.
+
+    Raises:
+        UserError: the file cannot be read, or holds a value that its flag does not take.
+    """
+    args = parser.parse_args(argv)
+    file = args.config
+    if file and not os.path.isfile(file):
+        raise UserError(f"--config {file}: no such file; name the opts.yaml in an earlier --snapshot-dir")
+    if file is None and args.resume and (args.snapshot_dir / OPTIONS_FILE).is_file():
+        file = args.snapshot_dir / OPTIONS_FILE
+    return args if file is None else parser.parse_args(argv, parse_options(parser, load_options(file), file))
+
+
+def parse_options(parser: OneLineParser, options: dict, file: Path) -> Namespace:
+    """The values in `opts.yaml` as the parser's flags read them; names of no flag are passed over.
+
+    Raises:
+        UserError: a value that its flag does not take.
+    """
+    options = {name: value for name, value in options.items() if name not in CALL_OPTIONS}
+    if options.get("precision") is not None:
+        options.pop("fp16", None)  # the same setting
+    if options.get("num_steps_stop") == options.get("num_steps"):
+        options.pop("num_steps_stop", None)  # the default, which follows --num-steps
+    flags = {action.dest: action.option_strings[0] for action in parser._actions if action.option_strings}
+    argv = []
+    for name, value in options.items():
+        if name in flags and value is not None:
+            parts = value if isinstance(value, list) else [value]
+            if not all(isinstance(part, str | int | float) for part in parts):
+                raise UserError(f"{file}: {name} cannot be {shorten(value)}; correct it")
+            argv.append(f"{flags[name]}={','.join(map(str, parts))}")
+    parser.origin = file
+    try:
+        return parser.parse_args(argv)
+    finally:
+        parser.origin = None
+
+
+def spelled_options(args: Namespace) -> dict:
+    """The training flags by name, as written on a command line."""
+
+    def spell(name: str, value: object) -> object:
+        if name.startswith(("input_size", "crop_size")):
+            return format_size(value)
+        return str(value) if isinstance(value, Path) else value
+
+    return {name: spell(name, value) for name, value in vars(args).items() if name not in CALL_OPTIONS}
+
+
+def write_options(folder: Path, args: Namespace, classes: Colors) -> None:
+    """Write `opts.yaml`: the training flags, and the classes with their colours."""
+    options = spelled_options(args) | {"classes": {name: list(color) for name, color in classes.items()}}
+    text = yaml.safe_dump(options, sort_keys=False)
+    atomic_write(folder / OPTIONS_FILE, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def load_options(path: Path) -> dict:
+    """The content of an `opts.yaml`, unchecked.
+
+    Raises:
+        UserError: the file does not exist or is not a YAML mapping.
+    """
+    try:
+        options = load_yaml(path)
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{path}: no such file; copy it from the training's folder to beside the snapshot"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path}: cannot be read as the flags of a training ({error}); copy it again from the "
+            "training's folder"
+        ) from error
+    if not isinstance(options, dict):
+        raise UserError(f"{path}: holds no flags; copy it again from the training's folder")
+    return options
+
+
+def read_options(snapshot: Path) -> dict:
+    """The `opts.yaml` beside a snapshot; the values that rebuild its network are complete and checked.
+
+    Raises:
+        UserError: the file does not exist, is not YAML, or lacks a value of the network.
+    """
+    path = snapshot.parent / OPTIONS_FILE
+    options = load_options(path)
+    options.setdefault("arch", "resnet101")  # the published code had only this one and did not write it
+    for name in NETWORK_OPTIONS:
+        if options.get(name) is None:
+            raise UserError(f"{path}: lacks {name}; copy the file again from the training's folder")
+    parser = OneLineParser()
+    _add_network_flags(parser)
+    checked = vars(parse_options(parser, {name: options[name] for name in NETWORK_OPTIONS}, path))
+    return options | network_options(checked)
+
+
+def network_options(options: dict) -> dict:
+    """The keyword arguments of `DeeplabMulti` among the options of a training."""
+    return {name: options[name] for name in NETWORK_OPTIONS}

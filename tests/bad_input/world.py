@@ -22,8 +22,7 @@ from tests.conftest import (
     write_cityscapes,
     write_gta5,
 )
-from utils.options import stage1_args
-from utils.opts_file import write_options
+from utils.options import stage1_args, write_options
 
 SIZE = (48, 96)  # of every image
 GTA5 = "data/GTA5"
