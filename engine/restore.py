@@ -1,11 +1,17 @@
-"""A trained network and the images it is to see, for the scripts that predict."""
+"""A trained network, the domains it was trained for, and the images it is to predict.
 
+Training writes source, target and classes into `opts.yaml`. Folders of the published code hold less: the
+number of classes, and paths of data and snapshots with `SYNTHIA` or `SY` in them.
+"""
+
+import argparse
 import itertools
 import logging
 import os
 import re
 from argparse import Namespace
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,27 +19,32 @@ from torch import Tensor
 
 from dataset import Adaptation, PredictionDataset, SegmentationDataset, adapt, build_dataset, find_domain
 from dataset.base import prediction_name
-from dataset.domains import EVALUATION_SCALES
+from dataset.domains import BUILT_IN, EVALUATION_SCALES, Domain
 from dataset.images import DataError
+from dataset.labels import Colors
+from dataset.robotcar import ROBOTCAR_COLORS
 from dataset.sampling import ShardedBatches, batches
-from engine.restore import recognise
 from model.deeplab_multi import DeeplabMulti
 from model.weights import count_classes, load_weights
+from utils import flag_types
+from utils.atomic import resolve_path
 from utils.device import default_workers
 from utils.distributed import Processes
 from utils.errors import UserError
-from utils.memory import images_a_pass
 from utils.options import network_options, read_options
 
+# SY is case-sensitive, because a lower-case "sy" is often part of a user name.
+SYNTHIA = re.compile("(?<![A-Za-z])SY(?![A-Za-z])|(?i:synthia)")
+TELLING_OPTIONS = ("data_dir", "data_list", "restore_from", "snapshot_dir")
 log = logging.getLogger(__name__)
 
 
 def resolve_domains(args: Namespace, scales: str) -> Adaptation:
-    """Which domains the flags and the snapshot mean; fills in the flags that were left to it.
+    """The pair of domains that the flags and the snapshot name; fills in the flags left to the snapshot.
 
     Args:
         args: flags of a script that predicts; `data_dir`, `scales`, `threshold` and `num_classes` that are
-            None get the pair's values, `input_size` the size that the target was trained at.
+            None get the pair's values, `input_size` the size of the target's images in training.
         scales: "evaluation" or "pseudo labels": whose scales are the default.
 
     Raises:
@@ -60,36 +71,135 @@ def resolve_domains(args: Namespace, scales: str) -> Adaptation:
         if getattr(args, name, None) is None:
             setattr(args, name, value)
     if not args.restore_from and args.num_classes != len(pair.colors):
-        raise UserError(f"--num-classes {args.num_classes}: the labels are of {len(pair.colors)} classes")
+        raise UserError(f"--num-classes {args.num_classes}: the labels have {len(pair.colors)} classes")
     if scales == "evaluation" and pair.target.colors and len(pair.unknown_classes) == len(pair.target.colors):
         raise UserError(
             f"--target {pair.target.name}: none of its classes ({', '.join(pair.unknown_classes)}) is one of "
-            f"the network's ({', '.join(pair.classes)}); classes belong together by name"
+            f"the network's ({', '.join(pair.classes)}); classes are matched by name"
         )
     log.info("%s -> %s, %d classes", pair.source.name, pair.target.name, len(pair.colors))
     return pair
 
 
+def find_snapshot(args: Namespace) -> Path:
+    """The file of `--restore-from`.
+
+    Raises:
+        UserError: it does not exist.
+    """
+    if "://" in args.restore_from:
+        raise UserError(f"--restore-from {args.restore_from}: download it, and opts.yaml beside it, first")
+    snapshot = Path(args.restore_from)
+    if not snapshot.is_file():
+        raise UserError(f"--restore-from {snapshot}: no such file; name a snapshot such as GTA5_25000.pth")
+    return snapshot
+
+
+def snapshot_options(snapshot: Path) -> dict:
+    """`read_options`; for a published network the file itself shows the number of classes."""
+    options = read_options(snapshot)
+    if "classes" not in options:
+        options["num_classes"] = count_classes(snapshot) or options["num_classes"]
+    return options
+
+
 def trained_size(pair: Adaptation, options: dict) -> tuple[int, int] | None:
-    """(height, width) of the target's images in the training of `options`; None if that had another."""
-    if pair.target.name != options.get("target"):
+    """(height, width) of the target's images in training; None if unknown or if that was another target."""
+    try:
+        same = pair.target.name == options.get("target")
+        return flag_types.size(str(options.get("input_size_target"))) if same else None
+    except argparse.ArgumentTypeError:
         return None
-    return parsed_size(options.get("input_size_target"))
 
 
-def parsed_size(written: object) -> tuple[int, int] | None:
-    """The (height, width) that `opts.yaml` spells width,height; None where it is nothing of the kind."""
-    sides = written.split(",") if isinstance(written, str) else ()
-    if len(sides) != 2 or not all(re.fullmatch(r"0*[1-9]\d{0,4}", side, re.ASCII) for side in sides):
+def recognise(
+    snapshot: Path, options: dict, source: str | None, target: str | None, images: bool = True
+) -> Adaptation:
+    """The pair of domains that a snapshot was trained for; `source` and `target` overrule its folder.
+
+    Args:
+        options: everything in the `opts.yaml` beside the snapshot.
+        images: whether the target's images will be needed; if not, its description may be missing.
+
+    Raises:
+        UserError: a description that the training used is missing, or the classes do not fit the network.
+    """
+    guessed = _published_domains(snapshot, options)
+    own = _own_classes(snapshot, options)
+    # Published files hold `target: cityscapes` whatever the target was; only files with classes are ours.
+    written_target = options.get("target") if own else guessed[1]
+    source_domain = _domain(source, options.get("source"), guessed[0], own, "--source")
+    target_domain = _domain(target, written_target, guessed[1], None if images else own, "--target")
+    pair = adapt(source_domain, target_domain)
+    if own and source is None:
+        pair = replace(pair, colors=own)
+    # Only a network whose own training wrote its classes may have more outputs than classes.
+    few, outputs = len(pair.colors), options["num_classes"]
+    if few > outputs or (own is None and few != outputs):
+        raise UserError(
+            f"--source {source_domain.name} --target {target_domain.name}: have {few} classes, "
+            f"{snapshot} has {outputs}; name the domains it was trained with"
+        )
+    return pair
+
+
+def _published_domains(snapshot: Path, options: dict) -> tuple[str, str]:
+    """Source and target of a folder that the published code wrote.
+
+    Nine classes are RobotCar's. SYNTHIA shows in the last two parts of a path: of the data, of the snapshot,
+    or in Stage II, whose data are the target's, of the snapshot of Stage I.
+    """
+    if options["num_classes"] == len(ROBOTCAR_COLORS):
+        return "cityscapes", "robotcar"
+    paths = [Path(options[name]) for name in TELLING_OPTIONS if isinstance(options.get(name), str)]
+    parts = (part for path in (*paths, resolve_path(snapshot)) for part in path.parts[-2:])
+    return ("synthia" if any(map(SYNTHIA.search, parts)) else "gta5"), "cityscapes"
+
+
+def _own_classes(snapshot: Path, options: dict) -> Colors | None:
+    """The classes written beside the snapshot; None for a published one."""
+    classes = options.get("classes")
+    if classes is None:
         return None
-    return int(sides[1]), int(sides[0])
+    valid = isinstance(classes, dict) and all(
+        isinstance(name, str)
+        and isinstance(color, list)
+        and len(color) == 3
+        and all(type(c) is int and 0 <= c <= 255 for c in color)
+        for name, color in classes.items()
+    )
+    if not valid or not classes:
+        raise UserError(
+            f"{snapshot.parent / 'opts.yaml'}: classes must be names with [red, green, blue]; copy it again"
+        )
+    return {name: tuple(color) for name, color in classes.items()}
+
+
+def _domain(flag: str | None, written: object, guessed: str, own: Colors | None, name: str) -> Domain:
+    """The domain that the flag names, else the one written in `opts.yaml`, else the guessed one."""
+    if flag:
+        return find_domain(flag)
+    if not isinstance(written, str):
+        return BUILT_IN[guessed]
+    try:
+        return find_domain(written)
+    except DataError:
+        if own is None:
+            raise UserError(
+                f"{name}: the snapshot was trained with {written}, which does not exist here; give {name}"
+            ) from None
+        return Domain(written, Path(written).stem, Path("."), own, {}, (), _no_images)
+
+
+def _no_images(**_):
+    raise DataError("--source: the description that the snapshot was trained with is missing; give --source")
 
 
 def prediction_target(pair: Adaptation, args: Namespace) -> SegmentationDataset:
-    """The target's images as the flags of a script that predicts name them.
+    """The target's images that the flags of a script that predicts name.
 
     Raises:
-        DataError: they cannot be used, or an image stands twice in a list.
+        DataError: they cannot be used, or a list names an image twice.
     """
     target = build_dataset(
         args.target or pair.target.name,
@@ -103,40 +213,18 @@ def prediction_target(pair: Adaptation, args: Namespace) -> SegmentationDataset:
         file = os.path.normpath(prediction_name(name))
         if file in seen:
             raise DataError(
-                f"{args.data_list or target.image_folder}: {seen[file]} and {name} stand for one prediction; "
-                "name each image once"
+                f"{args.data_list or target.image_folder}: {seen[file]} and {name} would be written to the "
+                "same file; name each image once"
             )
         seen[file] = name
     return target
 
 
-def snapshot_options(snapshot: Path) -> dict:
-    """`read_options`; the file itself says how many classes a published network has."""
-    options = read_options(snapshot)
-    if "classes" not in options:
-        options["num_classes"] = count_classes(snapshot) or options["num_classes"]
-    return options
-
-
-def find_snapshot(args: Namespace) -> Path:
-    """The file of `--restore-from`.
-
-    Raises:
-        UserError: there is none.
-    """
-    if "://" in args.restore_from:
-        raise UserError(f"--restore-from {args.restore_from}: download it, and opts.yaml beside it, first")
-    snapshot = Path(args.restore_from)
-    if not snapshot.is_file():
-        raise UserError(f"--restore-from {snapshot}: no such file; name a snapshot such as GTA5_25000.pth")
-    return snapshot
-
-
 def restore_network(args: Namespace, device: torch.device) -> DeeplabMulti:
-    """The network of `--restore-from` as the `opts.yaml` beside it says, ready to predict on the device.
+    """The network of `--restore-from`, built by the `opts.yaml` beside it, in evaluation mode on the device.
 
     Raises:
-        UserError: the snapshot or its options cannot be used, or hold another number of classes.
+        UserError: the snapshot or its options cannot be used, or have another number of classes.
     """
     snapshot = find_snapshot(args)
     options = network_options(snapshot_options(snapshot))
@@ -152,33 +240,30 @@ def restore_network(args: Namespace, device: torch.device) -> DeeplabMulti:
 def prediction_batches(
     images: PredictionDataset, args: Namespace, device: torch.device, processes: Processes
 ) -> Iterator[dict]:
-    """Batches of whole images as the flags say, of several processes each its part."""
+    """Batches of `--batchsize` whole images per device; each process gets its share."""
     workers = default_workers(processes.local_world_size) if args.num_workers is None else args.num_workers
-    pinned = device.type == "cuda"
-    # --batchsize is of a device, since nothing depends on it but memory.
-    pixels = max(height * width for height, width in images.sizes)
-    batch_size = processes.broadcast(images_a_pass(args.batchsize, pixels, device))
-    # Workers hand images over one by one: however large a batch is, few wait, and no worker has a whole one
-    # to itself while the others have none.
+    # On a CPU a batch gains nothing, and costs large allocations and waiting for several images to decode.
+    batch_size = 1 if device.type == "cpu" else args.batchsize
+    # Workers deliver images one by one: batched in the workers, a whole batch would wait for one of them.
     single = batches(images, processes.world_size, workers, pin_memory=False, shard=processes.shard)
-    return rebatch(single, batch_size, pinned)
+    return rebatch(single, batch_size, pinned=device.type == "cuda")
 
 
 def prediction_order(images: int, processes: Processes) -> Iterator[int]:
-    """Places in the data set of this process's images, in the order of `prediction_batches`."""
+    """Indices of this process's images, in the order of `prediction_batches`."""
     return itertools.chain.from_iterable(ShardedBatches(images, processes.world_size, processes.shard))
 
 
 def rebatch(single: Iterable[dict], batch_size: int, pinned: bool) -> Iterator[dict]:
-    """Batches of `dataset.PredictionDataset` in batches of `batch_size`, the last one smaller."""
+    """Join batches of `dataset.PredictionDataset` to batches of `batch_size`; the last may be smaller."""
     waiting = iter(single)
     while items := list(itertools.islice(waiting, batch_size)):
         batch = {key: [value for item in items for value in item[key]] for key in ("label", "size", "name")}
         scales = zip(*(item["images"] for item in items), strict=True)
-        yield batch | {"images": [_joined(scale, pinned) for scale in scales]}
+        yield batch | {"images": [_join(scale, pinned) for scale in scales]}
 
 
-def _joined(images: Sequence[Tensor], pinned: bool) -> Tensor:
+def _join(images: Sequence[Tensor], pinned: bool) -> Tensor:
     if len(images) == 1 and not pinned:
         return images[0]
     shape = (sum(map(len, images)), *images[0].shape[1:])
