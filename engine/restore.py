@@ -71,7 +71,7 @@ def resolve_domains(args: Namespace, scales: str) -> Adaptation:
         if getattr(args, name, None) is None:
             setattr(args, name, value)
     if not args.restore_from and args.num_classes != len(pair.colors):
-        raise UserError(f"--num-classes {args.num_classes}: the labels have {len(pair.colors)} classes")
+        raise UserError(f"--num-classes {args.num_classes}: the labels have {len(pair.colors)} classes; give that")
     if scales == "evaluation" and pair.target.colors and len(pair.unknown_classes) == len(pair.target.colors):
         raise UserError(
             f"--target {pair.target.name}: none of its classes ({', '.join(pair.unknown_classes)}) is one of "
@@ -88,7 +88,7 @@ def find_snapshot(args: Namespace) -> Path:
         UserError: it does not exist.
     """
     if "://" in args.restore_from:
-        raise UserError(f"--restore-from {args.restore_from}: download it, and opts.yaml beside it, first")
+        raise UserError(f"--restore-from {args.restore_from}: is a URL; download it and its opts.yaml first")
     snapshot = Path(args.restore_from)
     if not snapshot.is_file():
         raise UserError(f"--restore-from {snapshot}: no such file; name a snapshot such as GTA5_25000.pth")
@@ -230,7 +230,7 @@ def restore_network(args: Namespace, device: torch.device) -> DeeplabMulti:
     options = network_options(snapshot_options(snapshot))
     if options["num_classes"] != args.num_classes:
         raise UserError(
-            f"--num-classes {args.num_classes}: {snapshot} was trained with {options['num_classes']} classes"
+            f"--num-classes {args.num_classes}: {snapshot} has {options['num_classes']} classes; give that"
         )
     network = DeeplabMulti(**options)
     load_weights(network, str(snapshot))

@@ -1,8 +1,5 @@
-"""The unharmed world that a case spoils: small data sets, snapshots, lists, and runs on them that succeed."""
+"""The unharmed world that cases spoil: small data sets, snapshots, lists, and runs on them that succeed."""
 
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +9,12 @@ import yaml
 from dataset.cityscapes import CITYSCAPES_COLORS
 from dataset.own import read_domain
 from model.deeplab_multi import DeeplabMulti
-from tests.bad_input.case import Case, run_forked, tree
 from tests.conftest import (
     cityscapes_names,
     label_blocks,
     make_unsure,
     picture,
+    run_in,
     save_png,
     write_cityscapes,
     write_gta5,
@@ -60,16 +57,11 @@ GOOD = {
     "tables": ("mrnet-2", "--dry-run"),
     "demo": ("--quick", "--out", "demo"),
 }
+TRAIN, PREDICT, EVALUATE = GOOD["train_ms"], GOOD["generate_plabel_cityscapes"], GOOD["evaluate_cityscapes"]
 SCORING = ("--predictions", "predictions", "--num-workers", "0", "--cpu", "--save", "out")
-# What a training may leave that stops on its way, and a prediction that does.
+# What a training or a prediction may leave if it stops on its way.
 RUN_FILES = ("snapshots/new", "snapshots/new/*", "log", "log/*")
 PREDICTED = ("out", "out/*")
-
-
-def mini_network(**options) -> DeeplabMulti:
-    """The network of the world's snapshot, with random weights."""
-    torch.manual_seed(0)
-    return DeeplabMulti(19, **dict(use_se=True, norm_style="gn", arch="mini") | options)
 
 
 def save_snapshot(file: Path, classes: dict = CITYSCAPES_COLORS, source: str = "gta5") -> None:
@@ -84,7 +76,7 @@ def save_snapshot(file: Path, classes: dict = CITYSCAPES_COLORS, source: str = "
 
 
 def write_world(folder: Path) -> None:
-    """Data of both domains, own data, pseudo labels, predictions, a snapshot, lists and a picture."""
+    """Data of both domains, own data, pseudo labels, predictions, snapshots, a result and half of a run."""
     rng = np.random.default_rng(0)
     write_gta5(folder / GTA5, count=3, size=SIZE)
     write_cityscapes(folder / CITYSCAPES, count=1, size=SIZE)
@@ -93,61 +85,16 @@ def write_world(folder: Path) -> None:
             save_png(folder / place / name, label_blocks(rng, SIZE, range(19)))
     for split in ("train", "val"):
         for number in range(2):
-            save_png(folder / "own" / "images" / split / f"{number}.png", picture(rng, SIZE))
-            save_png(
-                folder / "own" / "labels" / split / f"{number}.png", label_blocks(rng, SIZE, (7, 24, 26))
-            )
+            save_png(folder / f"own/images/{split}/{number}.png", picture(rng, SIZE))
+            save_png(folder / f"own/labels/{split}/{number}.png", label_blocks(rng, SIZE, (7, 24, 26)))
     (folder / DESCRIPTION).write_text(yaml.safe_dump({"classes": OWN_CLASSES, "ignore": {"ids": 0}}))
     torch.manual_seed(0)
     save_snapshot(folder / SNAPSHOT)
-    own = folder / "snapshots" / "own" / "own_4.pth"
-    save_snapshot(own, read_domain(folder / "own").colors, source="own")
-    (folder / "gta5.txt").write_text("00001.png\n00002.png\n00003.png\n")
-    (folder / "cityscapes.txt").write_text("\n".join(NAMES))
+    save_snapshot(folder / "snapshots/own/own_4.pth", read_domain(folder / "own").colors, source="own")
     save_png(folder / "street.png", picture(rng, SIZE))
-
-
-class Sandboxes:
-    """Copies of a folder that holds the world, and beside it what a script has no business with."""
-
-    def __init__(self, home: Path):
-        self.home, self.template = home, home / "template"
-        for name in ("world", "cache", "tmp", "outside"):
-            (self.template / name).mkdir(parents=True)
-        write_world(self.template / "world")
-        for script, flags in {
-            "evaluate_cityscapes": (*PREDICTION, "--save", RESULT),
-            # Half of a run, to go on with.
-            "train_ms": (*TRAINING, "--snapshot-dir", RUN, "--num-steps", "4", "--num-steps-stop", "2"),
-        }.items():
-            (made,) = run_forked([Case("", "", script, flags, ())], [self.template / "world"])
-            assert not made.status, made.errors
-        # What a name that climbs out would reach.
-        save_png(self.template / "outside" / "image.png", np.zeros((*SIZE, 3), np.uint8))
-        self.before = tree(self.template)
-        self._unused: list[Path] = []
-        self._number = 0
-
-    @contextmanager
-    def fresh(self) -> Iterator[Path]:
-        """A copy; one that was left as it was serves again."""
-        if not self._unused:
-            self._number += 1
-            self._unused.append(self.home / str(self._number))
-            shutil.copytree(self.template, self._unused[-1], symlinks=True)
-        sandbox = self._unused.pop()
-        try:
-            yield sandbox
-        finally:
-            if tree(sandbox) == self.before:
-                self._unused.append(sandbox)
-            else:
-                _remove(sandbox)
-
-
-def _remove(folder: Path) -> None:
-    """Also what has no rights."""
-    for path in (folder, *folder.rglob("*")):
-        if path.is_dir() and not path.is_symlink():
-            path.chmod(0o700)
-    shutil.rmtree(folder)
+    for script, flags in {
+        "evaluate_cityscapes": (*PREDICTION, "--save", RESULT),
+        "train_ms": (*TRAINING, "--snapshot-dir", RUN, "--num-steps", "4", "--num-steps-stop", "2"),
+    }.items():
+        made = run_in(folder, script, *flags)
+        assert not made.returncode, made.stderr
