@@ -71,7 +71,9 @@ def resolve_domains(args: Namespace, scales: str) -> Adaptation:
         if getattr(args, name, None) is None:
             setattr(args, name, value)
     if not args.restore_from and args.num_classes != len(pair.colors):
-        raise UserError(f"--num-classes {args.num_classes}: the labels have {len(pair.colors)} classes; give that")
+        raise UserError(
+            f"--num-classes {args.num_classes}: the labels have {len(pair.colors)} classes; give that"
+        )
     if scales == "evaluation" and pair.target.colors and len(pair.unknown_classes) == len(pair.target.colors):
         raise UserError(
             f"--target {pair.target.name}: none of its classes ({', '.join(pair.unknown_classes)}) is one of "

@@ -5,11 +5,13 @@ import shlex
 from pathlib import Path
 
 import pytest
+import yaml
 
 from evaluate_cityscapes import evaluate_args
 from generate_plabel_cityscapes import generate_args
 from tests.conftest import one_line_error
-from utils.options import stage1_args, stage2_args
+from utils.errors import UserError
+from utils.options import network_options, read_options, stage1_args, stage2_args
 
 STAGES = {"stage1": stage1_args, "stage2": stage2_args}
 STAGE1_FOLDER = "./snapshots/SE_GN_batchsize2_1024x512_pp_ms_me0_classbalance7_kl0.1_lr2_drop0.1_seg0.5"
@@ -313,6 +315,81 @@ def test_flags_of_one_script_and_flags_that_contradict(parse, flags, named, caps
     output, errors = capsys.readouterr()
     assert leaving.value.code == 2 and output == ""
     assert len(errors.splitlines()) == 1 and named in errors
+
+
+def write_options(file: Path, **options) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(yaml.safe_dump(options))
+    return file
+
+
+def test_an_earlier_runs_options_replace_defaults_and_flags_override_them(tmp_path):
+    file = write_options(
+        tmp_path / "opts.yaml",
+        **{"batch_size": 3, "input_size": "1000,700", "gpu_ids": [0, 1], "autoaug": True, "num_steps": 9},
+        **{"num_steps_stop": 9, "data_dir": "./a", "source": "synthia", "precision": "bf16", "fp16": True},
+    )
+    args = stage1_args(["--config", str(file), "--batch-size", "4", "--num-steps", "8"])
+    read = (args.batch_size, args.input_size, args.gpu_ids, args.autoaug, args.source, args.data_dir)
+    assert read == (4, (700, 1000), [0, 1], True, "synthia", Path("a"))
+    assert (args.num_steps_stop, args.precision, args.fp16) == (8, "bf16", False)
+    assert args.crop_size == (360, 640) and args.config == file
+
+
+def test_resume_reads_the_options_in_its_folder(tmp_path):
+    write_options(tmp_path / "opts.yaml", droprate=0.3, snapshot_dir="./elsewhere")
+    flags = ["--snapshot-dir", str(tmp_path)]
+    args = stage1_args([*flags, "--resume"])
+    assert (args.droprate, args.snapshot_dir, args.resume) == (0.3, tmp_path, True)
+    assert stage1_args([*flags, "--resume", "False"]).droprate == stage1_args(flags).droprate == 0.1
+    assert stage1_args(["--snapshot-dir", str(tmp_path / "new"), "--resume"]).droprate == 0.1
+
+
+def test_options_of_flags_that_do_not_exist_are_passed_over(tmp_path):
+    file = write_options(
+        tmp_path / "opts.yaml", on_damaged="skip", max_damaged=3, power=0.5, classes={"a": 1}
+    )
+    args = stage1_args(["--config", str(file)])
+    assert args.power == 0.5 and not hasattr(args, "on_damaged")
+
+
+def test_a_published_opts_yaml_describes_its_network(tmp_path):
+    (tmp_path / "opts.yaml").write_text(
+        "num_classes: 19\nuse_se: true\ntrain_bn: false\nnorm_style: gn\ndroprate: 0.1\n"
+        "crop: !!python/tuple [512, 1024]\nhflip: true\n"
+    )
+    options = read_options(tmp_path / "GTA5_25000.pth")
+    expected = dict(num_classes=19, use_se=True, train_bn=False, norm_style="gn", droprate=0.1)
+    assert network_options(options) == expected | {"arch": "resnet101"} and options["crop"] == [512, 1024]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"num_classes": 0}, {"use_se": "maybe"}, {"norm_style": ["gn"] * 2}, {"droprate": 1}, {"arch": {}}],
+)
+def test_an_option_that_its_flag_does_not_take_is_named_with_its_file(wrong, tmp_path):
+    good = dict(num_classes=19, use_se=True, train_bn=False, norm_style="gn", droprate=0.1, arch="mini")
+    file = write_options(tmp_path / "opts.yaml", **good | wrong)
+    (name,) = wrong
+    for read in (lambda: read_options(tmp_path / "a.pth"), lambda: stage1_args(["--config", str(file)])):
+        with pytest.raises(UserError, match=name.replace("_", "[-_]")) as refused:
+            read()
+        assert str(file) in str(refused.value)
+
+
+def test_defaults_follow_the_pair_of_domains():
+    args = stage1_args(["--source", "cityscapes", "--target", "robotcar"])
+    assert (args.num_classes, args.input_size, args.input_size_target) == (9, (640, 1280), (960, 1280))
+    assert (args.data_dir, args.data_dir_target) == (
+        Path("./data/Cityscapes/data"),
+        Path("./data/Oxford_Robot_ICCV19"),
+    )
+    args = stage2_args(["--source", "synthia"])
+    assert (args.threshold, args.input_size, args.data_dir) == (
+        0.9,
+        (640, 1280),
+        Path("./data/Cityscapes/data"),
+    )
 
 
 def test_help_shows_every_flag(capsys):
