@@ -34,7 +34,7 @@ def tables_args(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("names", nargs="*", metavar="NAME", help=f"tables: {' '.join(TABLES)}")
     add("--list", action="store_true", help="list the tables")
-    add("--synthetic", "--embedded", action="store_true", help="small network on synthetic data, as in demo.py")
+    add("--synthetic", "--embedded", action="store_true", help="small network, synthetic data, as in demo.py")
     add("--quick", action="store_true", help="with --synthetic: a minute or two per table, to try it out")
     add("--seeds", type=seeds, default="0", help="seeds to run; several give mean and 95 %% t-interval")
     add("--out", type=Path, default="tables", help="output folder")
