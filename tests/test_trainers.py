@@ -183,7 +183,7 @@ class NoReading(TorchFunctionMode):
 
 
 @pytest.mark.parametrize(("stage", "flags"), STAGES)
-def test_nothing_within_a_step_synchronises(stage, flags, one_thread):
+def test_nothing_within_a_step_synchronises(stage, flags, one_thread, tmp_path):
     trainer = build(stage, flags, 0.1)
     buffer = LossBuffer()
     raw = raw_batch(0), raw_batch(1)
