@@ -15,8 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from engine.evaluation import PixelCounts
+from engine.loop import load_batch
 from model.deeplab_multi import DeeplabMulti
-from tests.test_trainers import STAGES, batch, build, new_trainer, on_device, raw_batch
+from tests.test_trainers import STAGES, batch, build, new_trainer, raw_batch
 from utils import preprocess
 from utils.device import choose_device, to_device
 from utils.distributed import Processes
@@ -114,7 +115,7 @@ def test_nothing_in_a_step_leaves_the_gpu_and_only_uint8_is_copied_to_it(
         # Caches and optimiser states are created in the first step.
         with Watch(gpu) if i_iter else contextlib.nullcontext() as watch:
             trainer.adjust_learning_rates(i_iter)
-            (images, labels), (images_t, labels_t) = (on_device(batch, gpu) for batch in raw)
+            (images, labels), (images_t, labels_t) = (load_batch(batch, gpu) for batch in raw)
             losses, predictions = trainer.gen_update(images, images_t, labels, labels_t, i_iter)
             losses |= trainer.dis_update(*predictions)
         assert not i_iter or watch.arrived == [torch.uint8] * 4
@@ -140,7 +141,7 @@ def test_percentiles_and_class_weights_over_ranks_stay_on_the_gpu(gpu, monkeypat
     gradients_instead(monkeypatch, trainer)
     raw = raw_batch(0), raw_batch(1)
     for i_iter in range(2):
-        (images, labels), (images_t, _) = (on_device(batch, gpu) for batch in raw)
+        (images, labels), (images_t, _) = (load_batch(batch, gpu) for batch in raw)
         with Watch(gpu) if i_iter else contextlib.nullcontext():
             losses, predictions = trainer.gen_update(images, images_t, labels, None, i_iter)
             losses |= trainer.dis_update(*predictions)

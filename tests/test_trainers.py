@@ -10,14 +10,13 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.step import count, stage_args
-from engine.loop import LossBuffer
+from engine.loop import LossBuffer, load_batch
 from tests.conftest import TRAINING, one_line_error
 from trainer_ms import AD_Trainer as Stage1Trainer
 from trainer_ms_variance import AD_Trainer as Stage2Trainer
-from utils.device import choose_device, to_device
+from utils.device import choose_device
 from utils.optim import RepeatedSGD
 from utils.options import stage1_args, stage2_args
-from utils.preprocess import to_network_input
 
 CLASSES, HEIGHT, WIDTH = 7, 40, 56
 NETWORK = f"--arch mini --norm-style gn --use-se --num-classes {CLASSES} --crop-size 56,40 --batch-size 2"
@@ -56,15 +55,10 @@ def raw_batch(seed: int) -> dict:
     return {"image": torch.from_numpy(images), "label": torch.from_numpy(labels.astype(np.uint8))}
 
 
-def on_device(raw: dict, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Network input and labels of a raw batch."""
-    return to_network_input(to_device(raw["image"], device)), to_device(raw["label"], device).long()
-
-
 def batch(seed: int, raw: tuple[dict, dict] | None = None) -> tuple:
     """images, images_t, labels, labels_t."""
     raw = raw or (raw_batch(2 * seed), raw_batch(2 * seed + 1))
-    (images, labels), (images_t, labels_t) = (on_device(stream, torch.device("cpu")) for stream in raw)
+    (images, labels), (images_t, labels_t) = (load_batch(stream, torch.device("cpu")) for stream in raw)
     return images, images_t, labels, labels_t
 
 
@@ -183,7 +177,7 @@ class NoReading(TorchFunctionMode):
 
 
 @pytest.mark.parametrize(("stage", "flags"), STAGES)
-def test_nothing_within_a_step_synchronises(stage, flags, one_thread, tmp_path):
+def test_nothing_within_a_step_synchronises(stage, flags, one_thread):
     trainer = build(stage, flags, 0.1)
     buffer = LossBuffer()
     raw = raw_batch(0), raw_batch(1)
