@@ -165,7 +165,7 @@ def predictions_of_network(
         network,
         prediction_batches(images, args, device, processes),
         device,
-        weightings=list(args.weights.values()),
+        list(args.weights.values()),
         mirrored_uncertainty=True,
         uncertainty=args.uncertainty,
         passes=args.mc_passes,

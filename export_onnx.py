@@ -16,7 +16,7 @@ from engine.run_log import log_to_terminal
 from utils.atomic import atomic_write
 from utils.errors import UserError, run_script
 from utils.flag_types import OneLineParser, boolean, format_size, size, text
-from utils.one_pass import SingleScaleModel
+from utils.inference import SingleScaleModel
 
 log = logging.getLogger(__name__)
 

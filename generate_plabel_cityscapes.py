@@ -1,8 +1,8 @@
-"""Write pseudo labels for the target's training images, where train_ft.py looks for them.
+"""Write pseudo labels of the target's training images to the folder from which train_ft.py reads them.
 
     python generate_plabel_cityscapes.py --restore-from ./snapshots/stage1/GTA5_25000.pth
 
-For each image: <name>.png (train ids), <name>_color.png and <name>_heatmap.png (uncertainty).
+Each image gets <name>.png (train ids), <name>_color.png and <name>_heatmap.png (uncertainty).
 """
 
 import logging
@@ -46,7 +46,7 @@ def generate_args(argv: list[str] | None = None) -> Namespace:
 
 
 def main() -> None:
-    """Predict the training images; below the threshold a pixel gets no label."""
+    """Predict the training images; pixels with a score below the threshold stay unlabelled."""
     args = generate_args()
     processes = init_distributed(args.cpu)
     log_to_terminal(processes.is_main)
@@ -59,21 +59,18 @@ def main() -> None:
     images = PredictionDataset(target, scaled_sizes(args.input_size, args.scales), labels=False)
     batches = prediction_batches(images, args, device, processes)
     folder = args.save or pair.pseudo_folder(args.data_dir, args.set, args.threshold)
-    predictions = predict_all(network, batches, device, weights=args.weights)
-    labelled = torch.zeros((), dtype=torch.int64, device=device)
-    total = 0
+    predictions = predict_all(network, batches, device, [args.weights])
+    pixels = torch.zeros(2, dtype=torch.int64, device=device)  # labelled and all
     with PredictionWriter(folder, palette(target.colors), scores=False) as writer:
-        for name, _, prediction in progress(predictions, len(images), processes):
+        for name, _, (prediction,) in progress(predictions, len(images), processes):
             if args.threshold < NO_THRESHOLD:
                 unsure = prediction.score < args.threshold
                 prediction = prediction._replace(label=prediction.label.masked_fill(unsure, IGNORE))
-            labelled += (prediction.label != IGNORE).sum()
-            total += prediction.label.numel()
+            pixels[0] += (prediction.label != IGNORE).sum()
+            pixels[1] += prediction.label.numel()
             writer.write(name, prediction)
-    labelled, total = processes.all_reduce_sum(
-        torch.stack([labelled, torch.tensor(total, device=device)])
-    ).tolist()
-    if processes.is_main:  # all have finished
+    labelled, total = processes.all_reduce_sum(pixels).tolist()
+    if processes.is_main:  # after the all-reduce: every process has finished
         record_result(folder, args)
     log.info("Labelled %.1f %% of the pixels of %d images: %s", 100 * labelled / total, len(images), folder)
     shutdown()

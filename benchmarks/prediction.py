@@ -43,14 +43,13 @@ from engine.restore import prediction_batches
 from model.deeplab_multi import DeeplabMulti
 from synthetic import make_image
 from synthetic.layouts import VAL
+from utils.argmax import upsample
 from utils.device import default_workers
 from utils.distributed import SINGLE_PROCESS
-from utils.inference import predict_all, scaled_sizes
-from utils.parts import one_thread
+from utils.inference import label_and_score, predict_all, scaled_sizes
 from utils.pictures import PredictionWriter, heat_levels
 from utils.preprocess import MEAN_BGR, to_network_input
 from utils.uncertainty import UncertaintyGap
-from utils.upsampling import maximum_of_sum, upsample
 
 try:
     import matplotlib
@@ -160,7 +159,7 @@ class OurWay:
         images = PredictionDataset(self.data, SCALES, labels=False)
         batches = prediction_batches(images, self.flags, self.device, SINGLE_PROCESS)
         with PredictionWriter(folder, palette(self.data.colors), scores=False) as writer:
-            for name, _, prediction in predict_all(network, batches, self.device):
+            for name, _, (prediction,) in predict_all(network, batches, self.device, [(0.5, 1.0)]):
                 writer.write(name, prediction)
         return None
 
@@ -189,15 +188,15 @@ class OurWay:
                 item = dataset[0]
             with clock("  of it decoding"):
                 decode_image(self.data.image_path(item["name"]))
-            with clock("to the device, floats"), one_thread(self.device):
+            with clock("to the device, floats"):
                 images = [to_network_input(scale[None].to(self.device)) for scale in item["images"]]
                 _ = [batch.flip(3) for batch in images]
             maps = [(z[0] + z[1]).softmax(1) for z in (network(batch) for batch in images for _ in range(2))][
                 ::2
             ]
             with clock("upsample, argmax"):
-                score, label = maximum_of_sum(maps, SIZE)
-            with clock("heat map"), one_thread(self.device):
+                label, score = label_and_score(maps, SIZE)
+            with clock("heat map"):
                 divergence = upsample(maps[0][:, :1], SIZE)[0, 0]
                 heat = heat_levels(divergence)
             with clock("compress (threads)"):

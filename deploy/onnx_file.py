@@ -14,8 +14,7 @@ import torch.nn.functional as F
 
 from dataset.labels import Colors
 from utils.errors import UserError
-from utils.inference import NOT_FINITE
-from utils.one_pass import SingleScaleModel
+from utils.inference import NOT_FINITE, SingleScaleModel
 
 INPUT, OUTPUTS, LOGITS = "images", ("label", "score", "uncertainty"), "logits"
 OPSET = 18  # the first with which Resize is exact; read by every runtime since 2023

@@ -26,8 +26,7 @@ from deploy.legends import class_overlay, overlay_with_legend, uncertainty_pictu
 from engine.restore import find_snapshot, recognise, restore_network, snapshot_options, trained_size
 from model.deeplab_multi import STRIDE, DeeplabMulti
 from utils.errors import UserError
-from utils.inference import NOT_FINITE, predict, scaled_sizes
-from utils.one_pass import SingleScaleModel
+from utils.inference import NOT_FINITE, SingleScaleModel, predict, scaled_sizes
 from utils.preprocess import to_network_input
 
 # A picture is pressed into the training's proportions, as the evaluation does, if they differ at most so

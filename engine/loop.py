@@ -19,8 +19,8 @@ from engine.validation import Validation
 from utils.atomic import atomic_write
 from utils.device import to_device
 from utils.errors import Stopped, StopRequest, UserError
+from utils.pictures import training_pictures
 from utils.preprocess import to_network_input
-from utils.training_pictures import training_pictures
 
 Batch = tuple[Tensor, Tensor, Tensor, Tensor | None]  # images, images_t, labels, labels_t
 Predictions = tuple[Tensor, Tensor, Tensor, Tensor]

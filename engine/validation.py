@@ -12,8 +12,8 @@ from dataset.sampling import batches
 from utils.device import default_workers, to_device
 from utils.distributed import Processes
 from utils.errors import StopRequest, ignore_stop_signals
+from utils.inference import SingleScaleModel
 from utils.metrics import class_mean, confusion_matrix, iou
-from utils.one_pass import SingleScaleModel
 
 
 class Validation:

@@ -166,7 +166,7 @@ def test_a_prediction_never_synchronises_and_its_counts_stay_on_the_gpu(uncertai
             heat_levels(found[0].uncertainty)
         assert {values.device for prediction in found for values in prediction} == {gpu}
     assert index == 1
-    assert tally.matrices.device == gpu
+    assert tally.matrices.device == gap.certainty.device == gpu
 
 
 def test_each_replica_computes_in_the_chosen_precision(monkeypatch, one_thread):

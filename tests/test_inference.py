@@ -1,13 +1,13 @@
 """Multi-pass prediction against its definition, written here pass by pass, in float64."""
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+from engine.restore import rebatch
 from model.deeplab_multi import DeeplabMulti
+from utils import argmax
 from utils.inference import predict, predict_all, predict_weightings, scaled_sizes
-from utils.pictures import HEAT_TABLE, heat_levels
 from utils.preprocess import to_network_input
 from utils.uncertainty import dropout_divergence
 
@@ -57,33 +57,33 @@ def by_definition(network, images, index, size, weights, mirrored_uncertainty):
 
 
 @pytest.mark.parametrize("mirrored_uncertainty", [False, True])
-@pytest.mark.parametrize("weights", WEIGHTINGS)
-def test_prediction_is_the_sum_of_four_passes(network, images, weights, mirrored_uncertainty):
-    options = dict(weights=weights, mirrored_uncertainty=mirrored_uncertainty)
+def test_prediction_is_the_sum_of_four_passes_for_each_weighting(network, images, mirrored_uncertainty):
+    options = dict(mirrored_uncertainty=mirrored_uncertainty)
+    results = predict_weightings(network, images, SIZES, WEIGHTINGS, **options)
+    assert [len(of_image) for of_image in results] == [len(WEIGHTINGS)] * 2
+    for index, (size, of_image) in enumerate(zip(SIZES, results, strict=True)):
+        for weights, result in zip(WEIGHTINGS, of_image, strict=True):
+            label, score, kl = by_definition(network, images, index, size, weights, **options)
+            assert result.label.dtype == torch.uint8 and result.label.shape == size
+            assert torch.equal(result.label.long(), label)
+            assert (result.score - score).abs().max() < 1e-12
+            assert (result.uncertainty - kl).abs().max() < 1e-12
+            assert len(label.unique()) > 2 and score.max() - score.min() > 0.2 and kl.max() > 0.1
+        scores = [result.score for result in of_image]
+        assert all((a - b).abs().max() > 0.01 for k, a in enumerate(scores) for b in scores[:k])
+
+
+@pytest.mark.parametrize(
+    "options", [{}, dict(weights=PUBLISHED, mirrored_uncertainty=False), dict(weights=(1.0, 0.0))]
+)
+def test_published_weights_and_unmirrored_uncertainty_are_the_defaults(network, images, options):
     results = predict(network, images, SIZES, **options)
     assert len(results) == 2
-    for index, (size, result) in enumerate(zip(SIZES, results, strict=True)):
-        label, score, kl = by_definition(network, images, index, size, **options)
-        assert result.label.dtype == torch.uint8 and result.label.shape == size
-        assert torch.equal(result.label.long(), label)
-        assert (result.score - score).abs().max() < 1e-12
-        assert (result.uncertainty - kl).abs().max() < 1e-12
-        assert len(label.unique()) > 2 and score.max() - score.min() > 0.2 and kl.max() > 0.1
-
-
-def test_published_weights_and_unmirrored_uncertainty_are_the_defaults(network, images):
-    result = predict(network, images, SIZES)[0]
-    label, score, kl = by_definition(network, images, 0, SIZES[0], PUBLISHED, mirrored_uncertainty=False)
-    assert torch.equal(result.label.long(), label)
-    assert (result.score - score).abs().max() < 1e-12 and (result.uncertainty - kl).abs().max() < 1e-12
-
-
-def test_each_choice_of_weights_gives_another_prediction(network, images):
-    scores = [
-        predict(network, images, SIZES, weights=w)[0].score for w in (PUBLISHED, (1, 0), (0, 1), (1, 1))
-    ]
-    for index, score in enumerate(scores):
-        assert all((score - other).abs().max() > 0.01 for other in scores[:index])
+    weights = options.get("weights", PUBLISHED)
+    label, score, kl = by_definition(network, images, 0, SIZES[0], weights, mirrored_uncertainty=False)
+    assert torch.equal(results[0].label.long(), label)
+    assert (results[0].score - score).abs().max() < 1e-12
+    assert (results[0].uncertainty - kl).abs().max() < 1e-12
 
 
 def count_passes(network):
@@ -91,19 +91,6 @@ def count_passes(network):
     shown = []
     network.register_forward_pre_hook(lambda _, args: shown.append(args[0].shape[2:]))
     return shown
-
-
-@pytest.mark.parametrize("mirrored_uncertainty", [False, True])
-def test_several_weightings_are_predicted_as_each_alone(network, images, mirrored_uncertainty):
-    options = dict(mirrored_uncertainty=mirrored_uncertainty)
-    results = predict_weightings(network, images, SIZES, WEIGHTINGS, **options)
-    assert [len(of_image) for of_image in results] == [len(WEIGHTINGS)] * 2
-    for index, (size, of_image) in enumerate(zip(SIZES, results, strict=True)):
-        for weights, result in zip(WEIGHTINGS, of_image, strict=True):
-            label, score, kl = by_definition(network, images, index, size, weights, **options)
-            assert result.label.dtype == torch.uint8 and torch.equal(result.label.long(), label)
-            assert (result.score - score).abs().max() < 1e-12
-            assert (result.uncertainty - kl).abs().max() < 1e-12
 
 
 @pytest.mark.parametrize("uncertainty, more", [("kl", []), ("mc-dropout", [(65, 97)])])
@@ -142,17 +129,14 @@ def test_every_image_of_a_batch_is_predicted_as_alone(network):
     shown = [to_network_input(scale) for scale in scales]
     device = torch.device("cpu")
 
-    single = list(predict_all(network, batches, device, mirrored_uncertainty=True))
-    several = list(predict_all(network, batches, device, weightings=WEIGHTINGS, mirrored_uncertainty=True))
-    for results in (single, several):
-        assert [name for name, _, _ in results] == ["a.png", "b.png"] * 2
-        assert [label.unique().item() for _, label, _ in results] == [0, 1] * 2
+    results = list(predict_all(network, batches, device, WEIGHTINGS, mirrored_uncertainty=True))
+    assert [name for name, _, _ in results] == ["a.png", "b.png"] * 2
+    assert [label.unique().item() for _, label, _ in results] == [0, 1] * 2
     alone = [([scale[i : i + 1] for scale in shown], SIZES[i : i + 1]) for i in range(2)]
     options = dict(weightings=WEIGHTINGS, mirrored_uncertainty=True)
     expected = [predict_weightings(network, *image, **options)[0] for image in alone] * 2
-    for (_, _, one), (_, _, many), of_image in zip(single, several, expected, strict=True):
-        assert isinstance(many, list) and len(many) == len(WEIGHTINGS)
-        for prediction, right in zip([*many, one], [*of_image, of_image[-1]], strict=True):
+    for (_, _, found), of_image in zip(results, expected, strict=True):
+        for prediction, right in zip(found, of_image, strict=True):
             assert torch.equal(prediction.label, right.label)
             for maps in zip(prediction[1:], right[1:], strict=True):
                 torch.testing.assert_close(*maps, rtol=0, atol=1e-12)
@@ -170,13 +154,6 @@ def test_a_mirrored_image_is_predicted_as_the_mirror_image(network, images):
         assert not torch.equal(result.label, result.label.flip(1))
 
 
-def test_an_image_is_predicted_alike_alone_and_in_a_batch(network, images):
-    together = predict(network, images, SIZES)[1]
-    alone = predict(network, [batch[1:] for batch in images], SIZES[1:])[0]
-    assert torch.equal(together.label, alone.label)
-    assert (together.score - alone.score).abs().max() < 1e-12
-
-
 def test_one_scale_scores_by_its_two_passes(network, images):
     (result,) = predict(network, [images[0][:1]], [(65, 97)])
     assert result.score.min() > 1 / 7 and result.score.max() <= 1
@@ -191,14 +168,44 @@ def test_scaled_sizes_are_those_of_the_papers():
     assert scaled_sizes((960, 1280), (1, 0.8)) == [(960, 1280), (768, 1024)]
 
 
-def test_heat_map_shows_log_of_1_plus_10_kl_over_its_maximum():
-    kl = torch.tensor([[0.0, 0.05], [0.3, 2.0]])
-    steps = (255 * np.log(1 + 10 * kl.numpy()) / np.log(21)).astype(int)
-    assert heat_levels(kl).dtype == torch.uint8 and np.array_equal(heat_levels(kl), steps)
-    assert kl[1, 1] == 2, "what it is given stays"
-    brightness = HEAT_TABLE @ (0.299, 0.587, 0.114)
-    assert np.all(np.diff(brightness) >= 0) and np.ptp(brightness) > 150, "more uncertain is brighter"
+@pytest.mark.parametrize("sureness", [0.1, 5])
+@pytest.mark.parametrize("tile, chunk", [((16, 32), 1024), ((4, 3), 5), ((100, 100), 1)])
+@pytest.mark.parametrize("sizes", [[(9, 13), (11, 16)], [(9, 13)], [(1, 1), (5, 3)], [(80, 170), (3, 4)]])
+def test_tiles_contain_the_maximum_of_the_whole(sizes, tile, chunk, sureness, monkeypatch):
+    monkeypatch.setattr(argmax, "TILE", tile)
+    monkeypatch.setattr(argmax, "CHUNK", chunk)
+    torch.manual_seed(0)
+    maps = [(sureness * torch.randn(1, 7, *size)).softmax(1) for size in sizes]
+    size = (70, 61)
+    total = sum(upsampled(m, size) for m in maps)[0]
+    value, index = argmax.max_of_sum(maps, size)
+    assert (value - total.amax(0)).abs().max() < 1e-14
+    assert index.dtype == torch.uint8 and torch.equal(index.long(), total.argmax(0))
 
 
-def test_heat_map_of_classifiers_that_agree_everywhere_is_dark():
-    assert not heat_levels(torch.zeros(4, 6)).any()
+def test_the_first_of_equal_classes_wins_and_nan_is_kept():
+    maps = torch.zeros(1, 5, 4, 4)
+    maps[:, 2:4] = 1
+    value, index = argmax.max_of_sum([maps, maps], (40, 70))
+    assert (index == 2).all() and (value == 2).all()
+    maps[0, 0, 0, 0] = torch.nan
+    value, _ = argmax.max_of_sum([maps, maps], (40, 70))
+    assert value[0, 0].isnan() and (value[-1] == 2).all()
+
+
+def test_single_images_are_batched_in_order():
+    single = [
+        {
+            "images": [torch.full((1, 2, 3, 3), n, dtype=torch.uint8)] * 2,
+            "label": [n],
+            "size": [n],
+            "name": [n],
+        }
+        for n in range(5)
+    ]
+    whole = list(rebatch(single, 2, pinned=False))
+    assert [batch["name"] for batch in whole] == [[0, 1], [2, 3], [4]]
+    for batch in whole:
+        assert batch["label"] == batch["size"] == batch["name"]
+        for scale in batch["images"]:
+            assert scale.shape[1:] == (2, 3, 3) and scale[:, 0, 0, 0].tolist() == batch["name"]

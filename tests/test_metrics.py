@@ -18,7 +18,7 @@ from tests.conftest import (
     save_png,
     write_cityscapes,
 )
-from utils.metrics import class_mean, confusion_matrix, format_iou_columns, iou, mean_iou
+from utils.metrics import class_mean, confusion_matrix, format_iou_columns, iou
 
 SIZE = (48, 96)
 TO_LABEL_ID = np.zeros(256, np.uint8)  # an ignored id stands for everything that is no class
@@ -128,20 +128,20 @@ def test_iou_is_nan_for_an_absent_class_and_0_for_a_missed_or_a_made_up_one():
     matrix = np.array([[4, 0, 1, 0], [2, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
     values = iou(matrix)
     assert values[:3].tolist() == [4 / 7, 0, 0] and np.isnan(values[3])
-    assert mean_iou(values) == pytest.approx(4 / 21, abs=1e-15)
-    assert mean_iou(torch.from_numpy(values)) == pytest.approx(4 / 21, abs=1e-15)
+    for kind in (np.asarray, torch.from_numpy):
+        assert class_mean(kind(values), range(4)) == pytest.approx(4 / 21, abs=1e-15)
 
 
 def test_mean_over_no_class_is_nan_and_printed():
     values = iou(np.zeros((2, 2), np.int64))
-    assert np.isnan(values).all() and np.isnan(mean_iou(values))
+    assert np.isnan(values).all() and np.isnan(class_mean(values, range(2)))
     table = format_iou_columns(["road", "sidewalk"], {"IoU": values}, {"mIoU": [0, 1]}, [0, 0])
     assert table.splitlines() == [
         "             IoU  pixels   share",
         "road      absent       0  0.00 %",
         "sidewalk  absent       0  0.00 %",
         "--------------------------------",
-        "mIoU         nan",
+        "mIoU      absent",
     ]
 
 
@@ -160,7 +160,6 @@ def test_means_over_16_and_13_classes_come_from_one_matrix_of_19(kind):
             label, prediction = labels == c, predictions == c
             by_hand.append(np.sum(label & prediction) / np.sum(label | prediction))
         assert class_mean(values, indices) == pytest.approx(sum(by_hand) / len(indices), abs=1e-15)
-    assert class_mean(values, CLASSES) == mean_iou(values)
 
 
 def test_mean_over_a_subset_leaves_out_what_does_not_occur():
@@ -192,16 +191,16 @@ def test_table_of_several_means_marks_the_classes_in_none_of_them():
     means = {"mIoU (3)": [0, 1, 4], "mIoU* (1)": [1], "none": [4]}
     table = format_iou_columns(list("abcde"), {"1:1": values, "a long title": titled}, means)
     assert table.splitlines() == [
-        "                     1:1    a long title",
-        "a                  10.00          100.00",
-        "b                  20.00           50.00",
-        "c                (absent)         (25.00)",
-        "d                 (30.00)          (0.00)",
-        "e                 absent          absent",
-        "----------------------------------------",
-        "mIoU (3)           15.00           75.00",
-        "mIoU* (1)          20.00           50.00",
-        "none                 nan             nan",
+        "               1:1   a long title",
+        "a            10.00         100.00",
+        "b            20.00          50.00",
+        "c          (absent)        (25.00)",
+        "d           (30.00)         (0.00)",
+        "e           absent         absent",
+        "----------------------------------",
+        "mIoU (3)     15.00          75.00",
+        "mIoU* (1)    20.00          50.00",
+        "none        absent         absent",
     ]
 
 
@@ -209,17 +208,17 @@ def test_table_with_the_pixels_of_each_class_and_their_share():
     values, means = [1, 0.25, np.nan], {"mIoU": [0, 2]}
     table = format_iou_columns(["road", "sky", "sea"], {"IoU": values}, means, [2_000_000, 1_000_000, 0])
     assert table.splitlines() == [
-        "          IoU      pixels    share",
-        "road   100.00   2,000,000  66.67 %",
-        "sky    (25.00)  1,000,000  33.33 %",
-        "sea    absent           0   0.00 %",
-        "----------------------------------",
-        "mIoU   100.00",
+        "         IoU      pixels    share",
+        "road  100.00   2,000,000  66.67 %",
+        "sky   (25.00)  1,000,000  33.33 %",
+        "sea   absent           0   0.00 %",
+        "---------------------------------",
+        "mIoU  100.00",
     ]
 
 
 def test_a_column_of_another_length_than_the_names_is_refused():
-    with pytest.raises(ValueError, match="19 names"):
+    with pytest.raises(ValueError, match="shorter"):
         format_iou_columns(NAMES, {"IoU": np.zeros(18)}, {"mIoU": range(19)})
 
 

@@ -87,3 +87,16 @@ def test_values_that_are_not_finite_name_the_image_and_are_not_written(value, ki
         writer.write("town/a.png", good)
         writer.write("town/b.png", bad)
     assert {path.stem.split("_")[0] for path in tmp_path.rglob("*.png")} == {"a"}
+
+
+def test_heat_map_shows_log_of_1_plus_10_kl_over_its_maximum():
+    kl = torch.tensor([[0.0, 0.05], [0.3, 2.0]])
+    steps = (255 * np.log(1 + 10 * kl.numpy()) / np.log(21)).astype(int)
+    assert heat_levels(kl).dtype == torch.uint8 and np.array_equal(heat_levels(kl), steps)
+    assert kl[1, 1] == 2, "what it is given stays"
+    brightness = HEAT_TABLE @ (0.299, 0.587, 0.114)
+    assert np.all(np.diff(brightness) >= 0) and np.ptp(brightness) > 150, "more uncertain is brighter"
+
+
+def test_heat_map_of_classifiers_that_agree_everywhere_is_dark():
+    assert not heat_levels(torch.zeros(4, 6)).any()

@@ -33,7 +33,7 @@ from tests.conftest import (
     write_cityscapes,
 )
 from utils.errors import UserError
-from utils.one_pass import SingleScaleModel
+from utils.inference import SingleScaleModel
 from utils.options import stage1_args, write_options
 from utils.pictures import HEAT_TABLE, MIDDLE_GREY
 from utils.preprocess import MEAN_BGR, to_network_input

@@ -3,6 +3,8 @@
 import logging
 import os
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -82,6 +84,17 @@ class InPrecision(nn.Module):
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """The tensor on the device; from pinned memory to CUDA without waiting for the copy."""
     return tensor.to(device, non_blocking=device.type == "cuda")
+
+
+@contextmanager
+def single_thread() -> Iterator[None]:
+    """Limit torch to one CPU thread, for small operations: beside decoding processes several mostly spin."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def default_workers(streams: int) -> int:

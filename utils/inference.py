@@ -1,24 +1,26 @@
-"""Prediction with several scales, each also mirrored, as both papers test."""
+"""Prediction as both papers test: several scales, each also mirrored; and from a single pass.
+
+Logits of every pass -> probabilities, summed over passes and upsampled -> argmax and maximum on the device.
+"""
 
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from utils.device import to_device
+from utils.argmax import max_of_sum, upsample
+from utils.device import single_thread, to_device
 from utils.losses import CLASSIFIER_WEIGHTS, fuse
-from utils.parts import one_thread
 from utils.preprocess import to_network_input
 from utils.uncertainty import DROPOUT_PASSES, UNCERTAINTIES, classifier_divergence, dropout_divergence
-from utils.upsampling import maximum_of_sum, upsample
 
-NOT_FINITE = "the network's scores or uncertainties are not finite; name another snapshot (--restore-from)"
+NOT_FINITE = "the network's scores or uncertainties are not finite; choose another snapshot (--restore-from)"
+Logits = tuple[Tensor, Tensor]  # (N, C, h/8, w/8) of the auxiliary and of the primary classifier
 
 
 class Prediction(NamedTuple):
-    """Of one image, each (H, W): `label` uint8, `score` in 0 ... 1, `uncertainty` in nats."""
+    """One image: `label` (H, W) uint8 train ids, `score` (H, W) from 0 to 1, `uncertainty` (H, W) in nats."""
 
     label: Tensor
     score: Tensor
@@ -31,12 +33,10 @@ def predict(
     sizes: Sequence[tuple[int, int]],
     *,
     weights: tuple[float, float] = CLASSIFIER_WEIGHTS,
-    mirrored_uncertainty: bool = False,
-    **options,
+    **uncertainty_options,
 ) -> list[Prediction]:
-    """`predict_weightings`, whose `options` it takes, of a single weighting: a prediction an image."""
-    options["mirrored_uncertainty"] = mirrored_uncertainty
-    results = predict_weightings(network, images, sizes, [weights], **options)
+    """`predict_weightings` with a single weighting: one prediction per image."""
+    results = predict_weightings(network, images, sizes, [weights], **uncertainty_options)
     return [prediction for (prediction,) in results]
 
 
@@ -46,94 +46,131 @@ def predict_weightings(
     images: Sequence[Tensor],
     sizes: Sequence[tuple[int, int]],
     weightings: Sequence[tuple[float, float]],
+    **uncertainty_options,
+) -> list[list[Prediction]]:
+    """Predict a batch from several scales and their mirror images, with several classifier weightings.
+
+    The probabilities softmax(w1 * z1 + w2 * z2) of all passes are upsampled and summed. The label is their
+    argmax, the score their maximum divided by the number of passes. The network runs twice per scale however
+    many weightings there are, and once more for "mc-dropout".
+
+    Args:
+        network: in evaluation mode, (N, 3, h, w) -> `Logits`.
+        images: the batch at each scale, (N, 3, h, w) BGR minus mean; the first is scale 1.
+        sizes: (height, width) of the result, one per image.
+        weightings: (w1, w2) of the auxiliary and the primary logits.
+        uncertainty_options: keywords of `pixel_uncertainty`.
+
+    Returns:
+        For each image one prediction per weighting; these share the image's uncertainty.
+    """
+    scales = [_pass_and_mirror(network, batch) for batch in images]
+    uncertainty = pixel_uncertainty(network, images[0], *scales[0], **uncertainty_options)[:, None]
+    # Upsampling is linear, so a scale and its mirror are added first and upsampled once.
+    probabilities = [[sum(fuse(*z, w).softmax(1) for z in scale) for scale in scales] for w in weightings]
+    results = []
+    for index, size in enumerate(sizes):  # one by one: full-size maps of a whole batch would fill the memory
+        image = slice(index, index + 1)
+        shown = upsample(uncertainty[image], size)[0, 0]
+        weighted = [label_and_score([p[image] for p in maps], size, 2 * len(maps)) for maps in probabilities]
+        results.append([Prediction(label, score, shown) for label, score in weighted])
+    return results
+
+
+def _pass_and_mirror(network: nn.Module, images: Tensor) -> tuple[Logits, Logits]:
+    """Logits of the images, and of their mirror images, mirrored back."""
+    logits, mirrored = network(images), network(images.flip(3))
+    return logits, tuple(z.flip(3) for z in mirrored)
+
+
+def pixel_uncertainty(
+    network: nn.Module,
+    images: Tensor,
+    logits: Logits,
+    mirrored: Logits,
     *,
     mirrored_uncertainty: bool = False,
     uncertainty: str = "kl",
     passes: int = DROPOUT_PASSES,
     droprate: float | None = None,
     seed: int = 0,
-) -> list[list[Prediction]]:
-    """Predict a batch seen at several scales, with several weightings of the two classifiers.
-
-    The probabilities softmax(w1 * z1 + w2 * z2) of every scale and its mirror image are upsampled and
-    summed; the label is their argmax, the score their maximum a pass. Mirrors of one scale are added before
-    they are upsampled, which is linear. The network runs twice a scale however many weightings there are,
-    and once more for "mc-dropout".
+) -> Tensor:
+    """Uncertainty at scale 1, (N, h/8, w/8) in nats.
 
     Args:
-        network: in evaluation mode, (N, 3, h, w) -> logits (N, C, h/8, w/8) of both classifiers.
-        images: the batch at each scale, (N, 3, h, w) BGR minus mean; the first is scale 1.
-        sizes: (height, width) of the result of each image.
-        weightings: of the auxiliary and the primary logits, (w1, w2) each.
-        mirrored_uncertainty: measure "kl" on the logits summed over scale 1 and its mirror (evaluation)
-            instead of scale 1 alone (pseudo labels).
+        images: (N, 3, h, w), with their `logits`, and those of their mirror images.
+        mirrored_uncertainty: measure "kl" on the logits summed over the image and its mirror (evaluation)
+            instead of the image alone (pseudo labels).
         uncertainty: "kl", of the primary to the auxiliary classifier, or "mc-dropout", of the primary
-            classifier on scale 1 under dropout; label and score are without dropout either way.
-        passes, droprate, seed: of "mc-dropout", see `utils.uncertainty.dropout_divergence`.
-
-    Returns:
-        For each image a prediction a weighting; these share the image's uncertainty.
+            classifier under dropout.
+        passes, droprate, seed: see `utils.uncertainty.dropout_divergence`.
     """
     if uncertainty not in UNCERTAINTIES:
-        raise ValueError(f"uncertainty {uncertainty!r} is none of {', '.join(UNCERTAINTIES)}")
-    device = images[0].device
-    with one_thread(device):  # the network alone gains from several
-        mirrored = [batch.flip(3) for batch in images]
-    logits = [tuple(map(network, pair)) for pair in zip(images, mirrored, strict=True)]
-    divergence = None
+        raise ValueError(f"unknown uncertainty {uncertainty!r}; choose from {', '.join(UNCERTAINTIES)}")
     if uncertainty == "mc-dropout":
-        divergence = dropout_divergence(network, images[0], passes, droprate, seed)
-    with one_thread(device):
-        scales = [(pair, [z.flip(3) for z in mirror]) for pair, mirror in logits]
-        if divergence is None:
-            classifiers = map(sum, zip(*scales[0], strict=True)) if mirrored_uncertainty else scales[0][0]
-            divergence = classifier_divergence(*classifiers)
-        results = []
-        for index, size in enumerate(sizes):
-            image = slice(index, index + 1)
-            of_image = [[[z[image] for z in pair] for pair in scale] for scale in scales]
-            shown = upsample(divergence[image, None], size)[0, 0]
-            results.append([Prediction(*_fused_label(of_image, size, w), shown) for w in weightings])
-    return results
+        return dropout_divergence(network, images, passes, droprate, seed)
+    aux, main = map(sum, zip(logits, mirrored, strict=True)) if mirrored_uncertainty else logits
+    return classifier_divergence(aux, main)
 
 
-def _fused_label(
-    scales: Sequence[Sequence[Sequence[Tensor]]], size: tuple[int, int], weights: tuple[float, float]
+@single_thread()
+def label_and_score(
+    probabilities: Sequence[Tensor], size: tuple[int, int], passes: int = 1
 ) -> tuple[Tensor, Tensor]:
-    """Label and score of one image; full-size probabilities never exist of more than one.
+    """Label (H, W) uint8 and score (H, W) of one image.
 
     Args:
-        scales: of each scale the two classifiers' logits (1, C, h, w) of the pass and of its mirror.
+        probabilities: (1, C, h, w) at each scale, summed over all of its passes.
+        size: (H, W).
+        passes: how many were summed, over all scales.
     """
-    # Upsampling is linear, so a scale and its mirror share one.
-    score, label = maximum_of_sum(
-        [sum(fuse(*z, weights).softmax(1) for z in scale) for scale in scales], size
-    )
-    return label, score.div_(2 * len(scales))
+    score, label = max_of_sum(probabilities, size)
+    return label, score.div_(passes)
 
 
 def predict_all(
     network: nn.Module,
     batches: Iterable[dict],
     device: torch.device,
-    *,
-    weightings: Sequence[tuple[float, float]] | None = None,
-    **options,
-) -> Iterator[tuple[str, Tensor, Prediction | list[Prediction]]]:
-    """Name, label (H, W) and prediction of every image in batches of `dataset.PredictionDataset`.
-
-    With `weightings` a list of predictions, one a weighting, stands in place of the prediction. `options`
-    are those of `predict` or `predict_weightings`.
-    """
-    run = predict if weightings is None else partial(predict_weightings, weightings=weightings)
+    weightings: Sequence[tuple[float, float]],
+    **uncertainty_options,
+) -> Iterator[tuple[str, Tensor, list[Prediction]]]:
+    """Name, label (H, W) and one prediction per weighting of each image in batches of `PredictionDataset`."""
     for batch in batches:
-        scales = [to_device(scale, device) for scale in batch["images"]]
-        with one_thread(device):
-            images = [to_network_input(scale) for scale in scales]
-        predictions = run(network, images, batch["size"], **options)
+        with single_thread():
+            images = [to_network_input(to_device(scale, device)) for scale in batch["images"]]
+        predictions = predict_weightings(network, images, batch["size"], weightings, **uncertainty_options)
         yield from zip(batch["name"], batch["label"], predictions, strict=True)
 
 
 def scaled_sizes(size: tuple[int, int], scales: Sequence[float]) -> list[tuple[int, int]]:
-    """(height, width) at each scale, rounded, at least one pixel."""
+    """(height, width) at each scale, rounded to at least one pixel."""
     return [tuple(max(1, round(scale * side)) for side in size) for scale in scales]
+
+
+class SingleScaleModel(nn.Module):
+    """Prediction from a single pass, pixels in and labels out: the fast mode, and the content of ONNX files.
+
+    Args:
+        network: a `DeeplabMulti` in evaluation mode.
+        logits: also return the fused logits.
+    """
+
+    def __init__(self, network: nn.Module, logits: bool = False):
+        super().__init__()
+        self.network, self.logits = network, logits
+
+    def forward(self, images: Tensor, size: tuple[int, int] | None = None) -> tuple[Tensor, ...]:
+        """Segment RGB images (N, h, w, 3) uint8; `size` (H, W) of the result is theirs if None.
+
+        Returns:
+            label (N, H, W) uint8, score (N, H, W), uncertainty (N, H, W) in nats and, with `logits`, the
+            fused logits (N, C, h/8, w/8). As in `predict`, probabilities are upsampled, not logits.
+        """
+        size = tuple(images.shape[1:3]) if size is None else size
+        aux, main = self.network(to_network_input(images))
+        logits = fuse(aux, main)
+        score, label = upsample(logits.softmax(1), size).max(1)
+        uncertainty = upsample(classifier_divergence(aux, main)[:, None], size)[:, 0]
+        results = label.byte(), score, uncertainty
+        return (*results, logits) if self.logits else results

@@ -1,64 +1,58 @@
-"""Intersection over union from one confusion matrix over a whole set."""
+"""Intersection over union, from one confusion matrix accumulated over a whole set."""
 
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from utils.parts import cached_parts
+from utils.device import single_thread
 from utils.percentile import value_counts
 
 Array = Tensor | np.ndarray
 
 
+@single_thread()
 def confusion_matrix(labels: Array, predictions: Array, classes: int, void: bool = False) -> Array:
     """Pixel counts, (C, C) int64: rows are labels, columns predictions.
 
-    A pixel whose label is outside 0 ... C-1 counts nowhere. One whose prediction is has no place in (C, C)
-    and is left out; with `void` it counts in one more column, (C, C+1), and so as a miss in `iou`, as the
-    official Cityscapes evaluation does.
+    Pixels with a label outside 0 ... C-1 are ignored. A prediction outside 0 ... C-1 has no column in (C, C)
+    and is dropped; with `void` it is counted in an additional column, (C, C+1), and thereby as a miss in
+    `iou`, as in the official Cityscapes evaluation.
 
     Args:
-        labels, predictions: integers of one shape; both tensors or both arrays, as is the result.
+        labels, predictions: integers of the same shape; two tensors or two arrays, which the result follows.
     """
     if isinstance(labels, np.ndarray):
-        return confusion_matrix(*map(_tensor, (labels, predictions)), classes, void).numpy()
+        tensors = (torch.from_numpy(array.astype(np.int64)) for array in (labels, predictions))
+        return confusion_matrix(*tensors, classes, void).numpy()
     if labels.shape != predictions.shape:
         raise ValueError(f"labels are {tuple(labels.shape)}, predictions {tuple(predictions.shape)}")
-    columns = classes + 1
-    # Whole images are counted in the smallest integers that hold the number of a cell.
+    columns = classes + 1  # all values outside the classes share the last row and column
+    # Counting whole images is bound by memory: use the narrowest type that holds a cell's number.
     dtype = torch.int16 if columns**2 <= torch.iinfo(torch.int16).max else torch.int64
-    counts = torch.zeros(columns**2, dtype=torch.int64, device=labels.device)
-    for part in cached_parts(labels, predictions):
-        # Pixels without a known label go to one extra row, which spares picking the others out.
-        rows, places = (_places(values, classes).to(dtype) for values in part)
-        counts += _counts(rows.mul(columns).add_(places), columns**2)
-    matrix = counts.view(columns, columns)[:classes]
-    return matrix if void else matrix[:, :classes]
+    rows, places = (_clip(values, classes).to(dtype) for values in (labels, predictions))
+    cells = rows.mul_(columns).add_(places)
+    if cells.device.type == "cpu":  # where bincount is several times as fast
+        counts = torch.bincount(cells.flatten(), minlength=columns**2)
+    else:
+        counts = value_counts(cells, columns**2)
+    return counts.view(columns, columns)[:classes, : columns if void else classes]
 
 
-def _counts(values: Tensor, number: int) -> Tensor:
-    if values.device.type == "cpu":  # where nothing waits, and bincount is several times as fast
-        return torch.bincount(values, minlength=number)
-    return value_counts(values, number)
-
-
-def _places(values: Tensor, classes: int) -> Tensor:
-    """The integers 0 ... C-1 as they are, C for all others."""
+def _clip(values: Tensor, classes: int) -> Tensor:
+    """Values outside 0 ... C-1 become C."""
     if values.dtype == torch.uint8 and classes <= torch.iinfo(torch.uint8).max:
         return values.clamp(max=classes)
     return torch.where((values >= 0) & (values < classes), values, classes)
 
 
-def _tensor(array: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array).astype(np.int64))
-
-
 def iou(matrix: Array) -> Array:
-    """Intersection over union of each class, (C,) float64, nan for a class in neither labels nor predictions.
+    """Intersection over union of each class, (C,) float64; nan for a class in neither labels nor predictions.
 
-    `matrix` is (C, C) or, with a column of predictions outside the classes, (C, C+1).
+    Args:
+        matrix: (C, C) or, with a column of predictions outside the classes, (C, C+1).
     """
     if isinstance(matrix, np.ndarray):
         return iou(torch.from_numpy(matrix)).numpy()
@@ -68,16 +62,11 @@ def iou(matrix: Array) -> Array:
     return hits / union  # 0 / 0 is nan
 
 
-def mean_iou(values: Array) -> float:
-    """Mean over the classes that occur; nan where none does."""
-    return class_mean(values, range(len(values)))
-
-
 def class_mean(values: Array, indices: Sequence[int]) -> float:
-    """Mean of `values` (C,) over those of the classes `indices` that occur (not nan); nan where none does.
+    """Mean of `values` (C,) over those classes in `indices` that occur (not nan); nan if none does.
 
-    It divides by the number of these, never by C: SYNTHIA's mIoU over 16 and mIoU* over 13 classes come
-    from the IoU of one (19, 19) confusion matrix.
+    The divisor is the number of occurring classes, never C: SYNTHIA's mIoU over 16 and mIoU* over 13 classes
+    are means of the same 19 values.
     """
     chosen = np.asarray(values)[list(indices)]
     return float("nan") if np.isnan(chosen).all() else float(np.nanmean(chosen))
@@ -89,49 +78,44 @@ def format_iou_columns(
     means: Mapping[str, Sequence[int]],
     pixels: Sequence[int] | None = None,
 ) -> str:
-    """A table in percent: a row each class, a rule, a row each mean; a column each title.
-
-    A class that no mean counts is in parentheses, one that does not occur is 'absent'.
+    """Table in percent: one row per class, then one per mean. Classes in no mean are in parentheses.
 
     Args:
         names: of the C classes.
-        columns: IoU (C,) by title, such as "1:0.5".
-        means: class indices by name, such as "mIoU (16)", of which the row is the `class_mean`.
-        pixels: labelled ones of each class, for two more columns: their number and share.
+        columns: title, such as "1:0.5", -> IoU (C,).
+        means: name, such as "mIoU (16)", -> the classes averaged in its row.
+        pixels: number of labelled pixels of each class (C,), for two more columns: number and share.
     """
-    arrays = [np.asarray(values) for values in columns.values()]
-    if any(array.shape != (len(names),) for array in arrays):
-        raise ValueError(f"{len(names)} names, columns of {[array.shape for array in arrays]}")
     counted = set().union(*means.values())
-    # Parentheses stand outside the columns of digits; room for them is left only where a class needs it.
-    plain = ("", "") if counted.issuperset(range(len(names))) else (" ", " ")
-    head = ["", *(title.join(plain) for title in columns)]
-    body = [
-        [name, *(_percent(array[index]).join(plain if index in counted else "()") for array in arrays)]
-        for index, name in enumerate(names)
-    ]
-    foot = [
-        [name, *(f"{100 * class_mean(array, indices):.2f}".join(plain) for array in arrays)]
-        for name, indices in means.items()
-    ]
-    # All columns of IoU are as wide, those of counts as they need.
-    longest = max(len(cell) for row in (head, *body, *foot) for cell in row[1:])
-    widths = [max(longest, len("absent".join(plain)))] * len(arrays)
+    pad = "" if counted.issuperset(range(len(names))) else " "  # below a closing parenthesis
+    rows = [["", *(title + pad for title in columns)]]
+    for index, (name, *values) in enumerate(zip(names, *columns.values(), strict=True)):
+        before, after = ("", pad) if index in counted else "()"
+        rows.append([name, *(before + _percent(value) + after for value in values)])
+    for name, indices in means.items():
+        rows.append([name, *(_percent(class_mean(values, indices)) + pad for values in columns.values())])
     if pixels is not None:
-        counts = [f"{count:,}" for count in pixels]
-        shares = [f"{100 * count / max(sum(pixels), 1):.2f} %" for count in pixels]
-        head += ["pixels", "share"]
-        body = [[*row, *cells] for row, *cells in zip(body, counts, shares, strict=True)]
-        widths += [max(map(len, column)) for column in (["pixels", *counts], ["share", *shares])]
-    width = max(len(row[0]) for row in (head, *body, *foot))
-    lines = [
-        f"{row[0]:<{width}}"
-        + "".join(f"  {cell:>{size}}" for cell, size in zip(row[1:], widths, strict=False))
-        for row in (head, *body, *foot)
-    ]
-    lines.insert(1 + len(body), "-" * len(lines[0].rstrip()))
-    return "\n".join(line.rstrip() for line in lines)
+        rows[0] += ["pixels", "share"]
+        for row, count in zip(rows[1:], pixels, strict=False):
+            row += [f"{count:,}", f"{100 * count / max(sum(pixels), 1):.2f} %"]
+    return format_table(rows, rules=(1 + len(names),))
 
 
-def _percent(value: float) -> str:
-    return "absent" if np.isnan(value) else f"{100 * value:.2f}"
+def _percent(value: float | Tensor) -> str:
+    return "absent" if np.isnan(float(value)) else f"{100 * value:.2f}"
+
+
+def format_table(rows: Sequence[Sequence[str]], rules: Sequence[int] = (), left: int = 1) -> str:
+    """Align columns of text. Rows may be short; the first `left` columns are flush left, the others right.
+
+    Args:
+        rules: numbers of the rows that have a horizontal rule above them.
+    """
+    widths = [max(map(len, column)) for column in zip_longest(*rows, fillvalue="")]
+    lines = []
+    for index, row in enumerate(rows):
+        if index in rules:
+            lines.append("-" * (sum(widths) + 2 * (len(widths) - 1)))
+        cells = [f"{cell:{'<' if k < left else '>'}{widths[k]}}" for k, cell in enumerate(row)]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)

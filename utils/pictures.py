@@ -1,4 +1,4 @@
-"""Predictions as files one can look at."""
+"""Predictions as pictures: colours, heat maps, the files of a prediction, overview sheets."""
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -6,48 +6,53 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
 
 from dataset.png import compress, png_file
 from utils.atomic import atomic_write
+from utils.device import single_thread
 from utils.errors import UserError
 from utils.inference import NOT_FINITE, Prediction
-from utils.parts import one_thread
+from utils.losses import fuse
+from utils.preprocess import to_pixels
+from utils.uncertainty import classifier_divergence
 
-WRITERS = 4  # compressing leaves Python's lock, so threads suffice
-PENDING = 16  # images kept in memory while they wait for a writer
-HEAT_GAIN = 10  # of the logarithm's argument
-# Dark blue over green to yellow: reads in grey too, and to colour-blind eyes.
-HEAT_STOPS = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
+WRITERS = 4  # threads suffice: compression releases the GIL
+PENDING = 16  # images in memory that wait for a writer
+HEAT_GAIN = 10  # heat maps show log(1 + 10 * KL)
+# Dark blue over green to yellow: also readable in grey and with colour-blind eyes.
+HEAT_STOPS = np.array([(68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37)])
 HEAT_SHARE = 0.6  # opacity of the heat map over an image
 DARKENED = 0.75  # brightness that the grey image under a heat map keeps
 MIDDLE_GREY = 128  # the image that a colour bar is blended with
 MIN_BAR_END = 0.01  # nats; a shorter colour bar would show rounding errors as doubt
 BAR_TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50)  # nats; the ones that fit are drawn
+TRAINING_TITLES = ["labelled image", "its label", "prediction"]
+TRAINING_TITLES += ["target image", "auxiliary", "primary", "uncertainty"]
+TRAINING_WIDTH = 320  # pixels of each picture
 
 
-def heat_table() -> np.ndarray:
-    """Colours from low to high, (256, 3) uint8."""
+def _heat_table() -> np.ndarray:
     position = np.linspace(0, len(HEAT_STOPS) - 1, 256)
-    stops = np.array(HEAT_STOPS)
-    channels = [np.interp(position, range(len(stops)), stops[:, c]) for c in range(3)]
+    channels = [np.interp(position, range(len(HEAT_STOPS)), channel) for channel in HEAT_STOPS.T]
     return np.stack(channels, 1).round().astype(np.uint8)
 
 
-HEAT_TABLE = heat_table()
+HEAT_TABLE = _heat_table()  # colours from low to high, (256, 3) uint8
 
 
-def heat_levels(uncertainty: torch.Tensor) -> torch.Tensor:
-    """log(1 + 10 * KL) over its maximum as places in `HEAT_TABLE`: (H, W) -> (H, W) uint8."""
+def heat_levels(uncertainty: Tensor) -> Tensor:
+    """log(1 + 10 * KL) relative to its maximum, as indices of `HEAT_TABLE`: (H, W) -> (H, W) uint8."""
     heat = uncertainty.clamp_min(0).mul_(HEAT_GAIN).log1p_()
     highest = heat.max().clamp_min(torch.finfo(heat.dtype).tiny)
     return heat.mul_(255).div_(highest).to(torch.uint8)
 
 
 def nats_of_levels(levels: np.ndarray, maximum: float) -> np.ndarray:
-    """What `heat_levels` shows, in its 256 steps: (H, W) uint8 -> (H, W) float32 nats.
+    """Inverse of `heat_levels`, up to its 256 steps: (H, W) uint8 -> (H, W) float32 nats.
 
     Args:
-        maximum: of the uncertainty, nats, which the levels do not tell.
+        maximum: of the uncertainty in nats, which the levels do not contain.
     """
     steps = np.expm1(np.linspace(0, np.log1p(HEAT_GAIN * max(maximum, 0.0)), 256)) / HEAT_GAIN
     return steps.astype(np.float32)[levels]
@@ -79,10 +84,10 @@ def blend(below: np.ndarray, above: np.ndarray, opacity: float) -> np.ndarray:
 
 
 class PredictionWriter:
-    """Writes predictions in threads while the network runs; use it in a `with` block.
+    """Writes the files of predictions in threads while the network runs; use it in a `with` block.
 
     For each name: `<name>.png` (train ids), `<name>_color.png`, `<name>_heatmap.png` and, with `scores`,
-    `<name>_score.png` (score * 255). Colours and heat map are palette images, one byte a pixel.
+    `<name>_score.png` (score * 255). Colours and heat map are palette images, one byte per pixel.
     """
 
     def __init__(self, folder: Path, palette: np.ndarray, scores: bool):
@@ -98,23 +103,22 @@ class PredictionWriter:
         if kind is None:
             self._collect(0)
 
+    @single_thread()
     def write(self, name: str, prediction: Prediction) -> None:
-        """Queue one image; waits while too many are queued, and raises what an earlier one failed with.
+        """Queue one image; block while too many are queued.
 
         Raises:
-            UserError: an image's scores or uncertainties are not finite, or its files cannot be written.
+            UserError: scores or uncertainties of this or an earlier image are not finite, or its files
+                cannot be written.
         """
         self._collect(PENDING)
-        with one_thread(prediction.label.device):
-            # A sum is finite where all values are, and says so without making the host wait for the device.
-            total = prediction.score.sum() + prediction.uncertainty.sum()
-            maps = [total, prediction.label, heat_levels(prediction.uncertainty)]
-            if self.scores:
-                maps.append((255 * prediction.score).round_().to(torch.uint8))
-        # The device goes on meanwhile; a writer waits for the copies.
-        on_gpu = prediction.label.is_cuda
-        copies = [pixels.to("cpu", non_blocking=on_gpu).numpy() for pixels in maps]
-        copied = torch.cuda.current_stream(prediction.label.device).record_event() if on_gpu else None
+        label, score, uncertainty = prediction
+        # The sum is finite if all values are; unlike `all()` it is checked later, without a synchronisation.
+        maps = [score.sum() + uncertainty.sum(), label, heat_levels(uncertainty)]
+        if self.scores:
+            maps.append((255 * score).round_().to(torch.uint8))
+        copies = [pixels.to("cpu", non_blocking=label.is_cuda).numpy() for pixels in maps]
+        copied = torch.cuda.current_stream(label.device).record_event() if label.is_cuda else None
         self.pending.append(self.pool.submit(self._write, Path(name).with_suffix(""), copied, *copies))
 
     def _collect(self, allowed: int) -> None:
@@ -131,7 +135,7 @@ class PredictionWriter:
         score: np.ndarray | None = None,
     ) -> None:
         if copied is not None:
-            with torch.cuda.device(copied.device):  # a thread begins with the first GPU
+            with torch.cuda.device(copied.device):  # new threads start on the first GPU
                 copied.synchronize()
         if not np.isfinite(total):
             raise UserError(f"{stem}: {NOT_FINITE}")
@@ -145,29 +149,56 @@ class PredictionWriter:
             files["_score"] = png_file(score.shape, compress(score))
         for suffix, file in files.items():
             path = self.folder / stem.with_name(f"{stem.name}{suffix}.png")
-            atomic_write(path, lambda aside, file=file: aside.write_bytes(file), durable=False)
+            atomic_write(path, lambda tmp, file=file: tmp.write_bytes(file), durable=False)
 
 
-def save_overview(path: Path, titles: list[str], rows: list[list[Image.Image]], width: int = 256) -> None:
-    """`overview` as a PNG."""
-    sheet = overview(titles, rows, width)
-    atomic_write(path, lambda aside: sheet.save(aside, "PNG"))
+@torch.no_grad()
+def training_pictures(
+    images: Tensor,
+    images_t: Tensor,
+    labels: Tensor,
+    predictions: tuple[Tensor, Tensor, Tensor, Tensor],
+    palette: np.ndarray,
+    count: int,
+) -> Image.Image:
+    """What a training step saw and predicted: a row for each of the first `count` images of its two batches.
+
+    Args:
+        images, images_t: (N, 3, H, W), BGR minus mean.
+        labels: (N, H, W) train ids, true or pseudo labels.
+        predictions: logits (N, C, H, W) of both classifiers on both batches: z1, z2, z1_t, z2_t.
+        palette: colours of the train ids, (256, 3) uint8.
+    """
+    z1, z2, z1_t, z2_t = (z[:count] for z in predictions)
+
+    def colored(ids: Tensor) -> np.ndarray:
+        return palette[ids.clamp(0, 255).cpu().numpy()]
+
+    columns = [
+        *(to_pixels(images[:count]).cpu().numpy(), colored(labels[:count]), colored(fuse(z1, z2).argmax(1))),
+        *(to_pixels(images_t[:count]).cpu().numpy(), colored(z1_t.argmax(1)), colored(z2_t.argmax(1))),
+        [HEAT_TABLE[heat_levels(d).cpu().numpy()] for d in classifier_divergence(z1_t, z2_t)],
+    ]
+    rows = [[Image.fromarray(picture) for picture in row] for row in zip(*columns, strict=True)]
+    return overview(TRAINING_TITLES, rows, TRAINING_WIDTH)
 
 
 def overview(titles: list[str], rows: list[list[Image.Image]], width: int = 256) -> Image.Image:
-    """Pictures in rows of equal length under column titles, each `width` pixels wide."""
+    """Sheet of pictures in rows of equal length below column titles, each picture `width` pixels wide."""
     height = width * rows[0][0].height // rows[0][0].width
     gap, head = 4, 24
-    sheet = Image.new(
-        "RGB", (len(titles) * (width + gap) - gap, head + len(rows) * (height + gap) - gap), "white"
-    )
-    pen = ImageDraw.Draw(sheet)
+    size = len(titles) * (width + gap) - gap, head + len(rows) * (height + gap) - gap
+    sheet = Image.new("RGB", size, "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
     for column, title in enumerate(titles):
         left = column * (width + gap)
-        pen.text(
-            (left + width // 2, head // 2), title, fill="black", anchor="mm", font=ImageFont.load_default(14)
-        )
+        pen.text((left + width // 2, head // 2), title, fill="black", anchor="mm", font=font)
         for row, pictures in enumerate(rows):
             picture = pictures[column].convert("RGB").resize((width, height), Image.Resampling.BOX)
             sheet.paste(picture, (left, head + row * (height + gap)))
     return sheet
+
+
+def save_overview(path: Path, titles: list[str], rows: list[list[Image.Image]], width: int = 256) -> None:
+    """Write `overview` as a PNG."""
+    atomic_write(path, lambda tmp: overview(titles, rows, width).save(tmp, "PNG"))
