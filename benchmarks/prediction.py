@@ -1,28 +1,25 @@
-"""What prediction costs around the network, against the same work done the plain way, in one run.
+"""The cost of prediction around the network, against a baseline, in one run.
 
-    python benchmarks/prediction.py                       # network replaced by logits computed before
-    python benchmarks/prediction.py --network             # and with it: images/s, share of the network alone
+    python benchmarks/prediction.py                       # network replaced by precomputed logits
+    python benchmarks/prediction.py --network             # and with it: images/s, share of the network
     python benchmarks/prediction.py --images 32 --json prediction.json
 
-On a CPU with OMP_NUM_THREADS=1 where other work shares the cores.
+Set OMP_NUM_THREADS=1 on a CPU that other work shares.
 
 Pseudo labels and evaluation of drawn pictures of 2048x1024, predicted at 1024x512 and 1280x640 as published.
-The plain way is what a competent first version does, image by image: see `PlainWay`. Both must write the
-same labels and count the same confusion matrix. They take turns; figures are medians.
+The baseline is a competent first version, see `Baseline`. Both ways must write the same labels and count the
+same confusion matrix. They take turns; figures are medians.
 """
 
-import argparse
-import json
-import os
-import statistics
 import sys
 import tempfile
 import time
 from argparse import Namespace
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import torch
@@ -33,6 +30,18 @@ from torch.utils.data import DataLoader, Dataset
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import evaluate_cityscapes
+from benchmarks.harness import (
+    BASELINE,
+    GB,
+    OURS,
+    device_name,
+    figures,
+    parser,
+    print_table,
+    synchronize,
+    take_turns,
+    write_json,
+)
 from dataset import PredictionDataset, SegmentationDataset, build_dataset
 from dataset.cityscapes import CITYSCAPES_COLORS, CITYSCAPES_IDS
 from dataset.images import decode_image
@@ -47,6 +56,7 @@ from utils.argmax import upsample
 from utils.device import default_workers
 from utils.distributed import SINGLE_PROCESS
 from utils.inference import label_and_score, predict_all, scaled_sizes
+from utils.losses import CLASSIFIER_WEIGHTS
 from utils.pictures import PredictionWriter, heat_levels
 from utils.preprocess import MEAN_BGR, to_network_input
 from utils.uncertainty import UncertaintyGap
@@ -54,9 +64,7 @@ from utils.uncertainty import UncertaintyGap
 try:
     import matplotlib
 except ImportError:
-    sys.exit(
-        "benchmarks/prediction.py: the plain way draws with Matplotlib: pip install -r requirements-dev.txt"
-    )
+    sys.exit("benchmarks/prediction.py needs Matplotlib: pip install -r requirements-dev.txt")
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
@@ -64,51 +72,13 @@ CLASSES = len(CITYSCAPES_COLORS)
 SIZE = (1024, 2048)  # height, width of the pictures
 SCALES = scaled_sizes((512, 1024), (1, 1.25))
 DRAWN = (480, 240)  # width, height at which scenes are drawn before they are enlarged
-GRAIN = 1.0  # of a sensor: it gives the pictures the 2.4 MB of Cityscapes' own
-TIES = 1e-5  # share of the pixels whose label may hang on rounding
-GENERATE, EVALUATE = "pseudo labels", "evaluation"
-
-
-def main() -> None:
-    args = parse_args()
-    cuda = torch.cuda.is_available() and not args.cpu
-    device = torch.device("cuda" if cuda else "cpu")
-    workers = default_workers(1) if args.num_workers is None else args.num_workers
-    flags = Namespace(batchsize=args.batchsize, num_workers=workers)
-    name = torch.cuda.get_device_name() if cuda else f"CPU, {torch.get_num_threads()} threads"
-    result = {"device": name, "workers": workers, "images": args.images, "batchsize": args.batchsize}
-    print(f"{name}; {workers} workers; {args.images} pictures of {SIZE[1]}x{SIZE[0]}")
-    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-        data = draw(Path(folder), args.images)
-        plain, ours = PlainWay(data, device, workers), OurWay(data, device, flags)
-        logits = Logits(device)
-        for task in (GENERATE, EVALUATE):
-            result[task] = compare(task, ours, plain, logits, args)
-        if args.network:
-            result["network"] = with_network(ours, device, args)
-    if args.json:
-        args.json.write_text(json.dumps(result, indent=1))
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--images", type=int, default=12, help="pictures to predict")
-    parser.add_argument("--repeats", type=int, default=3, help="turns of each way; figures are medians")
-    parser.add_argument("--batchsize", type=int, default=4, help="images a pass of ours; a CPU takes one")
-    parser.add_argument(
-        "--num-workers", type=int, help="decoding processes of each way (default: by the cores)"
-    )
-    parser.add_argument(
-        "--network", action="store_true", help="also with the network: mini on a CPU, ResNet-101"
-    )
-    parser.add_argument("--cpu", action="store_true", help="compute on the CPU")
-    parser.add_argument("--folder", help="where temporary files go (default: the system's place)")
-    parser.add_argument("--json", type=Path, help="also write the figures here")
-    return parser.parse_args()
+GRAIN = 1.0  # sensor noise, which brings the files to the 2.4 MB of Cityscapes' own
+TIES = 1e-5  # share of the pixels whose label may depend on rounding
+GENERATE, EVALUATE = TASKS = "pseudo labels", "evaluation"
 
 
 def draw(root: Path, count: int) -> SegmentationDataset:
-    """Pictures and labels in Cityscapes' layout that compress as photographs do."""
+    """Pictures and labels in Cityscapes' layout that compress like photographs."""
     for index in range(count):
         drawn, ids = map(Image.fromarray, make_image(0, VAL, index, DRAWN))
         image = drawn.resize(SIZE[::-1], Image.Resampling.BICUBIC)
@@ -124,7 +94,7 @@ def draw(root: Path, count: int) -> SegmentationDataset:
 
 
 class Logits(nn.Module):
-    """In place of the network: logits of its shapes, computed before; the mirror's differ a little."""
+    """In place of the network: precomputed logits of its shapes; the mirror's differ a little."""
 
     def __init__(self, device: torch.device):
         super().__init__()
@@ -144,63 +114,62 @@ class Logits(nn.Module):
         return tuple(z.expand(len(images), *z.shape) for z in pair)
 
 
-class OurWay:
+class Ours:
     """What the scripts do."""
-
-    title = "ours"
 
     def __init__(self, data: SegmentationDataset, device: torch.device, flags: Namespace):
         self.data, self.device, self.flags = data, device, flags
 
     def run(self, task: str, network: nn.Module, folder: Path) -> Tensor | None:
-        """Predict all and write to `folder`; of an evaluation the confusion matrix."""
+        """Predict all images and write to `folder`; return an evaluation's confusion matrix."""
         if task == EVALUATE:
             return self.evaluate(network, folder)
         images = PredictionDataset(self.data, SCALES, labels=False)
         batches = prediction_batches(images, self.flags, self.device, SINGLE_PROCESS)
         with PredictionWriter(folder, palette(self.data.colors), scores=False) as writer:
-            for name, _, (prediction,) in predict_all(network, batches, self.device, [(0.5, 1.0)]):
+            for name, _, (prediction,) in predict_all(network, batches, self.device, [CLASSIFIER_WEIGHTS]):
                 writer.write(name, prediction)
         return None
 
     def evaluate(self, network: nn.Module, folder: Path) -> Tensor:
         options = dict(uncertainty="kl", mc_passes=1, mc_droprate=None, random_seed=0)
-        flags = dict(input_size=SCALES[0], scales=[1, 1.25], weights={"1:0.5": (0.5, 1.0)})
+        flags = dict(input_size=SCALES[0], scales=[1, 1.25], weights={"1:0.5": CLASSIFIER_WEIGHTS})
         args = Namespace(**vars(self.flags), **options, **flags)
         evaluate_cityscapes.restore_network = lambda *_: network
-        tally = PixelCounts(len(self.data), list(flags["weights"]), CLASSES, self.device)
+        counts = PixelCounts(len(self.data), list(flags["weights"]), CLASSES, self.device)
         gap = UncertaintyGap(CLASSES)
         scored = evaluate_cityscapes.predictions_of_network(
             self.data, args, folder, gap, SINGLE_PROCESS, self.device
         )
         for index, image in enumerate(scored):
-            tally.add(index, *image)
-        tally.gather(SINGLE_PROCESS)
+            counts.add(index, *image)
+        counts.gather(SINGLE_PROCESS)
         gap.value()
-        return tally.matrices[0, :, :CLASSES]
+        return counts.matrices[0, :, :CLASSES]
 
     def parts(self, task: str, network: nn.Module) -> dict[str, float]:
-        """Milliseconds of each part for one image, alone; in use they run beside one another."""
-        clock, item = Clock(self.device), None
+        """Milliseconds per image of each part alone; in use they run in parallel."""
+        clock = Clock(self.device)
         dataset = PredictionDataset(self.data, SCALES, labels=task == EVALUATE)
         for _ in range(3):
             with clock("read, resize (workers)"):
                 item = dataset[0]
-            with clock("  of it decoding"):
+            with clock("  of which decoding"):
                 decode_image(self.data.image_path(item["name"]))
             with clock("to the device, floats"):
                 images = [to_network_input(scale[None].to(self.device)) for scale in item["images"]]
-                _ = [batch.flip(3) for batch in images]
-            maps = [(z[0] + z[1]).softmax(1) for z in (network(batch) for batch in images for _ in range(2))][
-                ::2
-            ]
+            maps = []
+            for batch in images:
+                (z1, z2), _ = network(batch), network(batch)
+                maps.append((z1 + z2).softmax(1))
             with clock("upsample, argmax"):
                 label, score = label_and_score(maps, SIZE)
             with clock("heat map"):
                 divergence = upsample(maps[0][:, :1], SIZE)[0, 0]
                 heat = heat_levels(divergence)
             with clock("compress (threads)"):
-                _ = [compress(pixels.cpu().numpy()) for pixels in (label, heat)]
+                for pixels in (label, heat):
+                    compress(pixels.cpu().numpy())
             if task == EVALUATE:
                 with clock("confusion matrix, gap"):
                     truth = item["label"].to(self.device)
@@ -208,11 +177,11 @@ class OurWay:
                     UncertaintyGap(CLASSES).add(truth, label, divergence)
                 with clock("compress score (threads)"):
                     compress((255 * score / 4).round_().to(torch.uint8).cpu().numpy())
-        return clock.medians()
+        return {part: median(spent) for part, spent in clock.spent.items()}
 
 
 class Clock:
-    """Milliseconds by part."""
+    """Milliseconds spent in each part."""
 
     def __init__(self, device: torch.device):
         self.device, self.spent = device, defaultdict(list)
@@ -224,11 +193,8 @@ class Clock:
         synchronize(self.device)
         self.spent[part].append(1e3 * (time.perf_counter() - start))
 
-    def medians(self) -> dict[str, float]:
-        return {part: statistics.median(spent) for part, spent in self.spent.items()}
 
-
-class PlainImages(Dataset):
+class BaselineImages(Dataset):
     """Images at one scale, as float BGR minus mean."""
 
     def __init__(self, data: SegmentationDataset, size: tuple[int, int]):
@@ -245,13 +211,11 @@ class PlainImages(Dataset):
         return image.transpose(2, 0, 1).copy(), name
 
 
-class PlainWay:
-    """A loader each scale, which reads the file again; each of the four passes upsampled alone, fetched as
-    floats and summed in NumPy; argmax and maximum over the whole array; label ids in a loop; heat maps by
-    Matplotlib; files saved one after another, as Pillow does by default.
+class Baseline:
+    """One loader per scale, each reading the files; each of the four passes upsampled, fetched as floats and
+    summed in NumPy; argmax and maximum over the whole array; label ids in a loop; heat maps by Matplotlib;
+    files saved by Pillow, one after the other.
     """
-
-    title = "plain"
 
     def __init__(self, data: SegmentationDataset, device: torch.device, workers: int):
         self.data, self.device, self.workers = data, device, workers
@@ -259,10 +223,10 @@ class PlainWay:
 
     @torch.no_grad()
     def run(self, task: str, network: nn.Module, folder: Path) -> Tensor | None:
-        """As `OurWay.run`."""
+        """As `Ours.run`."""
         self.clock = clock = Clock(self.device)
-        share = (self.workers + 1) // 2  # of the workers, to each of the loaders
-        loaders = [DataLoader(PlainImages(self.data, size), num_workers=share) for size in SCALES]
+        share = (self.workers + 1) // 2  # of the workers, for each loader
+        loaders = [DataLoader(BaselineImages(self.data, size), num_workers=share) for size in SCALES]
         counts = np.zeros((CLASSES, CLASSES), np.int64)
         stream = zip(*loaders, strict=True)
         while True:
@@ -310,9 +274,8 @@ class PlainWay:
                     counts += np.bincount(cells, minlength=CLASSES**2).reshape(CLASSES, CLASSES)
 
     def parts(self, task: str, network: nn.Module) -> dict[str, float]:
-        """Milliseconds of each part for one image in the last run, one after another."""
-        count = len(self.data)
-        return {part: sum(spent) / count for part, spent in self.clock.spent.items()}
+        """Milliseconds per image of each part of the last run, one after the other."""
+        return {part: sum(spent) / len(self.data) for part, spent in self.clock.spent.items()}
 
     def path(self, folder: Path, name: str, kind: str) -> Path:
         path = folder / name.replace(".png", f"{kind}.png")
@@ -325,8 +288,7 @@ class PlainWay:
     def save_heat_map(self, folder: Path, name: str, heat: np.ndarray) -> None:
         figure = plt.figure()
         plt.axis("off")
-        shown = plt.imshow(heat, cmap="viridis")
-        figure.colorbar(shown)
+        figure.colorbar(plt.imshow(heat, cmap="viridis"))
         figure.savefig(self.path(folder, name, "_heatmap"))
         plt.close(figure)
 
@@ -338,138 +300,75 @@ class PlainWay:
         return label
 
 
-Way = OurWay | PlainWay
+def compare(task: str, ways: dict[str, Ours | Baseline], network: nn.Module, args: Namespace) -> dict:
+    """Both ways' figures for one task, printed too."""
+    ours, count = ways[OURS], len(ways[OURS].data)
+    with tempfile.TemporaryDirectory(dir=args.folder) as name:
+        folders = {way: Path(name) / way for way in ways}
+        work = {way: lambda way=way: ways[way].run(task, network, folders[way]) for way in ways}
+        runs = take_turns(work, ours.device, args.repeats)
+        matrices = [runs[way][-1].value for way in (OURS, BASELINE)]
+        differing = check_same(ours.data, folders[OURS], matrices[0], folders[BASELINE], matrices[1])
+        written = {
+            way: sum(file.stat().st_size for file in folder.rglob("*.png")) / count / 1e6
+            for way, folder in folders.items()
+        }
+    found = figures(runs) | {"differing_pixels": differing}
+    print(f"\n{task}, around the network")
+    rows = [("", "ms per image", "ms of CPU", "peak GB", "MB of files")]
+    for way, runner in ways.items():
+        of_way = found[way]
+        of_way |= {"ms_per_image": 1e3 * of_way["seconds"] / count, "written_mb": written[way]}
+        of_way["parts_ms"] = runner.parts(task, network)
+        cpu = 1e3 * of_way["cpu"] / count
+        rows.append((way, of_way["ms_per_image"], cpu, of_way["peak_gb"], of_way["written_mb"]))
+    print_table(*rows)
+    for way in ways:
+        print_table((f"{way}, ms per image", ""), *found[way]["parts_ms"].items())
+    turns = ", ".join(f"{ratio:.1f}" for ratio in found["ratios"])
+    print(f"\nbaseline / ours: {found['ratio']:.1f} (turns {turns}), of CPU time {found['cpu_ratio']:.1f}")
+    print(f"{differing} pixels differ", flush=True)
+    return found
 
 
-def compare(task: str, ours: OurWay, plain: PlainWay, logits: Logits, args: argparse.Namespace) -> dict:
-    """Both ways in turns: milliseconds an image, parts, ratio and memory, printed too."""
-    seconds, cpu, memory, ratios = defaultdict(list), defaultdict(list), {}, []
-    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-        found = {}
-        for _ in range(args.repeats):
-            for way in (ours, plain):
-                place = Path(folder) / way.title
-                run = measure(lambda w=way, p=place: w.run(task, logits, p), ours.device)
-                seconds[way.title].append(run["seconds"] / len(ours.data))
-                cpu[way.title].append(run["cpu"] / len(ours.data))
-                memory[way.title], found[way.title] = run["memory"], (place, run["value"])
-            ratios.append(seconds["plain"][-1] / seconds["ours"][-1])
-        differing = check_same(ours.data, *found["ours"], *found["plain"])
-        sizes = {way: folder_bytes(place) / len(ours.data) / 1e6 for way, (place, _) in found.items()}
-    result = {
-        "ratio": statistics.median(ratios),
-        "ratios": ratios,
-        "cpu_ratio": statistics.median(cpu["plain"]) / statistics.median(cpu["ours"]),
-        "differing_pixels": differing,
-        "ms_an_image": {way: 1e3 * statistics.median(values) for way, values in seconds.items()},
-        "cpu_ms_an_image": {way: 1e3 * statistics.median(values) for way, values in cpu.items()},
-        "peak_memory_MB": memory,
-        "written_MB_an_image": sizes,
-        "parts_ms": {way.title: way.parts(task, logits) for way in (ours, plain)},
-    }
-    print(f"\n{task}, around the network, ms an image")
-    for way in (plain, ours):
-        title = way.title
-        spent, busy = (result[key][title] for key in ("ms_an_image", "cpu_ms_an_image"))
-        print(f"  {title}: {spent:.0f}, {busy:.0f} of a CPU's time")
-        print(f"    peak {show(memory[title])}; files of {sizes[title]:.2f} MB")
-        for part, spent in result["parts_ms"][title].items():
-            print(f"    {part:<26} {spent:7.1f}")
-    turns = ", ".join(f"{r:.1f}" for r in ratios)
-    print(
-        f"  plain / ours: {result['ratio']:.1f} (turns {turns}), by the CPU's time {result['cpu_ratio']:.1f}"
-    )
-    print(f"  {differing} pixels differ")
-    return result
-
-
-def with_network(ours: OurWay, device: torch.device, args: argparse.Namespace) -> dict:
-    """Images a second of the scripts with a network, and of the network alone."""
+def with_network(ours: Ours, args: Namespace) -> dict:
+    """Images per second of the scripts with a network, and of the network alone."""
+    device = ours.device
     arch = "resnet101" if device.type == "cuda" else "mini"
     network = DeeplabMulti(CLASSES, use_se=True, norm_style="gn", arch=arch)
     network = network.to(device, memory_format=torch.channels_last).eval()
     batch = min(1 if device.type == "cpu" else args.batchsize, len(ours.data))
-    shown = [
-        to_network_input(torch.zeros(batch, *size, 3, dtype=torch.uint8, device=device)) for size in SCALES
-    ]
+    zeros = [torch.zeros(batch, *size, 3, dtype=torch.uint8, device=device) for size in SCALES]
+    shown, passes = [to_network_input(images) for images in zeros], len(ours.data) // batch
 
     @torch.inference_mode()
     def alone() -> None:
-        for _ in range(len(ours.data) // batch):
-            for images in shown:
-                network(images)
-                network(images.flip(3))
+        for images in passes * shown:
+            network(images)
+            network(images.flip(3))
 
-    result = {"arch": arch}
-    images = len(ours.data) // batch * batch
     alone()  # a GPU chooses its kernels the first time
-    for task in (GENERATE, EVALUATE):
-        rates, shares = defaultdict(list), []
-        for _ in range(args.repeats):
-            rates["alone"].append(images / measure(alone, device)["seconds"])
-            with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-                run = measure(lambda t=task, f=folder: ours.run(t, network, Path(f)), device)
-            rates["whole"].append(len(ours.data) / run["seconds"])
-            shares.append(rates["whole"][-1] / rates["alone"][-1])
-        whole, limit = (statistics.median(rates[kind]) for kind in ("whole", "alone"))
-        share = statistics.median(shares)
-        result[task] = dict(
-            images_a_second=whole, network_alone=limit, share=share, peak_memory_MB=run["memory"]
+    found, rows = {"arch": arch}, [("with the network", "images/s", "network alone", "share", "peak GB")]
+    for task in TASKS:
+        with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+            work = {"alone": alone, "whole": lambda t=task, f=folder: ours.run(t, network, Path(f))}
+            runs = take_turns(work, device, args.repeats)
+        limit, whole = (
+            [images / run.seconds for run in runs[way]]
+            for way, images in (("alone", passes * batch), ("whole", len(ours.data)))
         )
-        print(
-            f"\n{task} with {arch}: {whole:.2f} images/s, the network alone {limit:.2f}: {100 * share:.0f} %"
+        share = median(w / a for w, a in zip(whole, limit, strict=True))
+        peak = max(run.peak for run in runs["whole"]) / GB
+        found[task] = dict(
+            images_per_second=median(whole), network_alone=median(limit), share=share, peak_gb=peak
         )
-        print(f"  peak {show(run['memory'])}")
-    return result
-
-
-def measure(work: Callable, device: torch.device) -> dict:
-    """Value, seconds and peak memory of `work`."""
-    reset_peak(device)
-    synchronize(device)
-    busy, start = cpu_seconds(), time.perf_counter()
-    value = work()
-    synchronize(device)
-    seconds = time.perf_counter() - start
-    return {"seconds": seconds, "cpu": cpu_seconds() - busy, "value": value, "memory": peak(device)}
-
-
-def cpu_seconds() -> float:
-    """Of this process and of the workers that have ended."""
-    return sum(os.times()[:4])
-
-
-def synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def reset_peak(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    with suppress(OSError):  # no Linux: no peak either
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak(device: torch.device) -> dict[str, float]:
-    """Megabytes of this process (its workers not counted) and of the GPU at their highest since the reset."""
-    memory = {}
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        memory["host"] = next(int(line.split()[1]) / 1e3 for line in lines if line.startswith("VmHWM"))
-    except (OSError, StopIteration):
-        pass
-    if device.type == "cuda":
-        memory["device"] = torch.cuda.max_memory_allocated(device) / 1e6
-    return memory
-
-
-def show(memory: dict[str, float]) -> str:
-    return ", ".join(f"{kind} {amount:.0f} MB" for kind, amount in memory.items()) or "unknown"
+        rows.append((task, *found[task].values()))
+    print_table(*rows)
+    return found
 
 
 def check_same(data: SegmentationDataset, folder: Path, matrix: Tensor | None, other: Path, expected) -> int:
-    """How many pixels both ways labelled differently, which rounding alone may; stops at more."""
+    """Number of pixels labelled differently; exit if there are more than rounding explains."""
     differing = 0
     for name in data.names:
         one, two = (np.asarray(Image.open(f / name)) for f in (folder, other))
@@ -477,16 +376,38 @@ def check_same(data: SegmentationDataset, folder: Path, matrix: Tensor | None, o
         colors = (Image.open(f / name.replace(".png", "_color.png")) for f in (folder, other))
         one, two = (np.asarray(picture.convert("RGB")) for picture in colors)
         if (one != two).any(2).sum() > TIES * one.size:
-            sys.exit(f"{name}: the two ways show it in different colours")
+            sys.exit(f"{name}: the colours differ")
     if differing > TIES * len(data) * SIZE[0] * SIZE[1]:
-        sys.exit(f"the two ways differ in {differing} pixels")
+        sys.exit(f"{differing} pixels differ")
     if matrix is not None and (matrix - expected).abs().sum() > 2 * differing:
-        sys.exit("the two ways count different confusion matrices")
+        sys.exit("the confusion matrices differ")
     return differing
 
 
-def folder_bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*.png"))
+def main() -> None:
+    flags = parser(__doc__)
+    flags.add_argument("--images", type=int, default=12, help="pictures to predict")
+    flags.add_argument("--repeats", type=int, default=3, help="turns of each way; figures are medians")
+    flags.add_argument("--batchsize", type=int, default=4, help="images per pass of ours; a CPU takes one")
+    flags.add_argument("--num-workers", type=int, help="decoding processes; default: by the cores")
+    flags.add_argument("--network", action="store_true", help="also with a network: mini on a CPU")
+    flags.add_argument("--cpu", action="store_true", help="compute on the CPU")
+    flags.add_argument("--folder", help="parent of temporary folders (default: the system's)")
+    args = flags.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() and not args.cpu else "cpu")
+    workers = default_workers(1) if args.num_workers is None else args.num_workers
+    found = {"device": device_name(device), "workers": workers, "images": args.images}
+    print(f"{found['device']}; {workers} workers; {args.images} pictures of {SIZE[1]}x{SIZE[0]}")
+    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+        data = draw(Path(folder), args.images)
+        ours = Ours(data, device, Namespace(batchsize=args.batchsize, num_workers=workers))
+        ways = {OURS: ours, BASELINE: Baseline(data, device, workers)}
+        network = Logits(device)
+        for task in TASKS:
+            found[task] = compare(task, ways, network, args)
+        if args.network:
+            found["network"] = with_network(ours, args)
+    write_json(args.json, found)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""The plain way of the two stages' steps: a competent first version, kept as the yardstick of `step.py`.
+"""Baseline of `step.py`: the two stages' steps as a competent first version implements them.
 
-The same networks and equations; full precision as torch sets it up, default layout, float images from the
-host, one backward pass for both batches, gradients for everything, a loss read and logged each iteration, a
-percentile by NumPy, an optimiser called once for each repeated update.
+The same networks and equations, with torch's default precision and memory format, float images from the CPU,
+one backward pass for both batches, gradients for all parameters, losses read every iteration, NumPy's
+percentile, and one optimiser call per repeated update.
 """
 
 from argparse import Namespace
@@ -21,18 +21,13 @@ MEAN_BGR = np.array((104.00698793, 116.66876762, 122.67891434), np.float32)
 
 
 def float_batch(batch: dict) -> dict:
-    """What a plain data set makes of a uint8 batch, in its workers: BGR minus mean (N, 3, H, W), int64."""
+    """The batch a data set with float images would load: BGR minus mean (N, 3, H, W), labels int64."""
     images = batch["image"].numpy()[..., ::-1].astype(np.float32) - MEAN_BGR
     return dict(image=torch.from_numpy(images.transpose(0, 3, 1, 2).copy()), label=batch["label"].long())
 
 
-class PlainTrainer:
-    """One step of Stage I or, with `rectified`, of Stage II.
-
-    Args:
-        args: the flags of the stage.
-        rectified: the labelled stream has pseudo labels.
-    """
+class BaselineTrainer:
+    """The step of Stage I or, with `rectified`, of Stage II."""
 
     def __init__(self, args: Namespace, rectified: bool):
         self.args, self.rectified, self.device = args, rectified, torch.device("cpu")
@@ -43,7 +38,7 @@ class PlainTrainer:
         rate, sgd = args.learning_rate, dict(momentum=args.momentum, nesterov=True)
         sgd["weight_decay"] = args.weight_decay
         backbone = {key: p for key, p in self.G.backbone_parameters().items() if p.requires_grad}
-        # One optimiser for each number of updates: the published repeats.
+        # One optimiser per number of updates, as in the released code.
         self.sgd = [(torch.optim.SGD(self.G.classifier_parameters().values(), lr=10 * rate, **sgd), 1)]
         for repeats in (1, 3, 4):
             params = [p for key, p in backbone.items() if published_repeats(key) == repeats]
@@ -53,15 +48,14 @@ class PlainTrainer:
         ]
         self.often = torch.ones(args.num_classes)
 
-    def to(self, device: torch.device) -> "PlainTrainer":
-        """Move everything to a device."""
+    def to(self, device: torch.device) -> "BaselineTrainer":
         self.device, self.often = device, self.often.to(device)
         for network in (self.G, self.D1, self.D2):
             network.to(device)
         return self
 
     def step(self, labelled: dict, target: dict) -> dict[str, float]:
-        """One iteration past `--reg-start` on two batches of `float_batch`; its losses."""
+        """An iteration after `--reg-start` on two batches of `float_batch`; returns its losses."""
         args = self.args
         images, labels = labelled["image"].to(self.device), labelled["label"].to(self.device)
         images_t = target["image"].to(self.device)
@@ -94,12 +88,12 @@ class PlainTrainer:
         return losses
 
     def segment(self, images: Tensor) -> list[Tensor]:
-        """Both classifiers' logits at the images' size."""
+        """Logits of both classifiers at the images' size."""
         size = images.shape[2:]
         return [F.interpolate(z, size, mode="bilinear", align_corners=True) for z in self.G(images)]
 
     def class_weight(self, labels: Tensor) -> Tensor:
-        """`--class-balance` and `--often-balance` together, class by class."""
+        """`--class-balance` and `--often-balance`, class by class."""
         args, weight = self.args, torch.ones(self.args.num_classes)
         for c in range(args.num_classes):
             count = (labels == c).sum().item()
@@ -109,7 +103,7 @@ class PlainTrainer:
         return weight.to(self.device) * self.often
 
     def hard_loss(self, z: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
-        """Cross entropy of the hard pixels."""
+        """Cross entropy of the hardest pixels."""
         with torch.no_grad():
             losses = F.cross_entropy(z, labels, weight, ignore_index=IGNORED, reduction="none")
             threshold = np.percentile(losses.cpu().numpy(), self.args.only_hard_label)
@@ -118,20 +112,20 @@ class PlainTrainer:
         return F.cross_entropy(z, labels, weight, ignore_index=IGNORED)
 
     def rectified_loss(self, z: Tensor, other: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
-        """Cross entropy where the classifiers agree, plus their disagreement."""
+        """Cross entropy weighted by the classifiers' agreement, plus their divergence."""
         ce = F.cross_entropy(z, labels, weight, ignore_index=IGNORED, reduction="none")
         divergence = F.kl_div(F.log_softmax(z, 1), F.softmax(other, 1), reduction="none").sum(1)
         return (ce * torch.exp(-divergence)).mean() + divergence.mean()
 
     def memory_loss(self, z1_t: Tensor, z2_t: Tensor) -> Tensor:
-        """How far both classifiers are from what they say together."""
+        """Divergence of each classifier from both together."""
         memory = F.softmax(0.5 * z1_t + z2_t, 1).detach()
         return sum(
             F.kl_div(F.log_softmax(z, 1), memory, reduction="none").sum(1).mean() for z in (z1_t, z2_t)
         )
 
     def train_discriminators(self, z1: Tensor, z2: Tensor, z1_t: Tensor, z2_t: Tensor) -> dict[str, float]:
-        """One step of both."""
+        """One step of both discriminators."""
         losses = {}
         real = F.softmax(0.5 * z1 + z2, 1)
         networks = (("D1", self.D1, z1_t), ("D2", self.D2, z2_t))

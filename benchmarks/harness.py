@@ -1,0 +1,204 @@
+"""What the benchmarks share: turns, clocks, memory, tables, and a meter that counts by arithmetic."""
+
+import argparse
+import json
+import os
+import time
+import weakref
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+from utils.metrics import format_table
+
+OURS, BASELINE = "ours", "baseline"
+GB = 1e9
+
+
+class Run(NamedTuple):
+    """One measured call: its value, seconds by the clock and of CPU time, peak memory in bytes."""
+
+    value: object
+    seconds: float
+    cpu: float
+    peak: float
+
+
+def measure(work: Callable[[], object], device: torch.device) -> Run:
+    """Call `work` and wait for the device. On a CPU the peak is the process's own, without its workers."""
+    synchronize(device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    reset_resident_peak()
+    busy, start = cpu_seconds(), time.perf_counter()
+    value = work()
+    synchronize(device)
+    seconds, busy = time.perf_counter() - start, cpu_seconds() - busy
+    peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else resident("VmHWM")
+    return Run(value, seconds, busy, peak)
+
+
+def take_turns(
+    ways: Mapping[str, Callable[[], object]], device: torch.device, rounds: int
+) -> dict[str, list[Run]]:
+    """Measure each way once per round, so that other load on the machine slows all of them."""
+    runs = defaultdict(list)
+    for _ in range(rounds):
+        for way, work in ways.items():
+            runs[way].append(measure(work, device))
+    return runs
+
+
+def figures(runs: Mapping[str, list[Run]]) -> dict:
+    """Medians by way, and the median over rounds of baseline / ours, which other load hardly affects."""
+    found = {
+        way: dict(
+            seconds=median(run.seconds for run in of_way),
+            cpu=median(run.cpu for run in of_way),
+            peak_gb=max(run.peak for run in of_way) / GB,
+        )
+        for way, of_way in runs.items()
+    }
+    if {OURS, BASELINE} <= set(runs):
+        pairs = list(zip(runs[BASELINE], runs[OURS], strict=True))
+        found["ratios"] = [theirs.seconds / ours.seconds for theirs, ours in pairs]
+        found["ratio"] = median(found["ratios"])
+        found["cpu_ratio"] = median(theirs.cpu / ours.cpu for theirs, ours in pairs)
+    return found
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def cpu_seconds() -> float:
+    """CPU time of this process and of the workers that have ended."""
+    return sum(os.times()[:4])
+
+
+def resident(field: str) -> float:
+    """Resident bytes of this process: now (VmRSS) or at the peak (VmHWM); nan off Linux."""
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith(field):
+                return 1024.0 * int(line.split()[1])
+    return float("nan")
+
+
+def reset_resident_peak() -> None:
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU, or the CPU's threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads"
+
+
+def print_table(*rows: tuple) -> None:
+    """Print rows of text and numbers, below an empty line; the first row is the head."""
+    cells = [[f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
+    print(f"\n{format_table(cells, rules=(1,))}", flush=True)
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """A parser with the flags of every benchmark."""
+    made = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
+    return made
+
+
+def write_json(path: Path | None, found: object) -> None:
+    if path:
+        path.write_text(json.dumps(found, indent=1) + "\n")
+
+
+# FLOPs and memory by arithmetic. Fused SGD works in place, without memory, but cannot be faked by torch.
+FUSED_SGD = "_fused_sgd_"
+if not torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{FUSED_SGD}", "Meta"):
+    _kernels = torch.library.Library("aten", "IMPL")
+    _kernels.impl(FUSED_SGD, lambda *_, **__: None, "Meta")
+OVERWRITES = ("copy_", "fill_", "zero_", "normal_", "uniform_", "bernoulli_")  # write without reading
+
+
+class Meter(TorchDispatchMode):
+    """Counts operation by operation within its context; with `FakeTensorMode` nothing is computed.
+
+    `flops`: a multiply-add is 2. `live` and `peak`: bytes of tensors made inside; kernels' work space,
+    fragmentation and the CUDA context are not included. `moved`: bytes that all operations but convolutions
+    and matrix products read and write. `operations`: how many compute anything.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.live = 0
+        self.start()
+        self._seen = weakref.WeakSet()
+
+    def start(self) -> None:
+        """Reset the counts; live tensors stay."""
+        self.flops = self.moved = self.operations = 0
+        self.peak = self.live
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        made = _tensors(result)
+        if count := flop_registry.get(func._overloadpacket):
+            self.flops += count(*args, **kwargs, out_val=result)
+        elif _computes(func):
+            self.moved += _moved(func, args, kwargs, made)
+        self.operations += _computes(func)
+        for storage in (leaf.untyped_storage() for leaf in made):
+            if storage not in self._seen:
+                self._seen.add(storage)
+                self._resize(storage.nbytes())
+                weakref.finalize(storage, self._resize, -storage.nbytes())
+        return result
+
+    def _resize(self, size: int) -> None:
+        self.live += size
+        self.peak = max(self.peak, self.live)
+
+
+def _computes(func: torch._ops.OpOverload) -> bool:
+    """Whether an operation computes, instead of making a view or allocating."""
+    if func.namespace != "aten" or func.__name__.startswith(("empty", "new_empty", "detach", "lift_fresh")):
+        return False
+    returned = [returns.alias_info for returns in func._schema.returns]
+    return not any(alias and not alias.is_write for alias in returned)
+
+
+def _moved(func: torch._ops.OpOverload, args: tuple, kwargs: dict, made: list[Tensor]) -> int:
+    """Bytes that an operation reads and writes, according to its schema."""
+    schema, moved = func._schema, 0
+    for number, argument in enumerate(schema.arguments):
+        value = args[number] if number < len(args) else kwargs.get(argument.name)
+        written = argument.alias_info is not None and argument.alias_info.is_write
+        read = not (written and func.__name__.partition(".")[0] in OVERWRITES)
+        moved += (written + read) * sum(map(_size, _tensors(value)))
+    in_place = any(returned.alias_info for returned in schema.returns)
+    return moved if in_place else moved + sum(map(_size, made))
+
+
+def _tensors(values: object) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
+
+
+def _size(tensor: Tensor) -> int:
+    """Bytes of memory behind a tensor; expanded dimensions count once."""
+    return min(tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes())
