@@ -13,14 +13,12 @@ time, except with workers.
   faster, because the PNG rows below the crop are not decoded.
 """
 
-import os
 import sys
 import time
-import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
+from itertools import product
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -34,11 +32,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.harness import (
     BASELINE,
     OURS,
-    figures,
     parser,
     print_table,
-    reset_resident_peak,
-    resident,
     take_turns,
     write_json,
 )
@@ -52,7 +47,6 @@ from utils.device import default_workers
 
 GTA5_SIZE, CITYSCAPES_SIZE = (1914, 1052), (2048, 1024)  # width, height
 IMAGES = 4  # per domain
-GTA5_IMAGES = 24_966
 MEAN_BGR = np.array((104.00698793, 116.66876762, 122.67891434), np.float32)
 CITY = Path("aachen")
 # Where two pixels are equally near, Pillow takes either: this share of the label's pixels may differ, and
@@ -244,74 +238,15 @@ def one_thread(worker: int) -> None:
     torch.set_num_threads(1)
 
 
-def peak_memory(work: Work, folder: Path, way: str) -> float:
-    """MB that making samples adds to the process at its peak."""
-    torch.set_num_threads(1)
-    data = work.dataset(folder) if way == OURS else BaselineSamples(work, folder)
-    reset_resident_peak()  # forget the imports
-    before = resident("VmRSS")
-    for turn in range(2 * IMAGES):
-        data.sample(turn % IMAGES, np.random.default_rng(turn))
-    return (resident("VmHWM") - before) / 1e6
-
-
-def link_images(folder: Path) -> None:
-    """A data set with GTA5's names, all of them links to one image and one label."""
-    for part, pixels in (("images", np.zeros((8, 8, 3), np.uint8)), ("labels", np.full((8, 8), 7, np.uint8))):
-        (folder / part).mkdir(parents=True)
-        first = folder / part / "00001.png"
-        Image.fromarray(pixels).save(first)
-        for number in range(2, GTA5_IMAGES + 1):
-            os.link(first, folder / part / f"{number:05}.png")
-
-
-def start_ours(folder: Path) -> object:
-    """The start of a training: check every header, load the first batch."""
-    data = build_dataset("gta5", folder, input_size=(8, 8), crop_size=(8, 8))
-    data.check(labels_required=True)
-    next(batches(TrainingStream(data, SAMPLES, (0, 0)), 2, 0, pin_memory=False))
-    return data.names
-
-
-def start_baseline(folder: Path) -> object:
-    """List names up to the training's length, one dictionary per sample, and check nothing."""
-    names = sorted(path.name for path in (folder / "images").iterdir())
-    names *= -(-SAMPLES // len(names))
-    files = [{"image": folder / "images" / n, "label": folder / "labels" / n, "name": n} for n in names]
-    Image.open(files[0]["image"]).load()
-    return files
-
-
-def startup(folder: Path) -> dict:
-    """Seconds until the first batch, and MB that remain allocated."""
-    ways = {BASELINE: partial(start_baseline, folder), OURS: partial(start_ours, folder)}
-    found = figures(take_turns(ways, CPU, rounds=3))
-    for way, start in ways.items():
-        tracemalloc.start()
-        held = start()
-        found[way]["held_mb"] = tracemalloc.get_traced_memory()[0] / 1e6
-        tracemalloc.stop()
-        del held
-    return found
-
-
-def measure_samples(folder: Path, seconds: float) -> dict:
-    """Both tables of samples, printed."""
-    jobs = [(split, index) for split in (SOURCE, TARGET) for index in range(IMAGES)]
-    with get_context("spawn").Pool(1) as pool:  # the memory of drawing must not count
-        pool.map(partial(draw, folder), jobs)
+def measure_streams(folder: Path, seconds: float) -> dict:
+    """Both tables, printed."""
     found = {"per_core": {}, "workers": {}}
-    rows = [
-        ("images/s, one core", BASELINE, OURS, "ratio", "decoding", "by Pillow", "MB baseline", "MB ours")
-    ]
+    rows = [("images/s, one core", BASELINE, OURS, "ratio", "decoding alone", "by Pillow")]
     for work in WORKS:
         found["per_core"][work.title] = core = per_core(work, folder, seconds)
-        for way in (BASELINE, OURS):
-            with get_context("spawn").Pool(1) as pool:
-                core[f"peak_mb_{way}"] = pool.apply(peak_memory, (work, folder, way))
-        speed, peaks = core["images_per_second"], (core[f"peak_mb_{way}"] for way in (BASELINE, OURS))
-        rows.append((work.title, speed[BASELINE], speed[OURS], core["ratio"], speed["decoding"],
-                     speed["by Pillow"], *peaks))  # fmt: skip
+        speed = core["images_per_second"]
+        cells = speed[BASELINE], speed[OURS], core["ratio"], speed["decoding"], speed["by Pillow"]
+        rows.append((work.title, *cells))
     print_table(*rows)
     workers = default_workers(streams=1)
     rows = [(f"images/s, {workers} workers", BASELINE, OURS, "ratio")]
@@ -325,20 +260,14 @@ def measure_samples(folder: Path, seconds: float) -> dict:
 def main() -> None:
     flags = parser(__doc__)
     flags.add_argument("--seconds", type=float, default=10, help="per row of the tables")
-    flags.add_argument("--startup", action="store_true", help="measure only the start of a run")
     args = flags.parse_args()
     torch.set_num_threads(1)
     decoder = "kornia-rs" if png.decode_8_bits else "Pillow (kornia-rs is not installed)"
     print(f"{default_workers(streams=1)} cores; PNG decoder: {decoder}", flush=True)
-    found = {"decoder": decoder}
     with TemporaryDirectory() as name:
-        folder = Path(name)
-        if not args.startup:
-            found |= measure_samples(folder, args.seconds)
-        link_images(folder / "many")
-        found["startup"] = start = startup(folder / "many")
-    rows = [(way, start[way]["seconds"], start[way]["held_mb"]) for way in (BASELINE, OURS)]
-    print_table((f"start with {GTA5_IMAGES:,} images", "seconds", "MB held"), *rows)
+        for split, index in product((SOURCE, TARGET), range(IMAGES)):
+            draw(Path(name), (split, index))
+        found = {"decoder": decoder} | measure_streams(Path(name), args.seconds)
     write_json(args.json, found)
 
 

@@ -95,6 +95,11 @@ def resident(field: str) -> float:
     return float("nan")
 
 
+def allocated(device: torch.device) -> float:
+    """Bytes in use now, on the GPU or by the process."""
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else resident("VmRSS")
+
+
 def reset_resident_peak() -> None:
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")

@@ -13,11 +13,8 @@ same confusion matrix. They take turns; figures are medians.
 
 import sys
 import tempfile
-import time
 from argparse import Namespace
-from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from statistics import median
 
@@ -38,15 +35,11 @@ from benchmarks.harness import (
     figures,
     parser,
     print_table,
-    synchronize,
     take_turns,
     write_json,
 )
 from dataset import PredictionDataset, SegmentationDataset, build_dataset
-from dataset.cityscapes import CITYSCAPES_COLORS, CITYSCAPES_IDS
-from dataset.images import decode_image
-from dataset.labels import IGNORE, palette
-from dataset.png import compress
+from dataset.labels import CITYSCAPES_COLORS, CITYSCAPES_IDS, IGNORE, palette
 from engine.evaluation import PixelCounts
 from engine.restore import prediction_batches
 from model.deeplab_multi import DeeplabMulti
@@ -55,9 +48,9 @@ from synthetic.layouts import VAL
 from utils.argmax import upsample
 from utils.device import default_workers
 from utils.distributed import SINGLE_PROCESS
-from utils.inference import label_and_score, predict_all, scaled_sizes
+from utils.inference import predict_all, scaled_sizes
 from utils.losses import CLASSIFIER_WEIGHTS
-from utils.pictures import PredictionWriter, heat_levels
+from utils.pictures import PredictionWriter
 from utils.preprocess import MEAN_BGR, to_network_input
 from utils.uncertainty import UncertaintyGap
 
@@ -147,52 +140,6 @@ class Ours:
         gap.value()
         return counts.matrices[0, :, :CLASSES]
 
-    def parts(self, task: str, network: nn.Module) -> dict[str, float]:
-        """Milliseconds per image of each part alone; in use they run in parallel."""
-        clock = Clock(self.device)
-        dataset = PredictionDataset(self.data, SCALES, labels=task == EVALUATE)
-        for _ in range(3):
-            with clock("read, resize (workers)"):
-                item = dataset[0]
-            with clock("  of which decoding"):
-                decode_image(self.data.image_path(item["name"]))
-            with clock("to the device, floats"):
-                images = [to_network_input(scale[None].to(self.device)) for scale in item["images"]]
-            maps = []
-            for batch in images:
-                (z1, z2), _ = network(batch), network(batch)
-                maps.append((z1 + z2).softmax(1))
-            with clock("upsample, argmax"):
-                label, score = label_and_score(maps, SIZE)
-            with clock("heat map"):
-                divergence = upsample(maps[0][:, :1], SIZE)[0, 0]
-                heat = heat_levels(divergence)
-            with clock("compress (threads)"):
-                for pixels in (label, heat):
-                    compress(pixels.cpu().numpy())
-            if task == EVALUATE:
-                with clock("confusion matrix, gap"):
-                    truth = item["label"].to(self.device)
-                    PixelCounts(1, [""], CLASSES, self.device).add(0, truth, [label], divergence)
-                    UncertaintyGap(CLASSES).add(truth, label, divergence)
-                with clock("compress score (threads)"):
-                    compress((255 * score / 4).round_().to(torch.uint8).cpu().numpy())
-        return {part: median(spent) for part, spent in clock.spent.items()}
-
-
-class Clock:
-    """Milliseconds spent in each part."""
-
-    def __init__(self, device: torch.device):
-        self.device, self.spent = device, defaultdict(list)
-
-    @contextmanager
-    def __call__(self, part: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        synchronize(self.device)
-        self.spent[part].append(1e3 * (time.perf_counter() - start))
-
 
 class BaselineImages(Dataset):
     """Images at one scale, as float BGR minus mean."""
@@ -224,58 +171,38 @@ class Baseline:
     @torch.no_grad()
     def run(self, task: str, network: nn.Module, folder: Path) -> Tensor | None:
         """As `Ours.run`."""
-        self.clock = clock = Clock(self.device)
         share = (self.workers + 1) // 2  # of the workers, for each loader
         loaders = [DataLoader(BaselineImages(self.data, size), num_workers=share) for size in SCALES]
         counts = np.zeros((CLASSES, CLASSES), np.int64)
-        stream = zip(*loaders, strict=True)
-        while True:
-            with clock("wait for the loaders"):
-                scales = next(stream, None)
-            if scales is None:
-                return torch.from_numpy(counts) if task == EVALUATE else None
-            name = scales[0][1][0]
-            total, pairs = 0, []
-            for images, _ in scales:
-                with clock("to the device"):
-                    images = images.to(self.device)
-                for mirrored in (False, True):
-                    z1, z2 = network(images.flip(3) if mirrored else images)
-                    with clock("upsample"):
-                        shown = upsample((0.5 * z1 + z2).softmax(1), SIZE)
-                        shown = shown.flip(3) if mirrored else shown
-                    with clock("fetch, sum"):
-                        total = total + shown.cpu().numpy()
-                    pairs.append((z1.flip(3), z2.flip(3)) if mirrored else (z1, z2))
-            with clock("argmax, maximum"):
-                total = total.transpose(0, 2, 3, 1)[0]
-                label = np.asarray(np.argmax(total, axis=2), np.uint8)
-                score = np.max(total, axis=2) / 4
-            with clock("heat map"):
-                z1, z2 = pairs[0]
-                if task == EVALUATE:
-                    z1, z2 = z1 + pairs[1][0], z2 + pairs[1][1]
-                p2, log_p1, log_p2 = z2.softmax(1), z1.log_softmax(1), z2.log_softmax(1)
-                divergence = upsample((p2 * (log_p2 - log_p1)).sum(1, keepdim=True), SIZE)[0, 0]
-                self.save_heat_map(folder, name, np.log(1 + 10 * divergence.cpu().numpy()))
-            with clock("save"):
-                self.save(folder, name, "", label)
-                color = Image.fromarray(label).convert("P")
-                color.putpalette(self.palette)
-                color.save(self.path(folder, name, "_color"))
-                if task == EVALUATE:
-                    self.save(folder, name, "_score", (255 * score).round().astype(np.uint8))
+        for scales in zip(*loaders, strict=True):
+            name, total, pairs = scales[0][1][0], 0, []
+            for images, mirrored in product((images for images, _ in scales), (False, True)):
+                images = images.to(self.device)
+                z1, z2 = network(images.flip(3) if mirrored else images)
+                shown = upsample((0.5 * z1 + z2).softmax(1), SIZE)
+                shown = shown.flip(3) if mirrored else shown
+                total = total + shown.cpu().numpy()
+                pairs.append((z1.flip(3), z2.flip(3)) if mirrored else (z1, z2))
+            total = total.transpose(0, 2, 3, 1)[0]
+            label = np.asarray(np.argmax(total, axis=2), np.uint8)
+            score = np.max(total, axis=2) / 4
+            z1, z2 = pairs[0]
             if task == EVALUATE:
-                with clock("read the label"):
-                    truth = self.train_ids(name)
-                with clock("confusion matrix"):
-                    known = truth != IGNORE
-                    cells = CLASSES * truth[known].astype(int) + label[known]
-                    counts += np.bincount(cells, minlength=CLASSES**2).reshape(CLASSES, CLASSES)
-
-    def parts(self, task: str, network: nn.Module) -> dict[str, float]:
-        """Milliseconds per image of each part of the last run, one after the other."""
-        return {part: sum(spent) / len(self.data) for part, spent in self.clock.spent.items()}
+                z1, z2 = z1 + pairs[1][0], z2 + pairs[1][1]
+            p2, log_p1, log_p2 = z2.softmax(1), z1.log_softmax(1), z2.log_softmax(1)
+            divergence = upsample((p2 * (log_p2 - log_p1)).sum(1, keepdim=True), SIZE)[0, 0]
+            self.save_heat_map(folder, name, np.log(1 + 10 * divergence.cpu().numpy()))
+            self.save(folder, name, "", label)
+            color = Image.fromarray(label).convert("P")
+            color.putpalette(self.palette)
+            color.save(self.path(folder, name, "_color"))
+            if task == EVALUATE:
+                self.save(folder, name, "_score", (255 * score).round().astype(np.uint8))
+                truth = self.train_ids(name)
+                known = truth != IGNORE
+                cells = CLASSES * truth[known].astype(int) + label[known]
+                counts += np.bincount(cells, minlength=CLASSES**2).reshape(CLASSES, CLASSES)
+        return torch.from_numpy(counts) if task == EVALUATE else None
 
     def path(self, folder: Path, name: str, kind: str) -> Path:
         path = folder / name.replace(".png", f"{kind}.png")
@@ -316,15 +243,12 @@ def compare(task: str, ways: dict[str, Ours | Baseline], network: nn.Module, arg
     found = figures(runs) | {"differing_pixels": differing}
     print(f"\n{task}, around the network")
     rows = [("", "ms per image", "ms of CPU", "peak GB", "MB of files")]
-    for way, runner in ways.items():
+    for way in ways:
         of_way = found[way]
         of_way |= {"ms_per_image": 1e3 * of_way["seconds"] / count, "written_mb": written[way]}
-        of_way["parts_ms"] = runner.parts(task, network)
         cpu = 1e3 * of_way["cpu"] / count
         rows.append((way, of_way["ms_per_image"], cpu, of_way["peak_gb"], of_way["written_mb"]))
     print_table(*rows)
-    for way in ways:
-        print_table((f"{way}, ms per image", ""), *found[way]["parts_ms"].items())
     turns = ", ".join(f"{ratio:.1f}" for ratio in found["ratios"])
     print(f"\nbaseline / ours: {found['ratio']:.1f} (turns {turns}), of CPU time {found['cpu_ratio']:.1f}")
     print(f"{differing} pixels differ", flush=True)

@@ -9,8 +9,6 @@ Batches are ready in (pinned) memory, since reading them is measured by data_pat
 take turns; times are medians.
 """
 
-import gc
-import multiprocessing
 import sys
 from argparse import Namespace
 from collections.abc import Callable
@@ -29,12 +27,12 @@ from benchmarks.harness import (
     GB,
     OURS,
     Meter,
+    allocated,
     device_name,
     figures,
     measure,
     parser,
     print_table,
-    resident,
     take_turns,
     write_json,
 )
@@ -140,26 +138,6 @@ def matrix_rate(precision: str, device: torch.device) -> float:
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     runs = [measure(lambda: [a @ b for _ in range(repeats)], device) for _ in range(6)]
     return 2 * size**3 * repeats / min(run.seconds for run in runs[1:])
-
-
-def peak_memory(way: str, stage: str, args: Namespace, device: torch.device) -> float:
-    """Peak bytes of one way alone: allocated on the GPU, or resident in a process of its own."""
-    if device.type != "cuda":
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            return pool.apply(_resident_peak, (way, stage, args))
-    torch.cuda.empty_cache()
-    run = runner(way, stage, args, device)
-    run()
-    peak = measure(run, device).peak
-    del run
-    gc.collect()
-    torch.cuda.empty_cache()
-    return peak
-
-
-def _resident_peak(way: str, stage: str, args: Namespace) -> float:
-    runner(way, stage, args, torch.device("cpu"))()
-    return resident("VmHWM")
 
 
 def compare_losses(stage: str, args: Namespace, device: torch.device) -> float:
@@ -270,13 +248,14 @@ def compare_steps(stage: str, options: Namespace, device: torch.device) -> dict:
     steps = 10 if on_gpu else 1  # per turn, without waiting for the device in between
     peaks, runs = {}, {}
     for way in (OURS, BASELINE):
+        before = allocated(device)
         try:
-            peaks[way] = peak_memory(way, stage, args, device)
+            runs[way] = runner(way, stage, args, device, compiled=options.compile)
+            runs[way]()  # kernel search, compilation, optimiser states
+            peaks[way] = measure(runs[way], device).peak - before
         except torch.OutOfMemoryError:
+            runs.pop(way, None)
             print(f"{way}: does not fit into this GPU's memory", flush=True)
-    for way in peaks:
-        runs[way] = runner(way, stage, args, device, compiled=options.compile)
-        runs[way]()  # kernel search, compilation, caches
     turns = {way: lambda run=run: [run() for _ in range(steps)] for way, run in runs.items()}
     found = figures(take_turns(turns, device, options.rounds))
     limit = matrix_rate(args.precision, device)
