@@ -38,7 +38,8 @@ from benchmarks.harness import (
     write_json,
 )
 from dataset import build_dataset, png
-from dataset.labels import CITYSCAPES_IDS, IGNORE
+from dataset.cityscapes import CITYSCAPES_IDS
+from dataset.labels import IGNORE
 from dataset.sampling import TrainingStream, batches
 from dataset.transforms import CROP_REDRAWS, MIN_LABEL_VALUES, MIRROR_PROBABILITY, SCALES
 from synthetic import make_image

@@ -39,7 +39,8 @@ from benchmarks.harness import (
     write_json,
 )
 from dataset import PredictionDataset, SegmentationDataset, build_dataset
-from dataset.labels import CITYSCAPES_COLORS, CITYSCAPES_IDS, IGNORE, palette
+from dataset.cityscapes import CITYSCAPES_COLORS, CITYSCAPES_IDS
+from dataset.labels import IGNORE, palette
 from engine.evaluation import PixelCounts
 from engine.restore import prediction_batches
 from model.deeplab_multi import DeeplabMulti

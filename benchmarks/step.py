@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from utils.precision import PRECISIONS, prepare
+
 import trainer_ms
 import trainer_ms_variance
 from benchmarks.baseline import BaselineTrainer, float_batch
@@ -40,7 +42,6 @@ from model.deeplab_multi import ARCHS
 from utils.device import to_device
 from utils.flag_types import format_size
 from utils.options import stage1_args, stage2_args
-from utils.precision import PRECISIONS, prepare
 from utils.preprocess import to_network_input
 
 COMMON = "--norm-style gn --use-se --class-balance --often-balance --only-hard-label 80 --max-value 7 "

@@ -14,6 +14,7 @@ from dataset.base import prediction_name
 from dataset.images import IdReader, read_header
 from dataset.labels import IGNORE, format_counts
 from engine.restore import prediction_order
+from utils.device import single_thread
 from utils.distributed import Processes
 from utils.metrics import class_mean, confusion_matrix, format_iou_columns, iou
 
@@ -53,6 +54,7 @@ class PixelCounts:
         self._uncertainty = torch.zeros(images, 2, device=device)
         self._measured = torch.zeros(images, dtype=torch.int64, device=device)  # 1: has an uncertainty
 
+    @single_thread()
     def add(
         self, index: int, label: Tensor, predictions: Iterable[Tensor], uncertainty: Tensor | None = None
     ) -> None:

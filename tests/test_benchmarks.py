@@ -58,8 +58,6 @@ def test_meter_counts_what_operations_move(work, tensors):
 
 def test_data_path_compares_the_samples_of_each_stream(tmp_path, monkeypatch):
     monkeypatch.setattr(data_path, "IMAGES", 1)
-    monkeypatch.setattr(data_path, "GTA5_SIZE", (1280, 720))
-    monkeypatch.setattr(data_path, "CITYSCAPES_SIZE", (1024, 512))
     for split in (SOURCE, TARGET):
         data_path.draw(tmp_path, (split, 0))
     for work in WORKS:

@@ -66,21 +66,27 @@ def predict_weightings(
     """
     scales = [_pass_and_mirror(network, batch) for batch in images]
     uncertainty = pixel_uncertainty(network, images[0], *scales[0], **uncertainty_options)[:, None]
-    # Upsampling is linear, so a scale and its mirror are added first and upsampled once.
-    probabilities = [[sum(fuse(*z, w).softmax(1) for z in scale) for scale in scales] for w in weightings]
     results = []
-    for index, size in enumerate(sizes):  # one by one: full-size maps of a whole batch would fill the memory
-        image = slice(index, index + 1)
-        shown = upsample(uncertainty[image], size)[0, 0]
-        weighted = [label_and_score([p[image] for p in maps], size, 2 * len(maps)) for maps in probabilities]
-        results.append([Prediction(label, score, shown) for label, score in weighted])
+    with single_thread():
+        # Upsampling is linear, so a scale and its mirror are added first and upsampled once.
+        maps = [[sum(fuse(*z, w).softmax(1) for z in scale) for scale in scales] for w in weightings]
+        for index, size in enumerate(sizes):  # full-size maps of one image at a time
+            image = slice(index, index + 1)
+            shown = upsample(uncertainty[image], size)[0, 0]
+            weighted = [label_and_score([p[image] for p in of_w], size, 2 * len(scales)) for of_w in maps]
+            results.append([Prediction(label, score, shown) for label, score in weighted])
     return results
 
 
 def _pass_and_mirror(network: nn.Module, images: Tensor) -> tuple[Logits, Logits]:
     """Logits of the images, and of their mirror images, mirrored back."""
-    logits, mirrored = network(images), network(images.flip(3))
-    return logits, tuple(z.flip(3) for z in mirrored)
+    logits, mirrored = network(images), network(_mirror(images))
+    return logits, tuple(map(_mirror, mirrored))
+
+
+@single_thread()
+def _mirror(maps: Tensor) -> Tensor:
+    return maps.flip(3)
 
 
 def pixel_uncertainty(
@@ -109,8 +115,9 @@ def pixel_uncertainty(
         raise ValueError(f"unknown uncertainty {uncertainty!r}; choose from {', '.join(UNCERTAINTIES)}")
     if uncertainty == "mc-dropout":
         return dropout_divergence(network, images, passes, droprate, seed)
-    aux, main = map(sum, zip(logits, mirrored, strict=True)) if mirrored_uncertainty else logits
-    return classifier_divergence(aux, main)
+    with single_thread():
+        aux, main = map(sum, zip(logits, mirrored, strict=True)) if mirrored_uncertainty else logits
+        return classifier_divergence(aux, main)
 
 
 @single_thread()
