@@ -39,7 +39,7 @@ from benchmarks.harness import (
     write_json,
 )
 from model.deeplab_multi import ARCHS
-from utils.device import to_device
+from utils.device import PRECISIONS, set_precision, to_device
 from utils.flag_types import format_size
 from utils.options import stage1_args, stage2_args
 from utils.preprocess import to_network_input
@@ -110,7 +110,7 @@ def runner(
             trainer.G.compile()
 
         def run() -> dict:
-            prepare(args.precision, device)
+            set_precision(args.precision, device)
             return our_step(trainer, batches, device)
 
         return run
@@ -122,7 +122,7 @@ def runner(
 
     def run_baseline() -> dict:
         if exact:
-            prepare("fp32", device)
+            set_precision("fp32", device)
         elif device.type == "cuda":  # torch's defaults, and cuDNN's search, which everybody enables
             torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = True, False
             torch.backends.cudnn.benchmark = True
@@ -134,7 +134,7 @@ def runner(
 def matrix_rate(precision: str, device: torch.device) -> float:
     """FLOP/s of a large matrix product in the precision, the limit that the steps are compared with."""
     size, repeats = (8192, 10) if device.type == "cuda" else (1024, 2)
-    prepare(precision, device)
+    set_precision(precision, device)
     dtype = PRECISIONS[precision] or torch.float32
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     runs = [measure(lambda: [a @ b for _ in range(repeats)], device) for _ in range(6)]
