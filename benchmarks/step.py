@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from utils.precision import PRECISIONS, prepare
 
 import trainer_ms
 import trainer_ms_variance

@@ -61,7 +61,7 @@ def test_dropout_divergence_is_that_of_whole_passes_with_the_same_channels_dropp
 
 
 def test_dropout_divergence_tends_to_that_of_the_networks_own_dropout(network, images):
-    passes, images = 100, images[:1]
+    passes, images = 200, images[:1]
     expected = mutual_information(whole_passes(network, images, passes)).mean((1, 2))
     own_rate = dropout_divergence(network, images, passes).mean((1, 2))
     assert own_rate.tolist() == pytest.approx(expected.tolist(), rel=0.1)
