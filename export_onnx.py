@@ -1,16 +1,16 @@
-"""Write a trained network as an ONNX file, and keep the file only if it computes what the network does.
+"""Export a trained network to ONNX, and keep the file only if it computes what the network does.
 
     python export_onnx.py --restore-from ./snapshots/stage2/GTA5_25000.pth --save network.onnx
 
-The file takes `images`, RGB uint8 (N, height, width, 3) of --input-size, N free, and gives `label` uint8,
-`score` (0 ... 1) and `uncertainty` (nats), each (N, height, width); docs/use.md shows how to run it.
+The input `images` is RGB uint8 (N, height, width, 3) of --input-size with N free; the outputs are `label`
+uint8, `score` (0 to 1) and `uncertainty` (nats), (N, height, width) each. docs/use.md shows how to run it.
 """
 
 import logging
 from argparse import Namespace
 from pathlib import Path
 
-from deploy.onnx_file import compare, format_differences, libraries, write_onnx
+from deploy.onnx_file import check_onnx, load_onnxruntime, write_onnx
 from deploy.segmenter import load_segmenter
 from engine.run_log import log_to_terminal
 from utils.atomic import atomic_write
@@ -37,20 +37,21 @@ def export_args(argv: list[str] | None = None) -> Namespace:
 
 
 def main() -> None:
-    """Export aside, compare, then put the file in its place."""
+    """Export to a temporary file, check it, then move it into place."""
     args = export_args()
     log_to_terminal()
-    libraries()
+    load_onnxruntime()
     if args.save.is_dir():
         raise UserError(f"--save {args.save}: is a folder; name a file such as {args.save / 'network.onnx'}")
     segmenter = load_segmenter(args.restore_from, "cpu", args.input_size)
     model, size = SingleScaleModel(segmenter.network, args.logits).eval(), segmenter.input_size
 
-    def write(aside: Path) -> None:
-        log.info("Exporting for pictures of %s.", format_size(size))
-        write_onnx(aside, model, size, segmenter.colors)
-        differences = compare(aside, model, size)
-        log.info("Largest difference on onnxruntime's CPU: %s", format_differences(differences))
+    def write(tmp: Path) -> None:
+        log.info("Exporting for images of %s pixels.", format_size(size))
+        write_onnx(tmp, model, size, segmenter.colors)
+        differences = check_onnx(tmp, model, size)
+        shown = ", ".join(f"{name} {value:.1e}" for name, value in differences.items())
+        log.info("Largest differences on onnxruntime's CPU: %s", shown)
 
     atomic_write(args.save, write)
     log.info("%s: %.1f MB", args.save, args.save.stat().st_size / 1e6)

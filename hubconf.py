@@ -1,4 +1,4 @@
-"""What `torch.hub` finds here: a trained network as a function from pictures to classes.
+"""The entry point of `torch.hub`: a trained network as a function from images to classes.
 
 segmenter = torch.hub.load("path/to/this/folder", "segmenter", snapshot="GTA5_25000.pth", source="local")
 """
@@ -10,17 +10,18 @@ from pathlib import Path
 
 dependencies = ["torch", "torchvision", "numpy", "PIL", "yaml"]
 
-# Common names: a program that calls the hub may have packages of its own called so.
-PACKAGES = ("dataset", "deploy", "engine", "model", "utils")
+FOLDER = Path(__file__).resolve().parent
+# Common names, such as `utils`: the calling program may have packages of its own with these names.
+PACKAGES = {path.parent.name for path in FOLDER.glob("*/__init__.py")}
 
 
 def segmenter(snapshot, device=None, input_size=None):
     """A trained network: `segmenter(image)` -> label, score and uncertainty, each (H, W).
 
     Args:
-        snapshot: a file such as GTA5_25000.pth, with the training's opts.yaml beside it.
-        device: to compute on; None: a GPU where there is one.
-        input_size: (height, width) that pictures are resized to; None: the training's.
+        snapshot: a file such as GTA5_25000.pth, with the opts.yaml of its training beside it.
+        device: None: a GPU if there is one.
+        input_size: (height, width) to resize every image to; None: as in training.
 
     Returns:
         A `deploy.segmenter.Segmenter`; its argument is a PIL image or RGB (H, W, 3) uint8.
@@ -33,19 +34,19 @@ def segmenter(snapshot, device=None, input_size=None):
 
 @contextmanager
 def _own_packages() -> Iterator[None]:
-    """Within it this folder's packages are found; afterwards the caller's are, whatever their names."""
+    """Import this folder's packages; afterwards the caller's packages of the same names are back."""
 
-    def ours_or_theirs() -> dict:
+    def loaded() -> dict:
         return {name: m for name, m in sys.modules.items() if name.partition(".")[0] in PACKAGES}
 
-    theirs, folder = ours_or_theirs(), str(Path(__file__).resolve().parent)
-    for name in theirs:
+    callers = loaded()
+    for name in callers:
         del sys.modules[name]
-    sys.path.insert(0, folder)
+    sys.path.insert(0, str(FOLDER))
     try:
         yield
     finally:
-        sys.path.remove(folder)
-        for name in ours_or_theirs():
+        sys.path.remove(str(FOLDER))
+        for name in loaded():
             del sys.modules[name]
-        sys.modules.update(theirs)
+        sys.modules.update(callers)

@@ -1,9 +1,9 @@
-"""Segment pictures, folders of pictures and videos with a trained network.
+"""Segment images, folders of images and videos with a trained network.
 
     python segment.py --restore-from ./snapshots/stage2/GTA5_25000.pth street.jpg walk/ drive.mp4 --save seen
 
-Writes for each picture <name>.png (train ids), <name>_overlay.png (classes over the picture, with a legend)
-and <name>_uncertainty.png (heat map with a colour bar), for each video <name>_overlay.mp4.
+Writes for each image <name>.png (train ids), <name>_overlay.png (classes over the image, with a legend) and
+<name>_uncertainty.png (heat map with a colour bar), for each video <name>_overlay.mp4.
 """
 
 import logging
@@ -14,7 +14,7 @@ from pathlib import Path
 from PIL import Image
 
 from dataset.images import decode_image
-from deploy.inputs import PICTURE_OUTPUTS, VIDEO_OUTPUTS, Input, find_inputs
+from deploy.inputs import Input, find_inputs
 from deploy.legends import overlay_with_legend
 from deploy.segmenter import Segmenter, load_segmenter
 from deploy.video import convert_video
@@ -49,43 +49,40 @@ def segment_args(argv: list[str] | None = None) -> Namespace:
 
 
 def main() -> None:
-    """Check all inputs, then segment one after the other."""
+    """Check all inputs, then segment one after another."""
     args = segment_args()
     log_to_terminal()
     inputs = find_inputs(args.inputs, args.save)
     device, _ = choose_device(args)
     segmenter = load_segmenter(args.restore_from, device, args.input_size)
-    for one in progress(inputs, len(inputs)):
-        if one.is_video:
-            segment_video(segmenter, one, args.fast)
-        else:
-            segment_picture(segmenter, one, args)
+    for item in progress(inputs, len(inputs)):
+        segment = segment_video if item.is_video else segment_image
+        segment(segmenter, item, args)
     log.info("%d inputs: %s", len(inputs), args.save)
 
 
-def segment_picture(segmenter: Segmenter, one: Input, args: Namespace) -> None:
-    """Write the train ids and the two pictures of a picture."""
-    image = decode_image(one.path)
+def segment_image(segmenter: Segmenter, item: Input, args: Namespace) -> None:
+    """Write the train ids, the overlay and the uncertainty of one image."""
+    image = decode_image(item.path)
     result = segmenter(image, fast=args.fast)
-    pictures = (
+    written = (
         Image.fromarray(result.label),
         segmenter.overlay(image, result, legend=True),
         segmenter.uncertainty(image, result, args.uncertainty_max),
     )
-    for suffix, picture in zip(PICTURE_OUTPUTS, pictures, strict=True):
-        atomic_write(one.output(suffix), partial(picture.save, format="PNG"), durable=False)
+    for path, output in zip(item.outputs, written, strict=True):
+        atomic_write(path, partial(output.save, format="PNG"), durable=False)
 
 
-def segment_video(segmenter: Segmenter, one: Input, fast: bool) -> None:
-    """Write the overlay of a video; its legend names every class, so that it keeps its place."""
+def segment_video(segmenter: Segmenter, item: Input, args: Namespace) -> None:
+    """Write the overlay of every frame; the legend lists every class, so that its layout is constant."""
 
     def convert(frame: Image.Image) -> Image.Image:
-        label = segmenter(frame, fast=fast).label
+        label = segmenter(frame, fast=args.fast).label
         return overlay_with_legend(frame, label, segmenter.colors, every_class=True)
 
-    for suffix in VIDEO_OUTPUTS:
-        frames = convert_video(one.path, one.output(suffix), convert)
-        log.info("%s: %d frames", one.path, frames)
+    for path in item.outputs:
+        convert_video(item.path, path, convert)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a user wants segmented: pictures, folders of them and videos, and where each result goes."""
+"""The images and videos to segment, and where their results go."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,78 +9,71 @@ from deploy.video import VIDEO_SUFFIXES, check_video
 from utils.atomic import resolve_path
 from utils.errors import UserError
 
-PICTURE_OUTPUTS = (".png", "_overlay.png", "_uncertainty.png")
+IMAGE_OUTPUTS = (".png", "_overlay.png", "_uncertainty.png")
 VIDEO_OUTPUTS = ("_overlay.mp4",)
 
 
 @dataclass(frozen=True)
 class Input:
-    """A picture or video, and `stem`: what the names of its results begin with."""
+    """An image or video; `stem` is the path of its results without their endings."""
 
     path: Path
     stem: Path
 
     @property
     def is_video(self) -> bool:
-        """By its name."""
         return self.path.name.lower().endswith(VIDEO_SUFFIXES)
-
-    def output(self, suffix: str) -> Path:
-        """The file of one result."""
-        return self.stem.with_name(self.stem.name + suffix)
 
     @property
     def outputs(self) -> list[Path]:
-        """All files that will be written."""
-        return [self.output(suffix) for suffix in (VIDEO_OUTPUTS if self.is_video else PICTURE_OUTPUTS)]
+        """Every file that will be written."""
+        suffixes = VIDEO_OUTPUTS if self.is_video else IMAGE_OUTPUTS
+        return [self.stem.with_name(self.stem.name + suffix) for suffix in suffixes]
 
 
-def find_inputs(named: Sequence[Path], folder: Path) -> list[Input]:
-    """The pictures and videos that were named, with results in `folder`, whose layout is theirs.
+def find_inputs(paths: Sequence[Path], folder: Path) -> list[Input]:
+    """The images and videos among `paths`, with results in `folder`; folders are searched recursively.
 
-    Every file's header is opened, so that a bad one is found before the first result is written.
+    Opens every header, so that an unreadable file is reported before the first result is written.
 
     Raises:
-        UserError: a file is missing or unreadable, two would have results of one name, or a result would
-            take the place of an input.
+        UserError, DataError: a file is missing or unreadable, two inputs would have the same output, or an
+            output would overwrite an input.
     """
-    inputs = [one for path in named for one in _inputs_of(path, folder)]
+    inputs = [item for path in paths for item in _expand(path, folder)]
     _check_outputs(inputs, folder)
-    for one in inputs:
-        if one.is_video:
-            check_video(one.path)
+    for item in inputs:
+        if item.is_video:
+            check_video(item.path)
         else:
-            check_picture_mode(one.path, read_header(one.path)[1])
+            check_picture_mode(item.path, read_header(item.path)[1])
     return inputs
 
 
-def _inputs_of(path: Path, folder: Path) -> list[Input]:
+def _expand(path: Path, folder: Path) -> list[Input]:
+    if path.is_file():
+        return [Input(path, folder / path.stem)]
+    if not path.is_dir():
+        raise UserError(f"{path}: no such file; name an image, a folder of images or a video")
+    path = resolve_path(path)
     try:
-        if path.is_file():
-            return [Input(path, folder / path.stem)]
-        if not path.is_dir():
-            raise UserError(f"{path}: no such file; name a picture, a folder of pictures or a video")
-        path, results = resolve_path(path), resolve_path(folder)
-        # Results of an earlier run, in a folder below, are no inputs.
-        names = scan(path, (*PICTURE_SUFFIXES, *VIDEO_SUFFIXES), excluded_folders=[results])
+        # A results folder inside holds no inputs.
+        names = scan(path, (*PICTURE_SUFFIXES, *VIDEO_SUFFIXES), excluded_folders=[resolve_path(folder)])
     except DataError:
-        raise UserError(f"{path}: no picture or video in this folder; name another one") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+        raise UserError(f"{path}: no image or video in this folder; name another one") from None
     return [Input(path / name, folder / Path(name).with_suffix("")) for name in names]
 
 
 def _check_outputs(inputs: Sequence[Input], folder: Path) -> None:
-    """No two inputs with a result of one name, no result in the place of an input."""
-    sources = {resolve_path(one.path) for one in inputs}
-    owner: dict[Path, Input] = {}
-    for one in inputs:
-        for output in one.outputs:
-            if output in owner:
+    sources = {resolve_path(item.path) for item in inputs}
+    writers: dict[Path, Path] = {}
+    for item in inputs:
+        for output in item.outputs:
+            if output in writers:
                 raise UserError(
-                    f"{owner[output].path} and {one.path}: both would be written as {output}; rename one, or "
-                    "segment them one after the other with another --save"
+                    f"{writers[output]} and {item.path} would both be written to {output}; rename one, or "
+                    "segment them separately with different --save folders"
                 )
             if resolve_path(output) in sources:
-                raise UserError(f"--save {folder}: {output} would overwrite an input; name another folder")
-            owner[output] = one
+                raise UserError(f"--save {folder}: {output} would overwrite an input; choose another folder")
+            writers[output] = item.path

@@ -1,11 +1,10 @@
-"""A prediction as pictures that explain themselves: classes with a legend, uncertainty with a colour bar.
+"""Predictions drawn over their image: classes with a legend, uncertainty with a colour bar.
 
-What explains stands on a strip below the picture and covers nothing of it. Letters grow with the picture, so
-that they can be read whether the sheet is shown whole or pixel by pixel.
+The legend or the bar stands on a strip below the image. Letters grow with the image, so that they can be read
+both at full size and scaled to a screen.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from contextlib import suppress
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -13,197 +12,137 @@ from PIL import Image, ImageDraw, ImageFont
 from dataset.labels import Color, Colors, palette
 from utils.pictures import BAR_TICKS, MIN_BAR_END, bar_colors, blend, heat_overlay, heat_position
 
-SHARE = 0.5  # of the classes' colours in an overlay
-# A sheet's longer side in pixels: smaller pictures are enlarged by a whole factor, larger ones reduced.
-SMALLEST, LARGEST = 512, 4096
-MIN_LETTERS = 14  # pixels
-SHEETS_OF_LETTERS = 80  # so many letter heights fit across a sheet, and at least this many:
-FEWEST_LETTERS = 26
-PORTRAIT = 1.5  # upright pictures are shown smaller: their height counts so many times their width
-# Pillow's own letters are ASCII; names in others take the first of these that is installed and has them.
-OTHER_LETTERS = ("DejaVuSans.ttf", "Arial.ttf", "NotoSansCJK-Regular.ttc", "Arial Unicode.ttf", "msyh.ttc")
-NO_LETTER = "\uffff"
-PAPER, INK, FAINT = (255, 255, 255), (20, 20, 20), (165, 165, 165)
-
-BAR_TITLE = "Uncertainty: KL divergence of the two classifiers, in nats"
-BAR_TITLE_SHORT = "Uncertainty (KL, nats)"
+CLASS_OPACITY = 0.5
+# Limits of the longer side of an annotated image, in pixels.
+MIN_SIDE, MAX_SIDE = 512, 4096
+MIN_LETTERS = 14  # letter height in pixels
+WHITE, BLACK, GREY = (255, 255, 255), (20, 20, 20), (165, 165, 165)
+BAR_TITLE = "Uncertainty (KL divergence, nats)"
+MAX_TICK = 0.88  # a tick further right would touch the number at the bar's end
+MAX_TICKS = 4  # between the bar's ends
 
 
-class Entry(NamedTuple):
-    """A line of the legend; `share` of the pixels is None where the class does not occur."""
-
-    name: str
-    color: Color
-    share: float | None
-
-
-def class_overlay(image: Image.Image, label: np.ndarray, colors: Colors, share: float = SHARE) -> np.ndarray:
-    """The picture mixed with the colours of its train ids (H, W): (H, W, 3) uint8."""
+def class_overlay(image: Image.Image, label: np.ndarray, colors: Colors) -> Image.Image:
+    """The image blended with the colours of its train ids (H, W)."""
     if label.shape != (image.height, image.width):
-        raise ValueError(f"the label is {label.shape}, the picture {(image.height, image.width)}")
-    return blend(np.asarray(image), palette(colors)[label], share)
+        raise ValueError(f"the label is {label.shape}, the image {(image.height, image.width)}")
+    return Image.fromarray(blend(np.asarray(image), palette(colors)[label], CLASS_OPACITY))
 
 
 def overlay_with_legend(
     image: Image.Image, label: np.ndarray, colors: Colors, every_class: bool = False
 ) -> Image.Image:
-    """`class_overlay` on a sheet with the classes below it and the share of the pixels that each has.
+    """`class_overlay` above a legend with each class's share of the pixels.
 
     Args:
-        every_class: name all classes, in their own order, so that the frames of a video are alike; else
-            those that occur, the largest first.
+        every_class: list all named classes in train id order, so that the legend keeps its layout from frame
+            to frame of a video; otherwise those that occur, largest first.
     """
-    picture = _shown(Image.fromarray(class_overlay(image, label, colors)))
-    letters = _letters(picture.size)
-    legend = _legend(_entries(label, colors, every_class), _sheet_width(picture.width), letters)
-    return _sheet(picture, legend)
+    overlay = _resized(class_overlay(image, label, colors))
+    entries = legend_entries(label, colors)
+    if every_class:
+        entries = entries[: len(colors)]
+    else:
+        entries = sorted((entry for entry in entries if entry[2]), key=lambda entry: -entry[2])
+    return _above(overlay, _legend(entries, *_strip_layout(overlay)))
 
 
-def uncertainty_picture(
+def uncertainty_overlay(
     image: Image.Image, uncertainty: np.ndarray, maximum: float | None = None
 ) -> Image.Image:
-    """Uncertainty (H, W) in nats as colours over the darkened picture, on a sheet with a colour bar.
-
-    The colours follow log(1 + 10 * KL), as the heat maps do.
+    """Uncertainty (H, W) in nats as colours over the darkened image, above a colour bar.
 
     Args:
-        maximum: where the bar ends, in nats; None: at the largest value.
+        maximum: right end of the bar in nats; None: the largest value.
     """
     end = max(float(uncertainty.max()) if maximum is None else maximum, MIN_BAR_END)
-    picture = _shown(heat_overlay(image, heat_position(uncertainty, end)))
-    letters = _letters(picture.size)
+    overlay = _resized(heat_overlay(image, heat_position(uncertainty, end)))
     saturated = bool((uncertainty > end).any())
-    return _sheet(picture, _color_bar(end, saturated, _sheet_width(picture.width), letters))
+    return _above(overlay, _color_bar(end, saturated, *_strip_layout(overlay)))
 
 
-def _entries(label: np.ndarray, colors: Colors, every_class: bool) -> list[Entry]:
-    counts = np.bincount(label.ravel(), minlength=len(colors))
-    # Networks may have more outputs than named classes.
-    names = [*colors, *(f"class {index}" for index in range(len(colors), len(counts)))]
-    table = palette(colors)
-    entries = [
-        Entry(name, tuple(table[index].tolist()), counts[index] / label.size if counts[index] else None)
-        for index, name in enumerate(names)
-    ]
-    if every_class:
-        return entries
-    return sorted((e for e in entries if e.share is not None), key=lambda entry: -entry.share)
+def legend_entries(label: np.ndarray, colors: Colors) -> list[tuple[str, Color, float]]:
+    """Name, colour and share of the pixels of every class; outputs beyond the named ones are numbered."""
+    shares = np.bincount(label.ravel(), minlength=len(colors)) / label.size
+    names = [*colors, *(f"class {index}" for index in range(len(colors), len(shares)))]
+    table = [tuple(color) for color in palette(colors)[: len(shares)].tolist()]
+    return list(zip(names, table, shares.tolist(), strict=True))
 
 
-def _legend(entries: Sequence[Entry], width: int, letters: int) -> Image.Image:
-    """A strip of columns: swatch, name, share."""
-    font = _font(letters, "".join(entry.name for entry in entries))
-    gap, line = round(0.6 * letters), round(1.7 * letters)
-    swatch = round(1.1 * letters)
+def _legend(entries: list[tuple[str, Color, float]], width: int, letters: int) -> Image.Image:
+    """Columns of swatch, name and share."""
+    font = _font("".join(name for name, _, _ in entries), letters)
+    gap, line = letters // 2, round(1.7 * letters)
     share_width = round(font.getlength("100.0 %"))
-    spare = 2 * gap + swatch + share_width  # of a column, beside the name
-    longest = width - 2 * gap - spare
-    names = [_shortened(entry.name, font, longest) for entry in entries]
-    column = spare + round(max(map(font.getlength, names), default=0))
-    columns = max(1, min(len(entries), (width - gap) // (column + 2 * gap)))
-    column = min((width - 2 * gap) // columns - 2 * gap, column + 2 * gap)  # apart, but not torn apart
-    rows = -(-len(entries) // columns)
-    strip = Image.new("RGB", (width, rows * line + gap), PAPER)
+    around_name = letters + 4 * gap + share_width
+    names = [_shortened(name, font, width - gap - around_name) for name, _, _ in entries]
+    column = around_name + round(max(map(font.getlength, names)))
+    columns = max(1, min(len(entries), (width - gap) // column))
+    strip = Image.new("RGB", (width, gap + -(-len(entries) // columns) * line), WHITE)
     pen = ImageDraw.Draw(strip)
-    for index, (entry, name) in enumerate(zip(entries, names, strict=True)):
-        left = gap + index % columns * (column + 2 * gap)
-        middle = gap // 2 + index // columns * line + line // 2
-        top = middle - swatch // 2
-        pen.rectangle((left, top, left + swatch, top + swatch), entry.color, outline=FAINT)
-        ink = FAINT if entry.share is None else INK
-        pen.text((left + swatch + gap, middle), name, ink, font, anchor="lm")
-        pen.text((left + column, middle), _percent(entry.share), ink, font, anchor="rm")
+    for index, (name, (_, color, share)) in enumerate(zip(names, entries, strict=True)):
+        row, place = divmod(index, columns)
+        left, top = gap + place * ((width - gap) // columns), gap // 2 + row * line
+        middle = top + line // 2
+        swatch = (left, middle - letters // 2, left + letters, middle + letters // 2)
+        pen.rectangle(swatch, color, outline=GREY)
+        ink, percent = (BLACK, f"{100 * share:.1f} %") if share else (GREY, "-")
+        pen.text((left + letters + gap, middle), name, ink, font, anchor="lm")
+        pen.text((left + column - 2 * gap, middle), percent, ink, font, anchor="rm")
     return strip
 
 
 def _color_bar(end: float, saturated: bool, width: int, letters: int) -> Image.Image:
-    """A strip with the colours from 0 to `end` nats, and numbers below them."""
-    font = ImageFont.load_default(letters)
-    gap, apart, margin = round(0.6 * letters), 2 * letters, 2 * letters
-    title = BAR_TITLE if font.getlength(BAR_TITLE) <= width - 2 * gap else BAR_TITLE_SHORT
-    bar_width, bar_height = width - 2 * margin, round(1.2 * letters)
-    bar_top = gap + round(1.6 * letters)
-    strip = Image.new("RGB", (width, bar_top + bar_height + round(2.4 * letters)), PAPER)
+    """The colours from 0 to `end` nats between a title and a scale."""
+    font, margin = ImageFont.load_default(letters), 2 * letters
+    strip = Image.new("RGB", (width, 6 * letters), WHITE)
     pen = ImageDraw.Draw(strip)
-    pen.text((width // 2, gap + letters // 2), title, INK, font, anchor="mm")
-    bar = np.broadcast_to(bar_colors(bar_width), (bar_height, bar_width, 3))
-    strip.paste(Image.fromarray(np.ascontiguousarray(bar)), (margin, bar_top))
-    numbers = {0.0: "0", end: f"{end:.2g}" + ("+" if saturated else "")}
-    taken = [_span(font, numbers[value], value, end, bar_width) for value in numbers]
-    for value in (tick for tick in reversed(BAR_TICKS) if tick < end):
-        left, right = _span(font, f"{value:g}", value, end, bar_width)
-        if all(right + apart < low or high + apart < left for low, high in taken):
-            taken.append((left, right))
-            numbers[value] = f"{value:g}"
-    thickness = max(1, letters // 12)
-    for value, text in numbers.items():
-        x = margin + round(heat_position(value, end) * (bar_width - 1))
-        pen.line((x, bar_top + bar_height, x, bar_top + bar_height + letters // 3), INK, thickness)
-        pen.text((x, bar_top + bar_height + round(1.2 * letters)), text, INK, font, anchor="mm")
+    pen.text((width // 2, letters), BAR_TITLE, BLACK, font, anchor="mm")
+    bar = Image.fromarray(bar_colors(width - 2 * margin)[None]).resize((width - 2 * margin, letters))
+    strip.paste(bar, (margin, 2 * letters))
+    inner = [value for value in BAR_TICKS if heat_position(value, end) < MAX_TICK][-MAX_TICKS:]
+    numbers = {0: "0"} | {value: f"{value:g}" for value in inner} | {end: f"{end:.2g}" + "+" * saturated}
+    for value, number in numbers.items():
+        x = margin + round(heat_position(value, end) * (bar.width - 1))
+        pen.line((x, 3 * letters, x, 3 * letters + letters // 3), BLACK, letters // 12)
+        pen.text((x, 3 * letters + round(1.2 * letters)), number, BLACK, font, anchor="mm")
     return strip
 
 
-def _span(
-    font: ImageFont.FreeTypeFont, text: str, value: float, end: float, width: int
-) -> tuple[float, float]:
-    """Left and right end of a number below the bar."""
-    middle, half = heat_position(value, end) * (width - 1), font.getlength(text) / 2
-    return middle - half, middle + half
-
-
-def _font(letters: int, text: str) -> ImageFont.FreeTypeFont:
-    """A font that has what the text needs, if there is one."""
-    foreign = {letter for letter in text if not letter.isascii()}
-    for name in OTHER_LETTERS if foreign else ():
-        try:
-            font = ImageFont.truetype(name, letters)
-        except OSError:
-            continue
-        missing = bytes(font.getmask(NO_LETTER))
-        if all(bytes(font.getmask(letter)) != missing for letter in foreign):
-            return font
+def _font(text: str, letters: int) -> ImageFont.FreeTypeFont:
+    """Pillow's own font, which is ASCII; for other text DejaVu if it is installed."""
+    if not text.isascii():
+        with suppress(OSError):
+            return ImageFont.truetype("DejaVuSans.ttf", letters)
     return ImageFont.load_default(letters)
 
 
-def _percent(share: float | None) -> str:
-    if share is None:
-        return "-"
-    return "< 0.1 %" if share < 0.0005 else f"{100 * share:.1f} %"
-
-
 def _shortened(name: str, font: ImageFont.FreeTypeFont, width: float) -> str:
-    """The name, its end cut off where it is too long."""
-    if font.getlength(name) <= width:
-        return name
-    while name and font.getlength(name + "…") > width:
-        name = name[:-1]
-    return name + "…"
+    """The name, cut to `width` pixels."""
+    if font.getlength(name) > width:
+        while font.getlength(name + "…") > width:
+            name = name[:-1]
+        name += "…"
+    return name
 
 
-def _shown(picture: Image.Image) -> Image.Image:
-    """The picture at the size that a sheet shows it at."""
-    longer = max(picture.size)
-    if longer > LARGEST:
-        width, height = (max(1, round(LARGEST / longer * side)) for side in picture.size)
-        return picture.resize((width, height), Image.Resampling.BOX)
-    factor = -(-SMALLEST // longer)
-    return picture.resize((factor * picture.width, factor * picture.height), Image.Resampling.NEAREST)
+def _resized(image: Image.Image) -> Image.Image:
+    """The image with its longer side within the limits: enlarged by a whole factor, or reduced."""
+    longer = max(image.size)
+    factor = -(-MIN_SIDE // longer) if longer <= MAX_SIDE else MAX_SIDE / longer
+    return image.resize([max(1, round(factor * side)) for side in image.size], Image.Resampling.BOX)
 
 
-def _sheet_width(picture_width: int) -> int:
-    return max(picture_width, SMALLEST)
+def _strip_layout(image: Image.Image) -> tuple[int, int]:
+    """Width of the strip below an image, and the height of its letters."""
+    width = max(image.width, MIN_SIDE)
+    return width, max(MIN_LETTERS, min(max(image.size) // 64, width // 26))
 
 
-def _letters(size: tuple[int, int]) -> int:
-    """Height of the letters on a sheet with a picture of (width, height)."""
-    wanted = max(size[0], PORTRAIT * size[1]) / SHEETS_OF_LETTERS
-    return max(MIN_LETTERS, round(min(wanted, _sheet_width(size[0]) / FEWEST_LETTERS)))
-
-
-def _sheet(picture: Image.Image, strip: Image.Image) -> Image.Image:
-    """The picture above the strip, in the middle if it is narrower; both sides even, as videos need."""
-    height = picture.height + strip.height
-    sheet = Image.new("RGB", (strip.width + strip.width % 2, height + height % 2), PAPER)
-    sheet.paste(picture, ((strip.width - picture.width) // 2, 0))
-    sheet.paste(strip, (0, picture.height))
+def _above(image: Image.Image, strip: Image.Image) -> Image.Image:
+    """The image centred above the strip; both sides of the result are even, as video codecs require."""
+    width, height = strip.width, image.height + strip.height
+    sheet = Image.new("RGB", (width + width % 2, height + height % 2), WHITE)
+    sheet.paste(image, ((width - image.width) // 2, 0))
+    sheet.paste(strip, (0, image.height))
     return sheet

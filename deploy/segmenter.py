@@ -1,15 +1,16 @@
-"""A trained network for use elsewhere: a snapshot in, a function from pictures to classes out.
+"""A trained network as a function from images to classes.
 
     segmenter = load_segmenter("snapshots/stage2/GTA5_25000.pth")
     result = segmenter(Image.open("street.jpg"))        # result.label, result.score, result.uncertainty
     segmenter.overlay(image, result).save("street_overlay.png")
 
-`hubconf.py` offers the same to `torch.hub`, `segment.py` to the command line.
+`hubconf.py` offers it to `torch.hub`, `segment.py` on the command line.
 """
 
 import math
 from argparse import Namespace
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,114 +23,101 @@ from torch import Tensor
 from dataset.images import HIGH_DEPTH_MODES
 from dataset.labels import Colors
 from dataset.transforms import resize_whole
-from deploy.legends import class_overlay, overlay_with_legend, uncertainty_picture
+from deploy.legends import class_overlay, overlay_with_legend, uncertainty_overlay
 from engine.restore import find_snapshot, recognise, restore_network, snapshot_options, trained_size
 from model.deeplab_multi import STRIDE, DeeplabMulti
 from utils.errors import UserError
 from utils.inference import NOT_FINITE, SingleScaleModel, predict, scaled_sizes
 from utils.preprocess import to_network_input
 
-# A picture is pressed into the training's proportions, as the evaluation does, if they differ at most so
-# much; beyond that (upright phones, panoramas) it keeps its own and the number of pixels of the training.
+# Up to this ratio of aspect ratios an image is resized to the training's size, as the evaluation does. Beyond
+# it (upright phones, panoramas) it keeps its aspect ratio and gets the training's number of pixels.
 MAX_STRETCH = 1.5
-# Beyond it a picture is labelled at a smaller size, and the result enlarged: a label takes the memory of
-# several maps of every class, and the network's cells are many pixels of such a picture anyway.
+# Larger images are labelled at this many pixels and the result is enlarged, because several full-size maps of
+# every class would not fit into memory; a logit cell covers many pixels of such an image anyway.
 MAX_PIXELS = 4096 * 2304
 
 
 class Segmentation(NamedTuple):
-    """Of one picture, each (H, W): `label` uint8 (train ids), `score` 0 ... 1, `uncertainty` in nats."""
+    """Maps of one image, (H, W) each: `label` uint8 train ids, `score` 0 to 1, `uncertainty` in nats."""
 
     label: np.ndarray
     score: np.ndarray
     uncertainty: np.ndarray
 
 
+@dataclass(frozen=True)
 class Segmenter:
-    """A network that segments pictures of any size.
+    """Segments images of any size."""
 
-    Args:
-        network: in evaluation mode, on `device`.
-        colors: its classes, name -> colour, in train id order.
-        input_size: (height, width) that pictures are resized to.
-        scales: of the passes, each also mirrored; the first must be 1.
-        fixed_size: use `input_size` for pictures of every shape, see `MAX_STRETCH`.
-    """
-
-    def __init__(
-        self,
-        network: DeeplabMulti,
-        colors: Colors,
-        input_size: tuple[int, int],
-        scales: Sequence[float],
-        device: torch.device,
-        fixed_size: bool = False,
-    ):
-        self.network, self.colors, self.device = network, colors, device
-        self.input_size, self.scales, self.fixed_size = input_size, tuple(scales), fixed_size
-        self._one_pass = SingleScaleModel(network)
+    network: DeeplabMulti  # in evaluation mode, on `device`
+    colors: Colors  # in train id order
+    input_size: tuple[int, int]  # (height, width) at scale 1
+    scales: Sequence[float]  # prediction scales, each also mirrored; the first must be 1
+    device: torch.device
+    fixed_size: bool = False  # resize images of every shape to `input_size`, see `MAX_STRETCH`
 
     @torch.inference_mode()
     def __call__(self, image: Image.Image | np.ndarray, fast: bool = False) -> Segmentation:
-        """Segment a picture.
+        """Segment one image.
 
         Args:
-            image: PIL, or RGB (H, W, 3) uint8 (OpenCV's pictures are BGR: `image[..., ::-1]`).
-            fast: one pass instead of the evaluation's, which are all scales and their mirror images.
+            image: a PIL image or RGB (H, W, 3) uint8 (OpenCV uses BGR: pass `image[..., ::-1]`).
+            fast: one forward pass instead of all scales and their mirror images.
 
         Raises:
-            TypeError, ValueError: no picture, or one of more than 8 bits a channel.
+            TypeError, ValueError: not an image, or one with more than 8 bits per channel.
             UserError: the network's scores or uncertainties are not finite.
         """
-        image = as_picture(image)
+        image = to_rgb(image)
         size = image.height, image.width
-        shrunk = _within(size, MAX_PIXELS)
+        working_size = _limit_pixels(size, MAX_PIXELS)
         input_size = self.size_for(size)
         if fast:
-            prediction = [maps[0] for maps in self._one_pass(self._pixels(image, input_size), shrunk)]
+            model = SingleScaleModel(self.network)
+            maps = [values[0] for values in model(self._batch(image, input_size), working_size)]
         else:
             sizes = scaled_sizes(input_size, self.scales)
-            inputs = [to_network_input(self._pixels(image, scaled)) for scaled in sizes]
-            (prediction,) = predict(self.network, inputs, [shrunk], mirrored_uncertainty=True)
-        label, *maps = prediction
-        if not all(values.isfinite().all() for values in maps):
+            inputs = [to_network_input(self._batch(image, scaled)) for scaled in sizes]
+            (maps,) = predict(self.network, inputs, [working_size], mirrored_uncertainty=True)
+        label, score, uncertainty = maps
+        if not (score.isfinite().all() and uncertainty.isfinite().all()):
             raise UserError(NOT_FINITE)
-        if shrunk != size:
+        if working_size != size:
             label = F.interpolate(label[None, None], size, mode="nearest-exact")[0, 0]
-            maps = [F.interpolate(m[None, None], size, mode="bilinear")[0, 0] for m in maps]
-        return Segmentation(*(values.cpu().numpy() for values in (label, *maps)))
+            score, uncertainty = F.interpolate(
+                torch.stack((score, uncertainty))[None], size, mode="bilinear"
+            )[0]
+        return Segmentation(*(values.cpu().numpy() for values in (label, score, uncertainty)))
 
     def size_for(self, size: tuple[int, int]) -> tuple[int, int]:
-        """(height, width) at scale 1 of a picture of `size`, see `MAX_STRETCH`."""
+        """(height, width) of the network's input at scale 1 for an image of (height, width) `size`."""
         height, width = self.input_size
         stretch = (width / height) / (size[1] / size[0])
         if self.fixed_size or 1 / MAX_STRETCH <= stretch <= MAX_STRETCH:
             return self.input_size
-        side = math.sqrt(height * width)
-        ratio = math.sqrt(size[1] / size[0])
+        side, ratio = math.sqrt(height * width), math.sqrt(size[1] / size[0])
         return max(STRIDE, round(side / ratio)), max(STRIDE, round(side * ratio))
 
     def overlay(
         self, image: Image.Image | np.ndarray, prediction: Segmentation, legend: bool = False
     ) -> Image.Image:
-        """The picture with its classes at 50 %; with `legend` on a sheet that names them with their share."""
-        image = as_picture(image)
-        if legend:
-            return overlay_with_legend(image, prediction.label, self.colors)
-        return Image.fromarray(class_overlay(image, prediction.label, self.colors))
+        """The image blended with its classes, optionally above a legend with each class's share."""
+        draw = overlay_with_legend if legend else class_overlay
+        return draw(to_rgb(image), prediction.label, self.colors)
 
     def uncertainty(
         self, image: Image.Image | np.ndarray, prediction: Segmentation, maximum: float | None = None
     ) -> Image.Image:
-        """The uncertainty as a heat map over the darkened picture, with a colour bar in nats.
+        """The uncertainty as a heat map over the darkened image, above a colour bar in nats.
 
         Args:
-            maximum: where the colours end, so that pictures compare; None: the picture's own maximum.
+            maximum: right end of the colour bar, to compare images; None: this image's maximum.
         """
-        return uncertainty_picture(as_picture(image), prediction.uncertainty, maximum)
+        return uncertainty_overlay(to_rgb(image), prediction.uncertainty, maximum)
 
-    def _pixels(self, image: Image.Image, size: tuple[int, int]) -> Tensor:
-        """The picture resized as for the evaluation: (1, height, width, 3) uint8 on the device."""
+    def _batch(self, image: Image.Image, size: tuple[int, int]) -> Tensor:
+        """The image resized as in the evaluation: (1, height, width, 3) uint8 on the device."""
         return resize_whole(np.array(image), size)[None].to(self.device)
 
 
@@ -138,18 +126,17 @@ def load_segmenter(
     device: str | torch.device | None = None,
     input_size: tuple[int, int] | None = None,
 ) -> Segmenter:
-    """The network of a snapshot, as the `opts.yaml` beside it says; both are read without executing anything.
+    """Load a snapshot, of this or of the published code, with the `opts.yaml` beside it.
 
-    The data that it was trained with need not be here.
+    The data it was trained on is not needed, and neither file can execute code.
 
     Args:
-        snapshot: the file, of this or of the published code.
-        device: to compute on; None: a GPU where there is one.
-        input_size: (height, width) that every picture is resized to; None: the size that the target's images
-            had in training, with the exception of `MAX_STRETCH`.
+        device: None: a GPU if there is one.
+        input_size: (height, width) to resize every image to; None: the target's size in training, except as
+            described at `MAX_STRETCH`.
 
     Raises:
-        UserError: the file, or what lies beside it, cannot be used.
+        UserError: the snapshot or its `opts.yaml` cannot be used.
     """
     args = Namespace(restore_from=str(snapshot))
     path = find_snapshot(args)
@@ -167,26 +154,24 @@ def load_segmenter(
     )
 
 
-def as_picture(image: Image.Image | np.ndarray) -> Image.Image:
-    """What callers pass for a picture, as RGB.
+def to_rgb(image: Image.Image | np.ndarray) -> Image.Image:
+    """A PIL image or RGB (H, W, 3) uint8 array as a PIL image in RGB.
 
     Raises:
-        TypeError, ValueError: it is none.
+        TypeError, ValueError: it is neither.
     """
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-            raise ValueError(f"an array {image.shape} of {image.dtype}; a picture is (H, W, 3) of uint8, RGB")
+            raise ValueError(f"an image array must be RGB (H, W, 3) uint8, not {image.shape} {image.dtype}")
         return Image.fromarray(np.ascontiguousarray(image))
     if not isinstance(image, Image.Image):
-        raise TypeError(f"a picture is a PIL image or a numpy array, not {type(image).__name__}")
+        raise TypeError(f"an image must be a PIL image or a numpy array, not {type(image).__name__}")
     if image.mode in HIGH_DEPTH_MODES:
         raise ValueError(f"a PIL image of mode {image.mode} has more than 8 bits; convert it to 8-bit RGB")
     return image.convert("RGB")
 
 
-def _within(size: tuple[int, int], pixels: int) -> tuple[int, int]:
-    """(height, width), reduced in its proportions to at most so many pixels."""
-    if size[0] * size[1] <= pixels:
-        return size
-    factor = math.sqrt(pixels / (size[0] * size[1]))
-    return tuple(max(1, int(factor * side)) for side in size)
+def _limit_pixels(size: tuple[int, int], pixels: int) -> tuple[int, int]:
+    """(height, width) scaled down to at most `pixels`, with the same aspect ratio."""
+    factor = min(1.0, math.sqrt(pixels / (size[0] * size[1])))
+    return size if factor == 1 else tuple(max(1, int(factor * side)) for side in size)

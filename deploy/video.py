@@ -1,10 +1,9 @@
-"""Videos frame by frame, by PyAV, which is only needed where there are any (requirements-video.txt)."""
+"""Videos frame by frame with PyAV, an optional dependency (requirements-video.txt)."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -14,111 +13,79 @@ from utils.atomic import atomic_write
 from utils.errors import UserError
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm")
-CODEC = "libx264"  # with yuv420p every player shows it; both need even sides
+CODEC = "libx264"  # with yuv420p every player shows it
 QUALITY = {"crf": "20", "preset": "medium"}
-DEFAULT_RATE = Fraction(25)  # frames a second where a file does not say
-
-
-class Frame(NamedTuple):
-    """RGB, and when it is shown: a number of `time_base`s, None where the file does not say."""
-
-    picture: Image.Image
-    pts: int | None
-    time_base: Fraction | None
+DEFAULT_DURATION = Fraction(1, 25)  # seconds per frame if the file gives none
 
 
 def check_video(path: Path) -> None:
-    """Look for pictures in a video without decoding more than the first.
+    """Decode the first frame.
 
     Raises:
-        UserError: there are none, or PyAV is missing.
+        UserError: the file is not a video, has no frames, or PyAV is missing.
     """
-    with _opened(path) as container:
-        if next(_frames(path, container), None) is None:
-            raise UserError(f"{path}: a video without pictures")
+    if next(_read(path), None) is None:
+        raise UserError(f"{path}: this video has no frames")
 
 
-def convert_video(source: Path, target: Path, convert: Callable[[Image.Image], Image.Image]) -> int:
-    """Write `target` (MP4, no sound) with every frame converted, at the times of the source's; their number.
+def convert_video(source: Path, target: Path, convert: Callable[[Image.Image], Image.Image]) -> None:
+    """Apply `convert` to every frame and write an MP4 without sound; frames keep their times.
 
     Args:
-        convert: the sides of its results must be even and the same for all frames.
+        convert: must return images of one size with even sides.
 
     Raises:
-        UserError: the source is damaged, or the target cannot be written; then `target` is as before.
+        UserError: the source is damaged or the target cannot be written; the target is then as before.
     """
-    count = 0
-
-    def write(aside: Path) -> None:
-        nonlocal count
-        count = _write(aside, source, convert)
-
-    atomic_write(target, write)
-    return count
+    atomic_write(target, lambda tmp: _encode(tmp, _read(source, progress=True), convert))
 
 
-def _write(target: Path, source: Path, convert: Callable[[Image.Image], Image.Image]) -> int:
-    av = _library()
-    count = 0
-    with _opened(source) as container:
-        video = container.streams.video[0]
-        frames = tqdm(_frames(source, container), total=video.frames or None, unit="frame", disable=None)
-        rate = video.average_rate or DEFAULT_RATE
-        try:
-            with av.open(str(target), "w", format="mp4") as written:
-                stream = written.add_stream(CODEC, rate=rate, options=QUALITY)
-                stream.pix_fmt = "yuv420p"
-                for count, (picture, pts, time_base) in enumerate(frames, start=1):
-                    result = convert(picture)
-                    if count == 1:
-                        stream.width, stream.height = result.size
-                        stream.codec_context.time_base = time_base or 1 / rate
-                    frame = av.VideoFrame.from_ndarray(np.asarray(result), format="rgb24")
-                    if pts is not None and time_base is not None:
-                        frame.pts, frame.time_base = pts, time_base
-                    written.mux(stream.encode(frame))
-                written.mux(stream.encode())
-        except av.error.FFmpegError as error:  # of writing: reading has errors of its own
-            raise OSError(error.strerror or str(error)) from error
-    return count
-
-
-def _frames(path: Path, container) -> Iterator[Frame]:
-    """All of one size, upright where a phone noted how it was held."""
-    av = _library()
-    video = container.streams.video[0]
-    video.thread_type = "AUTO"
+def _encode(path: Path, frames: Iterable[tuple], convert: Callable[[Image.Image], Image.Image]) -> None:
+    av = _load_av()
     try:
-        size = dict(width=video.width, height=video.height)
-        for frame in container.decode(video):
-            pixels = np.rot90(frame.to_ndarray(format="rgb24", **size), frame.rotation // 90)
-            yield Frame(Image.fromarray(np.ascontiguousarray(pixels)), frame.pts, frame.time_base)
-    except av.error.FFmpegError as error:
-        raise _unreadable(path, error) from error
+        with av.open(str(path), "w", format="mp4") as container:
+            stream = container.add_stream(CODEC, options=QUALITY)
+            stream.pix_fmt = "yuv420p"
+            for count, (image, frame) in enumerate(frames, start=1):
+                result = av.VideoFrame.from_ndarray(np.asarray(convert(image)), format="rgb24")
+                if count == 1:
+                    tick = stream.codec_context.time_base = frame.time_base
+                    duration = frame.duration or round(DEFAULT_DURATION / tick)
+                    stream.codec_context.framerate = 1 / (duration * tick)
+                    stream.width, stream.height = result.width, result.height
+                result.time_base = tick
+                result.pts = (count - 1) * duration if frame.pts is None else frame.pts
+                container.mux(stream.encode(result))
+            container.mux(stream.encode())
+    except av.error.FFmpegError as error:  # while writing: `_read` reports errors of the source
+        raise OSError(error.strerror or str(error)) from error
 
 
-def _opened(path: Path):
-    """PyAV's container, to be closed by a `with` block, with at least one stream of pictures."""
-    av = _library()
+def _read(path: Path, progress: bool = False) -> Iterator[tuple]:
+    """Each frame as an image, rotated as the file asks, and as PyAV's frame."""
+    av = _load_av()
     try:
-        container = av.open(str(path))
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise UserError(f"{path}: this file has no video stream")
+            video = container.streams.video[0]
+            video.thread_type = "AUTO"
+            size = {"width": video.width, "height": video.height}  # of every frame, even if the file varies
+            frames = container.decode(video)
+            if progress:
+                frames = tqdm(frames, total=video.frames or None, unit="frame", disable=None)
+            for frame in frames:
+                pixels = np.rot90(frame.to_ndarray(format="rgb24", **size), frame.rotation // 90)
+                yield Image.fromarray(np.ascontiguousarray(pixels)), frame
     except av.error.FFmpegError as error:
-        raise _unreadable(path, error) from error
-    if not container.streams.video:
-        container.close()
-        raise UserError(f"{path}: a file without pictures")
-    return container
+        raise UserError(f"{path}: not a readable video ({error.strerror or error})") from error
 
 
-def _unreadable(path: Path, error: Exception) -> UserError:
-    return UserError(f"{path}: not a readable video ({getattr(error, 'strerror', None) or error})")
-
-
-def _library() -> ModuleType:
+def _load_av() -> ModuleType:
     try:
         import av
     except ImportError as error:
         raise UserError(
-            "videos need PyAV: pip install -r requirements-video.txt (pictures do not need it)"
+            "videos need PyAV: pip install -r requirements-video.txt (images do not need it)"
         ) from error
     return av
