@@ -1,7 +1,7 @@
 """Check every image and label of a data set before training on it, and print a table of its classes.
 
     python check_data.py gta5
-    python check_data.py campus.yaml --set val          # your own data, see docs/own-data.md
+    python check_data.py campus.yaml --set val          # your own data, see docs/data.md
     python check_data.py photos --source campus.yaml    # a target, in the classes of its source
 
 Exits with status 2 if something would stop a training: files that cannot be read, labels of another size,

@@ -1,6 +1,6 @@
 """Your own data: a folder of pictures, or pictures and labels that a YAML description explains.
 
-docs/own-data.md shows how to write a description. A mistake in one is reported in a line that names the file,
+docs/data.md shows how to write a description. A mistake in one is reported in a line that names the file,
 the key and what to write.
 """
 
@@ -161,7 +161,7 @@ def _read_description(path: Path, name: str) -> Domain:
             f"{path}: cannot read this description ({error.strerror}); make it readable or name another"
         ) from error
     except ValueError as error:
-        raise DataError(f"{path}: not valid YAML ({error}); see docs/own-data.md") from error
+        raise DataError(f"{path}: not valid YAML ({error}); see docs/data.md") from error
     in_folder = path.name == DESCRIPTION_FILE
     default_name = os.path.basename(os.path.realpath(path.parent)) if in_folder else path.stem
     try:
@@ -170,7 +170,7 @@ def _read_description(path: Path, name: str) -> Domain:
         texts = {key: _text(key, value) for key, value in texts.items()}
         labels = _labels(texts.get("label-format", "ids"), given.get("classes"), given.get("ignore", {}))
     except ValueError as error:
-        raise DataError(f"{path}: {error}; see docs/own-data.md") from error
+        raise DataError(f"{path}: {error}; see docs/data.md") from error
     root = path.parent / texts.get("root", ".")
     layout = dict(
         images=texts.get("images", _default_images(root)),
