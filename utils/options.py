@@ -45,7 +45,7 @@ NETWORK_OPTIONS = ("num_classes", "use_se", "train_bn", "norm_style", "droprate"
 SHAPING_OPTIONS = ("num_classes", "use_se", "norm_style", "arch")  # a snapshot loads only with the same
 CALL_OPTIONS = ("config", "resume")  # say what to do with a run, so they are not written to opts.yaml
 DEFAULT_PRECISION = "tf32"  # torch's own default for convolutions
-OWN_DATA = "or a description file or folder of your own data (docs/own-data.md)"
+OWN_DATA = "or a description file or folder of your own data (docs/data.md)"
 
 
 def stage1_args(argv: list[str] | None = None) -> Namespace:
