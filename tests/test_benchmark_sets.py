@@ -327,8 +327,9 @@ def page_of(world, tmp_path, run_main, monkeypatch):
     monkeypatch.chdir(world)
     result = run_main("report", "result/cityscapestwo", "--save", tmp_path / "page.html")
     assert result.returncode == 0, result.stderr
-    rows = re.findall(r"<tr[^>]*>(.*?)</tr>", (tmp_path / "page.html").read_text(encoding="utf-8"))
-    cells = [re.findall(r"<t[hd][^>]*>(?:<span[^>]*></span>)?(.*?)</t[hd]>", row) for row in rows]
+    rows = re.findall(r"<tr[^>]*>(.*?)</tr>", (tmp_path / "page.html").read_text(encoding="utf-8"), re.S)
+    cells = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.S) for row in rows]
+    cells = [[re.sub(r"<[^>]*>", "", cell).strip() for cell in row] for row in cells]
     return {first: others for first, *others in reversed(cells)}  # the first table's rows win
 
 

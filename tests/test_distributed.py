@@ -242,7 +242,7 @@ def test_scripts_under_torchrun_do_what_one_process_does(tmp_path):
     for name, scores in one.images.items():
         found = two.images[name]
         assert found.pixels == scores.pixels > 0
-        assert found.scores[0] == pytest.approx(scores.scores[0], abs=1e-2)
+        assert (found.accuracy, found.miou) == pytest.approx((scores.accuracy, scores.miou), abs=1e-2)
         assert found[3:] == pytest.approx(scores[3:], rel=1e-2, abs=1e-6)
     assert (tmp_path / "result/two/report.html").read_text(encoding="utf-8").count("<img") == 4 * 6
 
@@ -271,7 +271,7 @@ def test_what_all_processes_refuse_is_said_once(tmp_path):
     write_world(tmp_path)
     refused = torchrun(2, "train_ms", *TRAIN, "--batch-size", "1", cwd=tmp_path)
     lines = [line for line in refused.stderr.splitlines() if "train_ms.py: error:" in line]
-    assert refused.returncode != 0 and len(lines) == 1 and "--batch-size 1: 2 processes" in lines[0]
+    assert refused.returncode != 0 and len(lines) == 1 and "--batch-size 1: each of 2 processes" in lines[0]
 
 
 WATCHED = ("--num-steps", "20", "--save-pred-every", "20", "--eval-every", "10", "--log-every", "2")

@@ -718,7 +718,7 @@ def test_a_folder_that_cannot_be_used_is_named(files, line, named, here):
         (["--source", "robotcar"], ["--source", "robotcar", "gta5, synthia, cityscapes"]),
         (["--target", "gta5"], ["--target", "gta5", "cityscapes, robotcar"]),
         (["--source", "photos"], ["--source photos", "no classes", "dataset.yaml"]),
-        (["--source", "nowhere"], ["--source", "nowhere", "no description file or folder"]),
+        (["--source", "nowhere"], ["--source", "nowhere", "nor an existing description file or folder"]),
     ],
 )
 @pytest.mark.parametrize("script", ["train_ms", "train_ft"])
