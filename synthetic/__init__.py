@@ -3,14 +3,11 @@
 A scene (`Street`: labelled polygons in metres) is drawn by one `Renderer` in the `Style` of a domain. `GAME`,
 a sunny and saturated computer game, stands in for GTA5; `CAMERA`, an overcast and noisy camera behind a
 bonnet, for Cityscapes. Both show the same classes in the same shapes; colors, texture, light, lens and sensor
-differ, by as much as `DOMAIN_GAP` sets. `BENCHMARKS` lists the data sets whose file layouts they can take.
+differ; `styles.DOMAIN_GAP` sets by how much. `BENCHMARKS` lists the file layouts that the scenes can take.
 
 World coordinates are metres: x to the right, y up, z forward; the camera stands at z = 0.
 """
 
-from __future__ import annotations
-
-import os
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -21,13 +18,7 @@ from synthetic.ids import OUT_OF_ROI
 from synthetic.layouts import BENCHMARKS, SOURCE, TARGET, VAL
 from synthetic.rendering import Renderer
 from synthetic.street import Street
-from synthetic.styles import GAME, target_style
-
-DOMAIN_GAP = 0.8
-"""Style of the target: 0 = GAME, 1 = CAMERA, linear in between.
-
-A small network trained on GAME alone keeps about 55 % of its mIoU at 1, and 70 % at 0.8.
-"""
+from synthetic.styles import GAME, TARGET_STYLE
 
 
 def make_image(seed: int, split: int, index: int, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -36,18 +27,17 @@ def make_image(seed: int, split: int, index: int, size: tuple[int, int]) -> tupl
     `split` is SOURCE, TARGET or VAL; `size` is (width, height) in pixels.
     """
     rng = np.random.default_rng((seed, split, index))
-    style = GAME if split == SOURCE else target_style(DOMAIN_GAP)
+    style = GAME if split == SOURCE else TARGET_STYLE
     image, labels = Renderer(style, size, rng).render(Street(style, rng))
     if split != SOURCE:  # the margin that rectification leaves without labels in Cityscapes
         labels = np.pad(labels[1:-1, 1:-1], 1, constant_values=OUT_OF_ROI)
     return image, labels
 
 
-def write_image(root: Path, benchmark: str, seed: int, job: tuple[int, int]) -> None:
-    """Write the image and labels of job = (split, index)."""
-    split, index = job
-    layout = BENCHMARKS[benchmark][split]
-    layout.write(root, index, *make_image(seed, split, index, layout.size))
+def write_image(root: Path, benchmark: str, seed: int, split: int, index: int) -> None:
+    """Write one image and its labels."""
+    size, write = BENCHMARKS[benchmark][split]
+    write(root, index, *make_image(seed, split, index, size))
 
 
 def make_synthetic_data(
@@ -68,7 +58,7 @@ def make_synthetic_data(
     robotcar    Cityscapes/data, train      Oxford_Robot_ICCV19: train, without labels, and val with anno
 
     The source is always the game. The files depend only on `benchmark` and `seed`, not on `workers`, the
-    number of processes (None: one per CPU; 1: the calling process).
+    number of processes (None: one per CPU).
 
     Raises:
         ValueError: the benchmark is unknown.
@@ -76,13 +66,8 @@ def make_synthetic_data(
     if benchmark not in BENCHMARKS:
         raise ValueError(f"unknown benchmark {benchmark!r}; choose one of {', '.join(BENCHMARKS)}")
     counts = {SOURCE: source_images, TARGET: target_images, VAL: val_images}
-    jobs = [(split, index) for split, count in counts.items() for index in range(count)]
-    write = partial(write_image, Path(root), benchmark, seed)
-    workers = workers or os.cpu_count() or 1
-    if workers == 1:
-        for job in jobs:
-            write(job)
-        return
+    splits = [split for split, count in counts.items() for _ in range(count)]
+    indices = [index for count in counts.values() for index in range(count)]
     with ProcessPoolExecutor(workers) as pool:
-        for _ in pool.map(write, jobs, chunksize=8):  # re-raises a worker's exception
-            pass
+        write = partial(write_image, Path(root), benchmark, seed)
+        list(pool.map(write, splits, indices, chunksize=8))  # raises the exception of a worker

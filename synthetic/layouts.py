@@ -1,11 +1,7 @@
 """File layouts and label formats of the published data sets."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import png
@@ -52,93 +48,70 @@ def instance_numbers(height: int, width: int) -> np.ndarray:
     return row * (column[-1] + 1) + column
 
 
-def write_picture(path: Path, pixels: np.ndarray) -> None:
-    """8-bit PNG: RGB from (height, width, 3), grey from (height, width)."""
-    Image.fromarray(pixels).save(path, compress_level=PNG_COMPRESSION)
-
-
-def write_gta5_labels(path: Path, labels: np.ndarray) -> None:
-    """Label ids with a color palette."""
-    picture = Image.fromarray(labels)
-    picture.putpalette(label_palette())
+def save(path: Path, picture: np.ndarray | Image.Image) -> None:
+    """Write an 8-bit PNG and its folder; an array is RGB (height, width, 3) or grey (height, width)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
     picture.save(path, compress_level=PNG_COMPRESSION)
 
 
-def write_synthia_labels(path: Path, labels: np.ndarray) -> None:
-    """16-bit RGB, which Pillow cannot write: class id in red, instance number in green."""
+# Each writer below takes one image (height, width, 3) and its Cityscapes label ids (height, width), uint8.
+
+
+def write_gta5(root: Path, index: int, image: np.ndarray, labels: np.ndarray) -> None:
+    """The labels are Cityscapes label ids with a color palette."""
+    picture = Image.fromarray(labels)
+    picture.putpalette(label_palette())
+    save(root / f"GTA5/images/{index + 1:05d}.png", image)
+    save(root / f"GTA5/labels/{index + 1:05d}.png", picture)
+
+
+def write_synthia(root: Path, index: int, image: np.ndarray, labels: np.ndarray) -> None:
+    """The labels are 16-bit RGB, which Pillow cannot write: class id in red, instance number in green."""
     height, width = labels.shape
     ids = convert(labels, SYNTHIA_IDS)
     pixels = np.stack([ids, instance_numbers(height, width), np.zeros_like(ids)], axis=-1)
     rows = pixels.astype(">u2").reshape(height, -1).view(np.uint8)  # big-endian, as in the file
     writer = png.Writer(width, height, greyscale=False, bitdepth=16, compression=PNG_COMPRESSION)
+    save(root / f"synthia/RGB/{index:07d}.png", image)
+    path = root / f"synthia/GT/LABELS/{index:07d}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         writer.write_packed(file, rows)
 
 
-def write_robotcar_labels(path: Path, labels: np.ndarray) -> None:
-    """8-bit RGB: class id in the first channel; readers must ignore the others."""
-    ids = convert(labels, ROBOTCAR_IDS)
-    instances = (instance_numbers(*labels.shape) % 256).astype(np.uint8)
-    write_picture(path, np.stack([ids, instances, 255 - ids], axis=-1))
-
-
-def gta5_files(index: int) -> tuple[str, str]:
-    """Paths of image and labels relative to the root; likewise for the functions below."""
-    name = f"{index + 1:05d}.png"
-    return f"GTA5/images/{name}", f"GTA5/labels/{name}"
-
-
-def synthia_files(index: int) -> tuple[str, str]:
-    name = f"{index:07d}.png"
-    return f"synthia/RGB/{name}", f"synthia/GT/LABELS/{name}"
-
-
-def cityscapes_files(index: int, part: str) -> tuple[str, str]:
+def write_cityscapes(root: Path, index: int, image: np.ndarray, labels: np.ndarray, part: str) -> None:
+    """The labels are the label ids themselves, in grey; `part` is train or val."""
     number, choice = divmod(index, len(CITIES[part]))
-    city, data = CITIES[part][choice], "Cityscapes/data"
+    city, data = CITIES[part][choice], root / "Cityscapes/data"
     stem = f"{part}/{city}/{city}_{number:06d}_000019"
-    return f"{data}/leftImg8bit/{stem}_leftImg8bit.png", f"{data}/gtFine/{stem}_gtFine_labelIds.png"
+    save(data / f"leftImg8bit/{stem}_leftImg8bit.png", image)
+    save(data / f"gtFine/{stem}_gtFine_labelIds.png", labels)
 
 
-def robotcar_train_files(index: int) -> tuple[str, None]:
+def write_robotcar_train(root: Path, index: int, image: np.ndarray, labels: np.ndarray) -> None:
+    """The labels are not written."""
     number, choice = divmod(index, len(ROBOTCAR_SEQUENCES))
     sequence, start = list(ROBOTCAR_SEQUENCES.items())[choice]
-    return f"Oxford_Robot_ICCV19/train/{sequence}/{start + number * ROBOTCAR_FRAME_TIME}.png", None
+    save(root / f"Oxford_Robot_ICCV19/train/{sequence}/{start + number * ROBOTCAR_FRAME_TIME}.png", image)
 
 
-def robotcar_val_files(index: int) -> tuple[str, str]:
-    name = f"{ROBOTCAR_VAL_START + index * ROBOTCAR_FRAME_TIME}.png"
-    return f"Oxford_Robot_ICCV19/val/{name}", f"Oxford_Robot_ICCV19/anno/{name}"
+def write_robotcar_val(root: Path, index: int, image: np.ndarray, labels: np.ndarray) -> None:
+    """The labels are 8-bit RGB: class id in the first channel; readers must ignore the others."""
+    ids = convert(labels, ROBOTCAR_IDS)
+    instances = (instance_numbers(*labels.shape) % 256).astype(np.uint8)
+    folder, time = root / "Oxford_Robot_ICCV19", ROBOTCAR_VAL_START + index * ROBOTCAR_FRAME_TIME
+    save(folder / f"val/{time}.png", image)
+    save(folder / f"anno/{time}.png", np.stack([ids, instances, 255 - ids], axis=-1))
 
 
-class Layout(NamedTuple):
-    """Published layout of one split of a data set."""
+write_cityscapes_train = partial(write_cityscapes, part="train")
+write_cityscapes_val = partial(write_cityscapes, part="val")
+CITYSCAPES = ((CITYSCAPES_SIZE, write_cityscapes_train), (CITYSCAPES_SIZE, write_cityscapes_val))
+ROBOTCAR = ((ROBOTCAR_SIZE, write_robotcar_train), (ROBOTCAR_SIZE, write_robotcar_val))
 
-    size: tuple[int, int]  # width, height of its images in pixels
-    files: Callable[[int], tuple[str, str | None]]  # index -> paths of image and labels (None: unlabelled)
-    write_labels: Callable[[Path, np.ndarray], None]  # path, Cityscapes label ids (height, width)
-
-    def write(self, root: Path, index: int, image: np.ndarray, labels: np.ndarray) -> None:
-        """Write image (height, width, 3) and Cityscapes ids (height, width), both uint8, below `root`."""
-        for name, write, pixels in zip(
-            self.files(index), (write_picture, self.write_labels), (image, labels), strict=True
-        ):
-            if name is not None:
-                path = root / name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write(path, pixels)
-
-
-GTA5 = Layout(GAME_SIZE, gta5_files, write_gta5_labels)
-SYNTHIA = Layout(GAME_SIZE, synthia_files, write_synthia_labels)
-CITYSCAPES_TRAIN, CITYSCAPES_VAL = (
-    Layout(CITYSCAPES_SIZE, partial(cityscapes_files, part=part), write_picture) for part in ("train", "val")
-)
-ROBOTCAR_TRAIN = Layout(ROBOTCAR_SIZE, robotcar_train_files, write_robotcar_labels)
-ROBOTCAR_VAL = Layout(ROBOTCAR_SIZE, robotcar_val_files, write_robotcar_labels)
-
-BENCHMARKS = {  # layouts of SOURCE, TARGET, VAL
-    "gta5": (GTA5, CITYSCAPES_TRAIN, CITYSCAPES_VAL),
-    "synthia": (SYNTHIA, CITYSCAPES_TRAIN, CITYSCAPES_VAL),
-    "robotcar": (CITYSCAPES_TRAIN._replace(size=GAME_SIZE), ROBOTCAR_TRAIN, ROBOTCAR_VAL),
+BENCHMARKS = {  # size of the images and writer for SOURCE, TARGET and VAL
+    "gta5": ((GAME_SIZE, write_gta5), *CITYSCAPES),
+    "synthia": ((GAME_SIZE, write_synthia), *CITYSCAPES),
+    "robotcar": ((GAME_SIZE, write_cityscapes_train), *ROBOTCAR),
 }
