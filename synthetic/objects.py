@@ -3,31 +3,12 @@
 x runs to the right, y up, z forward; the camera stands at z = 0.
 """
 
-from __future__ import annotations
-
 from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 
-from synthetic.ids import (
-    BICYCLE,
-    BUILDING,
-    BUS,
-    CAR,
-    DYNAMIC,
-    FENCE,
-    LIGHT,
-    MOTORCYCLE,
-    PERSON,
-    POLE,
-    RIDER,
-    SIGN,
-    TRAIN,
-    TRUCK,
-    VEGETATION,
-    WALL,
-)
+from synthetic import ids
 from synthetic.styles import Style
 
 NEAR, FAR = 1.2, 90.0  # metres: nearest depth drawn, and the end of the street
@@ -50,13 +31,6 @@ class Shape(NamedTuple):
     solid: bool = False
 
 
-def lift(points: np.ndarray, axis: int, value: float) -> np.ndarray:
-    """(..., 2) -> (..., 3): insert a constant coordinate before `axis`."""
-    columns = [points[..., 0], points[..., 1]]
-    columns.insert(axis, np.full(points.shape[:-1], value))
-    return np.stack(columns, axis=-1)
-
-
 def rectangle(x0: float, x1: float, z0: float, z1: float) -> np.ndarray:
     """Footprint (4, 2) of (x, z), counterclockwise from above."""
     return np.array([(x0, z0), (x1, z0), (x1, z1), (x0, z1)], dtype=float)
@@ -64,19 +38,19 @@ def rectangle(x0: float, x1: float, z0: float, z1: float) -> np.ndarray:
 
 def strip(x0: float, x1: float, z0: float, z1: float) -> np.ndarray:
     """Rectangle (1, 4, 3) on the ground."""
-    return lift(rectangle(x0, x1, z0, z1), 1, 0.0)[None]
+    return np.insert(rectangle(x0, x1, z0, z1), 1, 0.0, axis=-1)[None]
 
 
-def ribbon(start: tuple[float, float], end: tuple[float, float], z0: float, z1: float) -> np.ndarray:
-    """Band (1, 2m, 3) along the street from (x, y) = start to end, with enough corners to follow a bend."""
-    z = np.geomspace(max(z0, NEAR), max(z1, NEAR), 14)
+def ribbon(start: tuple[float, float], end: tuple[float, float]) -> np.ndarray:
+    """Band (1, 28, 3) along the whole street from (x, y) = start to end, with corners to follow its bend."""
+    z = np.geomspace(NEAR, FAR, 14)
     first, second = (np.stack([np.full_like(z, x), np.full_like(z, y), z], axis=1) for x, y in (start, end))
     return np.concatenate([first, second[::-1]])[None]
 
 
 def frustum(base: np.ndarray, top: np.ndarray, y0: float, y1: float) -> np.ndarray:
     """Faces (5, 4, 3) between two footprints: rear (towards -z), right, front, left, top."""
-    low, high = lift(base, 1, y0), lift(top, 1, y1)
+    low, high = np.insert(base, 1, y0, axis=-1), np.insert(top, 1, y1, axis=-1)
     sides = np.stack([low, np.roll(low, -1, axis=0), np.roll(high, -1, axis=0), high], axis=1)
     return np.concatenate([sides, high[None]])
 
@@ -96,7 +70,7 @@ def panels(face: np.ndarray, columns: np.ndarray, rows: np.ndarray) -> np.ndarra
 
 def flat(*corners: tuple[float, float]) -> np.ndarray:
     """Polygon (1, n, 3) of (x, y) corners, facing the camera."""
-    return lift(np.array(corners, dtype=float), 2, 0.0)[None]
+    return np.insert(np.array(corners, dtype=float), 2, 0.0, axis=-1)[None]
 
 
 def limb(start: tuple[float, float], end: tuple[float, float], width: float) -> np.ndarray:
@@ -112,7 +86,7 @@ def disc(x: float, y: float, radius: float, hole: float = 0.0) -> np.ndarray:
     angle = np.linspace(0, 2 * np.pi, 14, endpoint=hole > 0)
     circle = np.stack([np.cos(angle), np.sin(angle)], axis=1)
     outline = np.concatenate([radius * circle, hole * circle[::-1]]) if hole else radius * circle
-    return lift(outline + (x, y), 2, 0.0)[None]
+    return np.insert(outline + (x, y), 2, 0.0, axis=-1)[None]
 
 
 def place(
@@ -157,24 +131,24 @@ def lamps(low: float, high: float) -> tuple:
 BODY = (*lamps(0.52, 0.86), ("trim", ENDS, 1, 0, 1, 0, 0.24), ("trim", SIDES, 1, 0, 1, 0, 0.12))
 CABIN = (("glass", ENDS, 1, 0.06, 0.94, 0.12, 0.86), ("glass", SIDES, 2, 0.05, 0.95, 0.14, 0.86))
 VEHICLES = {  # name: label, radius of the wheels and their z, blocks from the ground up
-    "car": (CAR, 0.34, (-1.35, 1.35), (
+    "car": (ids.CAR, 0.34, (-1.35, 1.35), (
         Part(-2.15, 2.15, 0.90, 0.24, 0.88, (0.06, 0.12, 0.04), "car", BODY),
         Part(-2.00, 1.05, 0.84, 0.88, 1.47, (0.40, 0.75, 0.15), "car", CABIN))),
-    "van": (CAR, 0.36, (-1.4, 1.4), (
+    "van": (ids.CAR, 0.36, (-1.4, 1.4), (
         Part(-2.30, 2.30, 0.95, 0.26, 0.95, (0.03, 0.10, 0.03), "car", BODY),
         Part(-2.27, 1.50, 0.92, 0.95, 1.85, (0.15, 0.70, 0.12), "car", CABIN))),
-    "truck": (TRUCK, 0.5, (-2.9, -1.8, 2.5), (
+    "truck": (ids.TRUCK, 0.5, (-2.9, -1.8, 2.5), (
         Part(-3.9, 3.5, 1.15, 0.45, 0.95, (0, 0, 0), "trim", lamps(0.3, 0.8)),
         Part(1.7, 3.6, 1.20, 0.60, 2.75, (0, 0.25, 0.05), "truck", (
             ("glass", FRONT, 1, 0.06, 0.94, 0.52, 0.92), ("glass", SIDES, 1, 0.35, 0.90, 0.52, 0.90))),
         Part(-4.0, 1.5, 1.27, 0.95, 3.50, (0, 0, 0), "cargo", (
             ("trim", REAR, 1, 0.49, 0.51, 0, 1), ("trim", (0, 1, 3), 1, 0, 1, 0, 0.05))))),
-    "bus": (BUS, 0.5, (-3.2, 3.4), (
+    "bus": (ids.BUS, 0.5, (-3.2, 3.4), (
         Part(-5.2, 5.2, 1.27, 0.35, 3.15, (0.04, 0.08, 0.04), "bus", (
             ("glass", REAR, 1, 0.10, 0.90, 0.52, 0.88), ("glass", FRONT, 1, 0.04, 0.96, 0.34, 0.90),
             ("glass", SIDES, 6, 0.02, 0.98, 0.46, 0.88), ("trim", ROUND, 1, 0, 1, 0, 0.07),
             *lamps(0.22, 0.36))),)),
-    "train": (TRAIN, 0.0, (), (
+    "train": (ids.TRAIN, 0.0, (), (
         Part(-8.0, 8.0, 1.30, 0.15, 3.35, (0.5, 0.5, 0.05), "train", (
             ("stripe", ROUND, 1, 0, 1, 0.10, 0.40), ("glass", ENDS, 1, 0.12, 0.88, 0.50, 0.88),
             ("glass", SIDES, 8, 0.02, 0.98, 0.50, 0.82), ("trim", ROUND, 1, 0, 1, 0, 0.10),
@@ -223,7 +197,7 @@ def wheels(label: int, radius: float, positions: tuple[float, ...], part: Part) 
 def signal(x: float, y: float, lit: int) -> tuple:
     """Rows of FIGURES for the head of a traffic light with its lower edge at (x, y) and lamp `lit` on."""
     bulbs = enumerate((("red", 1.04), ("amber", 0.63), ("green", 0.21)))
-    housing = (limb((x, y), (x, y + 1.25), 0.58), LIGHT, "housing", 1.0)
+    housing = (limb((x, y), (x, y + 1.25), 0.58), ids.LIGHT, "housing", 1.0)
     return (
         housing,
         *((disc(x, y + up, 0.18), None, name, 1.0 if i == lit else 0.3) for i, (name, up) in bulbs),
@@ -234,58 +208,58 @@ def plate(*outline: tuple[float, float]) -> tuple:
     """Rows of FIGURES for a traffic sign: a plate with a pale centre on a post."""
     corners = np.array(outline) * 0.5 + (0, 2.5)
     middle = corners.mean(axis=0) + 0.55 * (corners - corners.mean(axis=0))
-    post = (limb((0, 0), (0, 2.5), 0.16), POLE, "pole", 1.0)
-    return (post, (flat(*corners), SIGN, "sign", 1.0), (flat(*middle), None, "marking", 1.0))
+    post = (limb((0, 0), (0, 2.5), 0.16), ids.POLE, "pole", 1.0)
+    return (post, (flat(*corners), ids.SIGN, "sign", 1.0), (flat(*middle), None, "marking", 1.0))
 
 
 # fmt: off
 FIGURES = {  # rows of outline, label, material, tone; they face the camera, two-wheelers head to the right
     "person": (
-        (limb((-0.08, 0.9), (-0.18, 0.03), 0.19), PERSON, "trousers", 0.85),
-        (limb((0.08, 0.9), (0.18, 0.03), 0.19), PERSON, "trousers", 1.0),
-        (limb((-0.22, 1.4), (-0.36, 0.88), 0.12), PERSON, "shirt", 0.85),
-        (limb((0.22, 1.4), (0.36, 0.88), 0.12), PERSON, "shirt", 0.85),
-        (flat((-0.18, 0.82), (0.18, 0.82), (0.25, 1.44), (-0.25, 1.44)), PERSON, "shirt", 1.0),
-        (disc(0, 1.62, 0.15), PERSON, "skin", 1.0),
-        (flat((-0.15, 1.64), (0.15, 1.64), (0.10, 1.77), (-0.10, 1.77)), PERSON, "hair", 1.0)),
+        (limb((-0.08, 0.9), (-0.18, 0.03), 0.19), ids.PERSON, "trousers", 0.85),
+        (limb((0.08, 0.9), (0.18, 0.03), 0.19), ids.PERSON, "trousers", 1.0),
+        (limb((-0.22, 1.4), (-0.36, 0.88), 0.12), ids.PERSON, "shirt", 0.85),
+        (limb((0.22, 1.4), (0.36, 0.88), 0.12), ids.PERSON, "shirt", 0.85),
+        (flat((-0.18, 0.82), (0.18, 0.82), (0.25, 1.44), (-0.25, 1.44)), ids.PERSON, "shirt", 1.0),
+        (disc(0, 1.62, 0.15), ids.PERSON, "skin", 1.0),
+        (flat((-0.15, 1.64), (0.15, 1.64), (0.10, 1.77), (-0.10, 1.77)), ids.PERSON, "hair", 1.0)),
     "rider": (
-        (limb((-0.15, 1.0), (0.22, 0.62), 0.20), RIDER, "trousers", 1.0),
-        (limb((0.22, 0.68), (0.05, 0.18), 0.16), RIDER, "trousers", 0.85),
-        (limb((-0.16, 0.88), (0.20, 1.5), 0.38), RIDER, "shirt", 1.0),
-        (limb((0.18, 1.38), (0.52, 1.02), 0.13), RIDER, "shirt", 0.85),
-        (disc(0.30, 1.67, 0.15), RIDER, "skin", 1.0),
-        (flat((0.12, 1.66), (0.44, 1.72), (0.38, 1.86), (0.18, 1.84)), RIDER, "hair", 1.0)),
+        (limb((-0.15, 1.0), (0.22, 0.62), 0.20), ids.RIDER, "trousers", 1.0),
+        (limb((0.22, 0.68), (0.05, 0.18), 0.16), ids.RIDER, "trousers", 0.85),
+        (limb((-0.16, 0.88), (0.20, 1.5), 0.38), ids.RIDER, "shirt", 1.0),
+        (limb((0.18, 1.38), (0.52, 1.02), 0.13), ids.RIDER, "shirt", 0.85),
+        (disc(0.30, 1.67, 0.15), ids.RIDER, "skin", 1.0),
+        (flat((0.12, 1.66), (0.44, 1.72), (0.38, 1.86), (0.18, 1.84)), ids.RIDER, "hair", 1.0)),
     "bicycle": (
-        *((disc(x, 0.36, 0.36), BICYCLE, None, 1.0) for x in (-0.55, 0.55)),
+        *((disc(x, 0.36, 0.36), ids.BICYCLE, None, 1.0) for x in (-0.55, 0.55)),
         *((disc(x, 0.36, 0.36, hole=0.27), None, "tyre", 1.0) for x in (-0.55, 0.55)),
-        *((limb(*tube, 0.08), BICYCLE, "car", 1.0) for tube in (
+        *((limb(*tube, 0.08), ids.BICYCLE, "car", 1.0) for tube in (
             ((-0.55, 0.36), (-0.14, 0.90)), ((-0.55, 0.36), (-0.02, 0.34)), ((-0.02, 0.34), (-0.14, 0.90)),
             ((-0.02, 0.34), (0.36, 0.88)), ((-0.14, 0.90), (0.36, 0.88)), ((0.55, 0.36), (0.32, 1.08))))),
     "motorcycle": (
-        *((disc(x, 0.34, 0.34), MOTORCYCLE, "tyre", 1.0) for x in (-0.65, 0.68)),
+        *((disc(x, 0.34, 0.34), ids.MOTORCYCLE, "tyre", 1.0) for x in (-0.65, 0.68)),
         *((disc(x, 0.34, 0.16), None, "hub", 1.0) for x in (-0.65, 0.68)),
-        (limb((0.68, 0.34), (0.40, 1.12), 0.13), MOTORCYCLE, "trim", 1.0),
+        (limb((0.68, 0.34), (0.40, 1.12), 0.13), ids.MOTORCYCLE, "trim", 1.0),
         (flat((-0.75, 0.78), (-0.35, 0.42), (0.40, 0.36), (0.62, 0.88), (0.36, 1.02), (0.02, 0.82),
-              (-0.70, 0.92)), MOTORCYCLE, "car", 1.0),
-        (limb((-0.45, 0.36), (0.30, 0.30), 0.16), MOTORCYCLE, "hub", 0.8),
-        (limb((-0.62, 0.94), (0.0, 0.88), 0.13), MOTORCYCLE, "trim", 1.0),
+              (-0.70, 0.92)), ids.MOTORCYCLE, "car", 1.0),
+        (limb((-0.45, 0.36), (0.30, 0.30), 0.16), ids.MOTORCYCLE, "hub", 0.8),
+        (limb((-0.62, 0.94), (0.0, 0.88), 0.13), ids.MOTORCYCLE, "trim", 1.0),
         (disc(0.62, 0.92, 0.09), None, "head", 1.0)),
     "round sign": plate(*disc(0, 0, 1)[0, :, :2]),
     "square sign": plate((-1, -0.8), (1, -0.8), (1, 0.8), (-1, 0.8)),
     "warning sign": plate((-1, -0.7), (1, -0.7), (0, 1)),
-    "red light": ((limb((0, 0), (0, 2.3), 0.2), POLE, "pole", 1.0), *signal(0, 2.2, lit=0)),
-    "green light": ((limb((0, 0), (0, 2.3), 0.2), POLE, "pole", 1.0), *signal(0, 2.2, lit=2)),
+    "red light": ((limb((0, 0), (0, 2.3), 0.2), ids.POLE, "pole", 1.0), *signal(0, 2.2, lit=0)),
+    "green light": ((limb((0, 0), (0, 2.3), 0.2), ids.POLE, "pole", 1.0), *signal(0, 2.2, lit=2)),
     "lights on an arm": (
-        (limb((0, 0), (0, 5.6), 0.26), POLE, "pole", 1.0),
-        (limb((0, 5.5), (-4, 5.6), 0.2), POLE, "pole", 1.0),
+        (limb((0, 0), (0, 5.6), 0.26), ids.POLE, "pole", 1.0),
+        (limb((0, 5.5), (-4, 5.6), 0.2), ids.POLE, "pole", 1.0),
         *signal(-4, 4.4, lit=0), *signal(0, 2.2, lit=0)),
     "street lamp": (
-        (limb((0, 0), (0, 7), 0.24), POLE, "pole", 1.0),
-        (limb((0, 6.9), (-1.8, 7.3), 0.16), POLE, "pole", 1.0),
-        (limb((-1.4, 7.2), (-2.2, 7.32), 0.26), POLE, "marking", 0.85)),
+        (limb((0, 0), (0, 7), 0.24), ids.POLE, "pole", 1.0),
+        (limb((0, 6.9), (-1.8, 7.3), 0.16), ids.POLE, "pole", 1.0),
+        (limb((-1.4, 7.2), (-2.2, 7.32), 0.26), ids.POLE, "marking", 0.85)),
     "bin": (
-        (flat((-0.32, 0), (0.32, 0), (0.40, 0.95), (-0.40, 0.95)), DYNAMIC, "fence", 1.0),
-        (limb((-0.44, 1.0), (0.44, 1.0), 0.16), DYNAMIC, "trim", 1.0)),
+        (flat((-0.32, 0), (0.32, 0), (0.40, 0.95), (-0.40, 0.95)), ids.DYNAMIC, "fence", 1.0),
+        (limb((-0.44, 1.0), (0.44, 1.0), 0.16), ids.DYNAMIC, "trim", 1.0)),
 }
 # fmt: on
 
@@ -305,14 +279,15 @@ def crown(rng: np.random.Generator, leaf: float, y: float, width: float, height:
     angle = np.arange(7) * 2 * np.pi / 7
     outline = np.stack([np.cos(angle), np.sin(angle)], axis=1) * leaf * rng.uniform(0.6, 1.3, (count, 7, 1))
     tones = np.linspace(0.72, 1.16, 4)
-    layers = np.array_split(lift(centres[:, None] + outline, 2, 0.0), len(tones))
-    return [Shape(layer, VEGETATION, "leaf", pick, tone) for layer, tone in zip(layers, tones, strict=True)]
+    clumps = np.array_split(np.insert(centres[:, None] + outline, 2, 0.0, axis=-1), len(tones))
+    layers = zip(clumps, tones, strict=True)
+    return [Shape(points, ids.VEGETATION, "leaf", pick, tone) for points, tone in layers]
 
 
 def tree(rng: np.random.Generator, leaf: float, height: float, width: float) -> list[Shape]:
     """A trunk, which counts as vegetation, and a crown."""
     stem = limb((0, 0), (rng.uniform(-0.2, 0.2), height * 0.6), 0.34)
-    trunk = Shape(stem, VEGETATION, "trunk", rng.random())
+    trunk = Shape(stem, ids.VEGETATION, "trunk", rng.random())
     return [trunk, *crown(rng, leaf, height * 0.66, width, height * 0.62)]
 
 
@@ -323,13 +298,13 @@ def building(rng: np.random.Generator, style: Style, x: float, side: int, z: Ran
     left, right = sorted((x, x + side * depth))
     base, height = rectangle(left, right, *z), storeys * style.storey
     walls = frustum(base, base, 0, height)
-    shapes = [Shape(walls, BUILDING, "facade", pick, solid=True)]
+    shapes = [Shape(walls, ids.BUILDING, "facade", pick, solid=True)]
     for face in (0, INWARD[side]) if z[0] < detail_range else (0,):
         shapes += facade(style.window, walls[face], storeys, pick)
     if rng.random() < style.pitched_roofs:
         roof = frustum(base, rectangle((left + right) / 2, (left + right) / 2, *z), height, height + 3.5)
-        shapes.append(Shape(roof[list(SIDES)], BUILDING, "roof", pick, solid=True))
-        shapes.append(Shape(roof[list(REAR)], BUILDING, "facade", pick, solid=True))
+        shapes.append(Shape(roof[list(SIDES)], ids.BUILDING, "roof", pick, solid=True))
+        shapes.append(Shape(roof[list(REAR)], ids.BUILDING, "facade", pick, solid=True))
     return shapes
 
 
@@ -352,16 +327,16 @@ def facade(window: tuple[float, float], face: np.ndarray, storeys: int, pick: fl
 def barrier(rng: np.random.Generator, label: int, x: float, side: int, z: Range) -> list[Shape]:
     """A wall with pilasters and a coping, or a fence of posts and rails whose label also covers the gaps."""
     pick, length, (left, right) = rng.random(), z[1] - z[0], sorted((x, x + side * 0.3))
-    low, high = (1.8, 3.0) if label == WALL else (1.5, 2.2)
+    low, high = (1.8, 3.0) if label == ids.WALL else (1.5, 2.2)
     base = rectangle(left, right, *z)
     faces = frustum(base, base, 0, rng.uniform(low, high))
     front = faces[INWARD[side]]
-    if label == FENCE:
+    if label == ids.FENCE:
         posts = panels(front, cells(max(2, round(length / 0.5)), 0.25), FULL)
         rails = panels(front, FULL, np.array([[0.25, 0.33], [0.85, 0.93]]))
         bars = Shape(np.concatenate([posts, rails]), None, "fence", pick, solid=True)
-        return [Shape(front[None], FENCE, None), bars]
+        return [Shape(front[None], ids.FENCE, None), bars]
     pilasters = panels(front, cells(max(2, round(length / 3)), 0.14), FULL)
     coping = panels(front, FULL, np.array([[0.92, 1.0]]))
     details = [Shape(pilasters, None, "wall", pick, 0.9, True), Shape(coping, None, "wall", pick, 1.12, True)]
-    return [Shape(faces, WALL, "wall", pick, solid=True), *details]
+    return [Shape(faces, ids.WALL, "wall", pick, solid=True), *details]

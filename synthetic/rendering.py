@@ -1,7 +1,5 @@
 """Draw a street as an image and its label ids, in a given style."""
 
-from __future__ import annotations
-
 from functools import cache
 
 import numpy as np

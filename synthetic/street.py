@@ -1,26 +1,10 @@
 """A random street: which objects stand where."""
 
-from __future__ import annotations
-
 import numpy as np
 
+from synthetic import objects
 from synthetic.ids import FENCE, ROAD, SIDEWALK, TERRAIN, WALL
-from synthetic.objects import (
-    FAR,
-    NEAR,
-    Range,
-    Shape,
-    barrier,
-    building,
-    crown,
-    figure,
-    place,
-    ribbon,
-    strip,
-    tree,
-    vehicle,
-    vehicle_length,
-)
+from synthetic.objects import FAR, NEAR, Range, Shape, ribbon, strip
 from synthetic.styles import Style
 
 LANE, PARKING, KERB = 3.3, 2.2, 0.15  # metres
@@ -68,7 +52,7 @@ class Street:
 
     def add(self, shapes: list[Shape], x: float, z: float, depth: float | None = None, **turn: float) -> None:
         """Place an object as `place` does; `depth` overrides z in the painting order."""
-        self.things.append((z if depth is None else depth, place(shapes, x, z, **turn)))
+        self.things.append((z if depth is None else depth, objects.place(shapes, x, z, **turn)))
 
     def lay(self, points: np.ndarray, label: int | None, material: str, pick=0.0, tone=1.0) -> None:
         """Lay a shape on top of the ground."""
@@ -77,21 +61,19 @@ class Street:
     def pave(self) -> None:
         """Lay grass, sidewalks with kerbs, the road with markings, the crossing road with zebra stripes."""
         grass, stone, asphalt, paint = self.rng.random(4)
-        self.lay(ribbon((-90, 0), (90, 0), NEAR, FAR), TERRAIN, "grass", grass)
+        self.lay(ribbon((-90, 0), (90, 0)), TERRAIN, "grass", grass)
         for side in (-1, 1):
             kerb, outer = self.at(self.road, side), self.at(self.walk, side)
-            self.lay(ribbon((kerb, KERB), (outer, KERB), NEAR, FAR), SIDEWALK, "sidewalk", stone)
-            self.lay(
-                ribbon((kerb, KERB), (kerb + 0.2 * side, KERB), NEAR, FAR), None, "sidewalk", stone, 1.12
-            )
-            self.lay(ribbon((kerb, 0), (kerb, KERB), NEAR, FAR), SIDEWALK, "sidewalk", stone, 0.8)
+            self.lay(ribbon((kerb, KERB), (outer, KERB)), SIDEWALK, "sidewalk", stone)
+            self.lay(ribbon((kerb, KERB), (kerb + 0.2 * side, KERB)), None, "sidewalk", stone, 1.12)
+            self.lay(ribbon((kerb, 0), (kerb, KERB)), SIDEWALK, "sidewalk", stone, 0.8)
         left, right = self.at(self.road, -1), self.at(self.road, 1)
-        self.lay(ribbon((left, 0), (right, 0), NEAR, FAR), ROAD, "road", asphalt)
+        self.lay(ribbon((left, 0), (right, 0)), ROAD, "road", asphalt)
         for x in np.arange(1 - self.lanes, self.lanes) * LANE:
             dashes = [strip(x - 0.08, x + 0.08, z, z + 3) for z in np.arange(NEAR, FURNITURE_END, 8)]
             self.lay(np.concatenate(dashes), None, "marking", paint)
         for x in (-self.lanes * LANE, self.lanes * LANE):
-            self.lay(ribbon((x - 0.07, 0), (x + 0.07, 0), NEAR, FAR), None, "marking", paint, 0.9)
+            self.lay(ribbon((x - 0.07, 0), (x + 0.07, 0)), None, "marking", paint, 0.9)
         start, end = self.crossing
         if start < FAR:
             self.lay(strip(-90, 90, start, end), ROAD, "road", asphalt)
@@ -128,25 +110,25 @@ class Street:
             self.plant(x + side * rng.uniform(2.2, 5.0), row, 0.85, depth=z[1])
         if kind == "park":
             for row in np.arange(z[1], max(z[0], NEAR) + 2, -3.0):
-                self.add(crown(rng, self.style.leaf, 0.7, 3.6, 1.7), x + side, row)
+                self.add(objects.crown(rng, self.style.leaf, 0.7, 3.6, 1.7), x + side, row)
         else:
-            self.things.append((z[1], barrier(rng, WALL if kind == "wall" else FENCE, x, side, z)))
+            self.things.append((z[1], objects.barrier(rng, WALL if kind == "wall" else FENCE, x, side, z)))
 
     def house(self, side: int, z: Range, setback: float) -> None:
         """Add a building `setback` metres behind the front of a plot."""
         x = self.at(self.front, side, setback)
-        self.things.append((z[1], building(self.rng, self.style, x, side, z)))
+        self.things.append((z[1], objects.building(self.rng, self.style, x, side, z)))
 
     def plant(self, x: float, z: float, size: float = 1.0, depth: float | None = None) -> None:
         """Add a tree of `size` times 6 to 9.5 m."""
         height, width = self.rng.uniform(6.0, 9.5) * size, self.rng.uniform(3.6, 6.0) * size
-        self.add(tree(self.rng, self.style.leaf, height, width), x, z, depth)
+        self.add(objects.tree(self.rng, self.style.leaf, height, width), x, z, depth)
 
     def close_far_end(self) -> None:
         """Hide the horizon with houses and trees across the end of the street."""
         for x in np.arange(-36, 36, 9.0):
             if self.rng.random() < 0.5:
-                self.things.append((FAR, building(self.rng, self.style, x, 1, (FAR - 2, FAR))))
+                self.things.append((FAR, objects.building(self.rng, self.style, x, 1, (FAR - 2, FAR))))
             else:
                 self.plant(x + 4, FAR - 3, 1.6)
 
@@ -160,10 +142,10 @@ class Street:
                 if rng.random() < alley:
                     self.plant(x, z, 0.85)
                 else:
-                    self.add(figure(rng, rng.choice(FURNITURE)), x, z, heading=turn, y=KERB)
+                    self.add(objects.figure(rng, rng.choice(FURNITURE)), x, z, heading=turn, y=KERB)
             z += rng.uniform(5, 11)
         if self.crossing[0] < FAR:
-            self.add(figure(rng, "lights on an arm"), x, self.crossing[0] - 0.6, heading=turn, y=KERB)
+            self.add(objects.figure(rng, "lights on an arm"), x, self.crossing[0] - 0.6, heading=turn, y=KERB)
 
     def drive(self) -> None:
         """Add vehicles in the lanes, at the kerbs and on the crossing; sometimes a truck, a bus or a tram."""
@@ -186,7 +168,7 @@ class Street:
         z = rng.uniform(8, 14) if first or abs(x) < LANE else rng.uniform(4, 9)
         while z < TRAFFIC_END:
             name = first or rng.choice(["car", "van"], p=(0.75, 0.25))
-            length = vehicle_length(name)
+            length = objects.vehicle_length(name)
             if first or (rng.random() < share and not self.crosses(z, z + length)):
                 self.put_vehicle(name, x + rng.uniform(-0.2, 0.2), z + length / 2, heading)
             first = None
@@ -195,10 +177,11 @@ class Street:
     def put_vehicle(self, name: str, x: float, z: float, heading: float) -> None:
         """Add a vehicle centred at (x, z); a tram comes with rails."""
         paint = self.rng.random()
-        shapes = [shape._replace(pick=paint) for shape in vehicle(name)]
-        self.add(shapes, x, z, depth=z - abs(np.cos(heading)) * vehicle_length(name) / 2, heading=heading)
+        shapes = [shape._replace(pick=paint) for shape in objects.vehicle(name)]
+        depth = z - abs(np.cos(heading)) * objects.vehicle_length(name) / 2
+        self.add(shapes, x, z, depth, heading=heading)
         if name == "train":
-            rails = [ribbon((x + u, 0), (x + u + 0.12, 0), NEAR, FAR) for u in (-0.8, 0.7)]
+            rails = [ribbon((x + u, 0), (x + u + 0.12, 0)) for u in (-0.8, 0.7)]
             self.lay(np.concatenate(rails), None, "trim")
 
     def walkers(self) -> None:
@@ -211,17 +194,17 @@ class Street:
                 x, z = rng.uniform(-self.road[0], self.road[1]), self.crossing[0] - 2
             for step in range(rng.integers(1, 3)):
                 turn, size = rng.uniform(-0.4, 0.4), rng.uniform(0.92, 1.06)
-                self.add(figure(rng, "person"), x + 0.75 * step, z, heading=turn, size=size, y=KERB)
+                self.add(objects.figure(rng, "person"), x + 0.75 * step, z, heading=turn, size=size, y=KERB)
 
     def cyclists(self) -> None:
         """Add two-wheelers riding near the kerb or parked on the sidewalk."""
         rng = self.rng
         for _ in range(rng.poisson(self.style.cycles)):
             side, z = rng.choice([-1, 1]), rng.uniform(5, 24)
-            shapes = figure(rng, rng.choice(["bicycle", "motorcycle"]))
+            shapes = objects.figure(rng, rng.choice(["bicycle", "motorcycle"]))
             if rng.random() < 0.3:
                 x, turn = self.at(self.road, side, rng.uniform(0.8, 1.6)), rng.uniform(-0.6, 0.6)
             else:
                 x, turn = side * (self.lanes * LANE - rng.uniform(0.4, 1.2)), rng.uniform(-0.8, 0.8)
-                shapes += figure(rng, "rider")
+                shapes += objects.figure(rng, "rider")
             self.add(shapes, x, z, heading=turn, size=1.08)
