@@ -1,8 +1,8 @@
 """The papers' tables as data: the networks that each row compares, the measure, and the published number.
 
 A network is declared by what distinguishes it; None stands for the recipe's default (published flags or
-synthetic data). `experiments/recipes.py` turns a network into commands. A published number that is missing
-here is not on file.
+synthetic data). `experiments/recipes.py` turns a network into commands. `published` is None where the number
+is unknown.
 """
 
 from dataclasses import dataclass
@@ -95,16 +95,18 @@ class Table:
         return tuple(cell for row in self.rows for cell in row.cells)
 
 
-def miou_table(name: str, title: str, description: str, *rows: tuple) -> Table:
-    """A table with mIoU as its only column; rows are (title, network) or (title, network, published mIoU)."""
-    cells = ((row_title, Cell(network, MIOU, *published)) for row_title, network, *published in rows)
-    return Table(name, title, description, ("mIoU",), tuple(Row(title, (cell,)) for title, cell in cells))
+def make_table(
+    name: str, title: str, description: str, *rows: tuple, columns: tuple[str, ...] = ("mIoU",), **settings
+) -> Table:
+    """Rows are (title, cell per column); a network alone stands for its mIoU, with no published number."""
+    rows = [(head, tuple(c if isinstance(c, Cell) else Cell(c) for c in cells)) for head, *cells in rows]
+    return Table(name, title, description, columns, tuple(Row(*row) for row in rows), **settings)
 
 
 def class_table(
     name: str, title: str, benchmark: str, classes: tuple[str, ...], means: tuple[str, ...], published: str
 ) -> Table:
-    """IoU per class and the means of the four methods, one line of `published` each; `-` is not on file."""
+    """IoU per class and the means of the four methods, one line of `published` each; `-` is unknown."""
     methods = {
         "source only": Stage1(benchmark, adversarial=False, memory=0),
         "MRNet": Stage1(benchmark),
@@ -139,48 +141,47 @@ ROBOTCAR_IOU = """
     95.1 72.5 87.0 72.2 37.4 87.9 63.4 90.5 58.9 | 73.9
     95.9 73.7 87.4 72.8 43.1 88.6 61.7 89.6 57.0 | 74.4
 """
-SOURCE_ONLY, ADVERSARIAL_ONLY = Stage1(adversarial=False, memory=0), Stage1(memory=0)
-MEMORY_ONLY, MRNET = Stage1(adversarial=False), Stage1()
-CONVENTIONAL, RECTIFIED = Stage2(conventional=True), Stage2()
-SOURCE_ONLY_MIOU, MRNET_MIOU, CONVENTIONAL_MIOU, RECTIFIED_MIOU = 37.2, 45.5, 48.3, 50.3  # GTA5 -> Cityscapes
+ADVERSARIAL_ONLY = Stage1(memory=0)
+SOURCE_ONLY = Cell(Stage1(adversarial=False, memory=0), published=37.2)  # GTA5 -> Cityscapes, as below
+MRNET = Cell(Stage1(), published=45.5)
+CONVENTIONAL = Cell(Stage2(conventional=True), published=48.3)
+RECTIFIED = Cell(Stage2(), published=50.3)
 
 _TABLES = (
-    Table(
+    make_table(
         "mrnet-1",
         "The two classifiers",
         "auxiliary and primary classifier alone and together, without and with memory regularization",
-        ("without regularization", "with regularization"),
-        tuple(
-            Row(
+        *(
+            (
                 f"{title} ({weights})",
-                (
-                    Cell(ADVERSARIAL_ONLY, ("classifiers", weights, *MIOU)),
-                    Cell(MRNET, ("classifiers", weights, *MIOU), published),
-                ),
+                Cell(ADVERSARIAL_ONLY, ("classifiers", weights, *MIOU)),
+                Cell(Stage1(), ("classifiers", weights, *MIOU), published),
             )
             for title, weights, published in (
                 ("auxiliary alone", "0:1", None),
                 ("primary alone", "1:0", None),
                 ("both, equal", "1:1", None),
-                ("both, as released", "1:0.5", MRNET_MIOU),
+                ("both, as released", "1:0.5", MRNET.published),
             )
         ),
+        columns=("without regularization", "with regularization"),
     ),
-    miou_table(
+    make_table(
         "mrnet-2",
         "The losses of Stage I",
         "what the adversarial losses and memory regularization contribute",
-        ("source only", SOURCE_ONLY, SOURCE_ONLY_MIOU),
+        ("source only", SOURCE_ONLY),
         ("adversarial only", ADVERSARIAL_ONLY),
-        ("memory regularization only", MEMORY_ONLY),
-        ("both (MRNet)", MRNET, MRNET_MIOU),
+        ("memory regularization only", Stage1(adversarial=False)),
+        ("both (MRNet)", MRNET),
     ),
-    miou_table(
+    make_table(
         "mrnet-3",
         "The weight of memory regularization",
         "Stage I with different lambda_kl",
         *((f"lambda_kl {weight:g}", Stage1(memory=weight)) for weight in (0, 0.01, 0.05)),
-        ("lambda_kl 0.1", Stage1(memory=0.1), MRNET_MIOU),
+        ("lambda_kl 0.1", Cell(Stage1(memory=0.1), published=MRNET.published)),
         *((f"lambda_kl {weight:g}", Stage1(memory=weight)) for weight in (0.2, 0.5, 1)),
     ),
     class_table("rectifying-2", "GTA5 -> Cityscapes", "gta5", CITYSCAPES_CLASSES, ("mIoU",), GTA5_IOU),
@@ -190,76 +191,66 @@ _TABLES = (
     class_table(
         "rectifying-4", "Cityscapes -> Oxford RobotCar", "robotcar", ROBOTCAR_CLASSES, ("mIoU",), ROBOTCAR_IOU
     ),
-    Table(
+    make_table(
         "rectifying-5",
         "Pseudo labels of another model",
         "MRNet fine-tuned on its own pseudo labels and on those of a network trained with the adversarial "
         "losses alone, which stands for AdaptSegNet",
-        ("the model itself", "conventional", "rectified"),
         (
-            Row(
-                "adversarial only",
-                (
-                    Cell(ADVERSARIAL_ONLY),
-                    Cell(Stage2(teacher=ADVERSARIAL_ONLY, conventional=True)),
-                    Cell(Stage2(teacher=ADVERSARIAL_ONLY)),
-                ),
-            ),
-            Row(
-                "MRNet",
-                (
-                    Cell(MRNET, published=MRNET_MIOU),
-                    Cell(CONVENTIONAL, published=CONVENTIONAL_MIOU),
-                    Cell(RECTIFIED, published=RECTIFIED_MIOU),
-                ),
-            ),
+            "adversarial only",
+            ADVERSARIAL_ONLY,
+            Stage2(teacher=ADVERSARIAL_ONLY, conventional=True),
+            Stage2(teacher=ADVERSARIAL_ONLY),
         ),
+        ("MRNet", MRNET, CONVENTIONAL, RECTIFIED),
+        columns=("the model itself", "conventional", "rectified"),
     ),
-    miou_table(
+    make_table(
         "rectifying-6",
         "Thresholds on pseudo labels",
         "conventional pseudo labels of confident pixels only, and rectified ones of all pixels",
-        ("conventional, threshold 0", Stage2(conventional=True, threshold=NO_THRESHOLD), CONVENTIONAL_MIOU),
+        (
+            "conventional, threshold 0",
+            Cell(Stage2(conventional=True, threshold=NO_THRESHOLD), published=CONVENTIONAL.published),
+        ),
         *(
             (f"conventional, threshold {threshold:g}", Stage2(conventional=True, threshold=threshold))
             for threshold in (0.2, 0.4, 0.6, 0.8, 0.9, 0.95, 0.99)
         ),
-        ("rectified, no threshold", Stage2(threshold=NO_THRESHOLD), RECTIFIED_MIOU),
+        ("rectified, no threshold", Cell(Stage2(threshold=NO_THRESHOLD), published=RECTIFIED.published)),
     ),
-    miou_table(
+    make_table(
         "rectifying-7",
         "Drop rates",
         "rectified pseudo labels with different drop rates in Stage II",
         *((f"drop rate {drop:g}", Stage2(drop=drop)) for drop in (0, 0.1)),
-        ("drop rate 0.2", Stage2(drop=0.2), RECTIFIED_MIOU),
+        ("drop rate 0.2", Cell(Stage2(drop=0.2), published=RECTIFIED.published)),
         *((f"drop rate {drop:g}", Stage2(drop=drop)) for drop in (0.3, 0.5, 0.7)),
     ),
-    Table(
+    make_table(
         "rectifying-8",
         "Uncertainty: Monte-Carlo dropout or the auxiliary classifier",
         "mean exp(-uncertainty) over correct minus wrong predictions of Stage I, for both measures",
-        ("uncertainty gap",),
-        (
-            Row("Monte-Carlo dropout", (Cell(MRNET, GAP, uncertainty="mc-dropout"),)),
-            Row("auxiliary classifier (KL)", (Cell(MRNET, GAP),)),
-        ),
+        ("Monte-Carlo dropout", Cell(Stage1(), GAP, uncertainty="mc-dropout")),
+        ("auxiliary classifier (KL)", Cell(Stage1(), GAP)),
+        columns=("uncertainty gap",),
         percent=False,
     ),
-    miou_table(
+    make_table(
         "rectifying-9",
         "The divergence",
         "rectified pseudo labels with other divergences of the two classifiers",
-        ("KL, as released", RECTIFIED, RECTIFIED_MIOU),
+        ("KL, as released", RECTIFIED),
         ("KL reversed, as the journal writes it", Stage2(divergence="reverse-kl")),
         ("squared distance", Stage2(divergence="squared")),
     ),
-    miou_table(
+    make_table(
         "rectifying-10",
         "Memory regularization in Stage II",
         "both kinds of Stage II without and with memory regularization (lambda_kl 0.1)",
-        ("conventional", CONVENTIONAL, CONVENTIONAL_MIOU),
+        ("conventional", CONVENTIONAL),
         ("conventional + memory regularization", Stage2(conventional=True, memory=0.1)),
-        ("rectified", RECTIFIED, RECTIFIED_MIOU),
+        ("rectified", RECTIFIED),
         ("rectified + memory regularization", Stage2(memory=0.1)),
     ),
 )
