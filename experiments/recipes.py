@@ -157,24 +157,22 @@ class Planner:
         folder = f"results/{network.name}-{cell.uncertainty}"
         return self._predict("evaluate_cityscapes.py", network, folder, "metrics.json", flags)
 
-    def pseudo_labels(self, teacher: Stage1, threshold: float) -> Job:
-        """The generation of pseudo labels by a resolved network."""
-        folder, flags = f"pseudo/{teacher.name}-t{threshold:g}", f"--threshold {threshold:g}"
-        return self._predict("generate_plabel_cityscapes.py", teacher, folder, "run.yaml", flags)
-
     def train(self, network: Network) -> Job:
         """The training of a resolved network; its result is the last snapshot."""
         recipe, benchmark, name = self.recipe, network.benchmark, network.name
         memory = f"--lambda-kl-target {network.memory:g}"
         if isinstance(network, Stage1):
             flags = f"{recipe.stage1[benchmark]} {ADVERSARIAL if network.adversarial else NO_TARGET} {memory}"
-            if not recipe.start:
-                return self._train("stage1", benchmark, name, "imagenet", flags)
-            start = self._train("start", benchmark, f"{benchmark}-start", "none", recipe.start[benchmark])
+            start = "imagenet"
+            if recipe.start:
+                start = self._train("start", benchmark, f"{benchmark}-start", "none", recipe.start[benchmark])
             return self._train("stage1", benchmark, name, start, flags)
-        labels = self.pseudo_labels(network.teacher, network.threshold)
+        threshold = f"--threshold {network.threshold:g}"
+        folder = f"pseudo/{network.teacher.name}-t{network.threshold:g}"
+        generate = "generate_plabel_cityscapes.py"
+        labels = self._predict(generate, network.teacher, folder, "run.yaml", threshold)
         flags = f"{recipe.stage2[benchmark]} --drop {network.drop:g} {memory}"
-        flags += f" --threshold {network.threshold:g} --pseudo-dir {_quote(labels.result.parent)}"
+        flags += f" {threshold} --pseudo-dir {_quote(labels.result.parent)}"
         flags += " --conventional" if network.conventional else f" --divergence {network.divergence}"
         flags += f" {FROM_THE_START}" if network.memory else ""
         start = self.train(self.resolve(Stage1(benchmark)))

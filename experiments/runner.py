@@ -59,11 +59,11 @@ def run(jobs: Iterable[Job], workers: int = 1) -> None:
     try:
         while running or (waiting and not failed):
             missing = {*waiting, *running}
-            for job in [job for job in waiting if not failed and missing.isdisjoint(job.needs)]:
-                if len(running) < workers:
-                    waiting.remove(job)
-                    running[job] = _start(job, workers), time.monotonic()
-                    log.info("%s started", job.name)
+            ready = [job for job in waiting if not failed and missing.isdisjoint(job.needs)]
+            for job in ready[: workers - len(running)]:
+                waiting.remove(job)
+                running[job] = _start(job, workers), time.monotonic()
+                log.info("%s started", job.name)
             time.sleep(POLL)
             for job in [job for job, (process, _) in running.items() if process.poll() is not None]:
                 process, started = running.pop(job)
