@@ -1,7 +1,7 @@
 """Reproduce the papers' tables: train, evaluate, print beside the published numbers.
 
     python tables.py --list                                     # the tables and what each shows
-    python tables.py mrnet-2 --synthetic                        # small network, drawn data: minutes on a CPU
+    python tables.py mrnet-2 --synthetic                        # small network on synthetic data: minutes
     python tables.py rectifying-2 rectifying-9 --dry-run        # the commands, for a shell or a cluster
     python tables.py rectifying-2 --seeds 0,1,2 --gpu-ids 0,1   # published flags, ./data: days on GPUs
 

@@ -1,7 +1,7 @@
 """Cityscapes label ids, which GTA5 shares; every street is labelled with them.
 
 The tables convert them to the ids of other data sets. They are independent of the tables in `dataset/`, which
-convert back, so a wrong entry in either shows.
+convert back, so that a wrong entry in either is noticed.
 """
 
 EGO, OUT_OF_ROI, DYNAMIC = 1, 3, 5  # void

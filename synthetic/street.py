@@ -8,7 +8,7 @@ from synthetic.objects import FAR, NEAR, Range, Shape, ribbon, strip
 from synthetic.styles import Style
 
 LANE, PARKING, KERB = 3.3, 2.2, 0.15  # metres
-TRAFFIC_END, FURNITURE_END = 60.0, 70.0  # metres: what is smaller than houses ends before the street does
+TRAFFIC_END, FURNITURE_END = 60.0, 70.0  # metres; houses and their plots go on to the end of the street
 FURNITURE = (
     *("street lamp", "street lamp", "round sign", "square sign", "warning sign"),
     *("red light", "green light", "lights on an arm", "bin"),
