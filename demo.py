@@ -26,11 +26,10 @@ from PIL import Image
 from dataset import build_dataset
 from experiments import recipes
 from experiments.recipes import SIZES, THRESHOLD, Plan
-from report.bootstrap import miou_gains
-from report.comparison import Gain, Results, gain_lines
+from report.comparison import Gain, Results, gain_lines, miou_gains
 from report.curves import charts
-from report.pages import write_demo
-from report.pictures import Picture, color_map
+from report.pages import write_comparison
+from report.pictures import Picture, color_map, read_example, source_pictures
 from report.result_folder import read_result
 from synthetic import make_synthetic_data
 from utils.errors import UserError, run_script
@@ -190,14 +189,19 @@ def write_overview_and_page(
         f"{len(target)} images of the other. One seed ({args.seed}), {minutes:.1f} minutes in all. The "
         "numbers show how the steps of the method compare here; they do not compare with the papers'."
     )
-    write_demo(
+    domains = {"Source": (source, source_names), "Target": (target, names[: len(source_names)])}
+    write_comparison(
         args.out / "report.html",
         results,
         gains,
-        curves,
-        {"Source": (source, source_names), "Target": (target, names[: len(source_names)])},
         target,
-        names,
+        {"Examples": names},
+        template="demo.html.j2",
+        curves=curves,
+        domains={
+            title: [source_pictures(read_example(data, name), data.colors) for name in shown]
+            for title, (data, shown) in domains.items()
+        },
         title="Source only, Stage I, Stage II on synthetic data",
         intro=intro,
         command=f"python demo.py --seed {args.seed}{' --quick' if args.quick else ''}",

@@ -13,8 +13,7 @@ from pathlib import Path
 from dataset import build_dataset
 from dataset.domains import BUILT_IN
 from engine.run_log import log_to_terminal
-from report.bootstrap import miou_gains
-from report.comparison import check_comparable, gain_lines
+from report.comparison import gain_lines, miou_gains, most_changed
 from report.pages import write_comparison, write_evaluation
 from report.result_folder import read_result
 from utils.atomic import resolve_path
@@ -73,10 +72,12 @@ def main() -> None:
         write_evaluation(args.save, results[0], data, args.images)
     else:
         titled = dict(zip(args.titles, results, strict=True))
-        check_comparable(titled)
         gains = miou_gains(titled)
+        if unknown := [image for image in args.names if image not in results[0].images]:
+            raise UserError(f"--names {unknown[0]}: not among the images in {args.results[0]}/images.csv")
+        groups = {"Images": args.names} if args.names else most_changed(titled, args.images)
         log.info("%s", "\n".join(gain_lines(titled, gains)))
-        write_comparison(args.save, titled, gains, data, args.images, args.names)
+        write_comparison(args.save, titled, gains, data, groups)
     log.info("The page: %s", args.save)
 
 

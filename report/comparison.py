@@ -3,9 +3,18 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import numpy as np
+from scipy.stats import bootstrap
+
+from engine.evaluation import LABELLED
 from report.pictures import DASH, percent
 from report.result_folder import COUNTS, Result
 from utils.errors import UserError
+
+CONFIDENCE_LEVEL = 0.95
+RESAMPLES = 5000
+BATCH = 20  # resamples in memory at a time; larger batches leave the cache
+SEED = 0
 
 Results = Mapping[str, Result]  # title -> evaluation; the others are compared with the first
 
@@ -29,10 +38,14 @@ def points(value: float | None, reference: float | None = 0.0) -> str:
     return f"{100 * (value - reference):+.1f}".replace("-", "−")
 
 
-def check_comparable(results: Results) -> None:
-    """Raise UserError unless all have the same classes, images and numbers of labelled pixels."""
-    first, *others = results.values()
-    for other in others:
+def miou_gains(results: Results) -> dict[str, Gain]:
+    """The gain in mIoU of each evaluation but the first over the first, by title.
+
+    Raises:
+        UserError: they differ in classes, images or numbers of labelled pixels.
+    """
+    (_, first), *others = results.items()
+    for _, other in others:
         for what, mine, theirs in (
             ("classes", list(first.colors), list(other.colors)),
             ("images", set(first.images), set(other.images)),
@@ -42,6 +55,47 @@ def check_comparable(results: Results) -> None:
                 raise UserError(
                     f"{first.folder} and {other.folder} have different {what}; evaluate both on the same data"
                 )
+    return {title: miou_gain(first, other) for title, other in others}
+
+
+def miou_gain(first: Result, other: Result) -> Gain:
+    """mIoU of `other` minus that of `first`, with a 95 % percentile interval by a paired bootstrap.
+
+    Images are drawn with replacement, the same ones for both evaluations. The statistic is the set's mIoU,
+    not a mean over images: pixel counts are summed over the drawn images, then IoU is taken per class.
+    """
+    mious = [result.metrics["miou"] for result in (first, other)]
+    gain = Gain(None if None in mious else mious[1] - mious[0])
+    if first.counts is None or other.counts is None:
+        return gain
+    rows = {name: row for row, name in enumerate(other.images)}
+    counts = first.counts, other.counts[[rows[name] for name in first.images]]
+    labelled = np.flatnonzero(counts[0][:, LABELLED].sum(1))
+    if len(labelled) < 2:
+        return gain
+    interval = bootstrap(
+        [images[labelled] for images in counts],
+        lambda first, other, axis: set_miou(other, axis) - set_miou(first, axis),
+        paired=True,
+        vectorized=True,
+        axis=0,
+        n_resamples=RESAMPLES,
+        batch=BATCH,
+        confidence_level=CONFIDENCE_LEVEL,
+        method="percentile",
+        rng=np.random.default_rng(SEED),
+    ).confidence_interval
+    return Gain(gain.value, *map(float, interval))
+
+
+def set_miou(counts: np.ndarray, axis: int) -> np.ndarray:
+    """Mean over the occurring classes of the IoU from hits, labelled and predicted pixels (3, C, ...).
+
+    `axis` holds the images and is summed over, as `scipy.stats.bootstrap` asks of a statistic.
+    """
+    hits, labelled, predicted = counts.sum(axis)
+    with np.errstate(invalid="ignore"):  # 0 / 0 is nan
+        return np.nanmean(hits / (labelled + predicted - hits), axis=0)
 
 
 def gain_lines(results: Results, gains: Mapping[str, Gain]) -> list[str]:
@@ -51,24 +105,35 @@ def gain_lines(results: Results, gains: Mapping[str, Gain]) -> list[str]:
     for title, result in results.items():
         gain = f", {gains[title]} over {first}" if title in gains else ""
         lines.append(f"{title}: mIoU {percent(result.metrics['miou'])}{gain}")
-    return [*lines, "[95 % interval by a paired bootstrap over the images]", *missing_counts(results)]
+    return [*lines, *interval_notes(results, gains)]
 
 
-def missing_counts(results: Results) -> list[str]:
-    """A hint for each evaluation that has no interval because it was written before there were counts."""
-    return [
+def interval_notes(results: Results, gains: Mapping[str, Gain]) -> list[str]:
+    """What the brackets of the gains mean, and which evaluations have none for want of counts."""
+    notes = [
         f"{result.folder} holds no {COUNTS}; evaluate again for a confidence interval."
         for result in results.values()
         if result.counts is None
     ]
+    if any(gain.low is not None for gain in gains.values()):
+        notes.insert(0, "In brackets: 95 % confidence interval by a paired bootstrap over the images.")
+    return notes
 
 
-def most_changed(results: Results, count: int) -> tuple[list[str], list[str]]:
-    """The `count` images whose pixel accuracy gains and loses most from the first to the last evaluation."""
-    first, *_, last = (result.images for result in results.values())
-    change = {n: last[n].accuracy - scores.accuracy for n, scores in first.items() if scores.pixels}
+def most_changed(results: Results, count: int) -> dict[str, list[str]]:
+    """The `count` images whose pixel accuracy gains and loses most from the first to the last evaluation.
+
+    Returns:
+        The title of each group -> images, the largest change first.
+    """
+    (_, first), *_, (title, last) = results.items()
+    change = {
+        name: last.images[name].accuracy - scores.accuracy
+        for name, scores in first.images.items()
+        if scores.pixels
+    }
     ordered = sorted(change, key=change.get)
-    return (
-        [name for name in reversed(ordered) if change[name] > 0][:count],
-        [name for name in ordered if change[name] < 0][:count],
-    )
+    return {
+        f"Where “{title}” gains most": [name for name in reversed(ordered) if change[name] > 0][:count],
+        f"Where “{title}” loses most": [name for name in ordered if change[name] < 0][:count],
+    }

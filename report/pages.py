@@ -6,7 +6,7 @@ scripts and requests.
 
 import datetime
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -15,11 +15,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from dataset import SegmentationDataset
 from report import pictures
-from report.comparison import Gain, Results, missing_counts, most_changed, points
-from report.pictures import CHANGE_COLORS, ERROR_COLORS, NO_CLASS, Example, Picture, percent, read_example
-from report.result_folder import ImageScores, Result
+from report.comparison import Gain, Results, interval_notes, points
+from report.pictures import CHANGE_COLORS, ERROR_COLORS, NO_CLASS, Example, percent, read_example
+from report.result_folder import ImageScores, Result, labelled_pixels
 from utils.atomic import atomic_write
-from utils.errors import UserError
 from utils.pictures import bar_colors
 from utils.uncertainty import UNCERTAINTIES
 
@@ -74,7 +73,7 @@ def write_evaluation(path: Path, result: Result, data: SegmentationDataset, imag
         intro,
         metrics=metrics,
         bars=bars,
-        rows=iou_rows(columns.values(), result),
+        rows=iou_rows(list(columns.values()), result),
         confusion=confusion(result),
         uncertainty=UNCERTAINTIES.get(metrics["uncertainty"]),
         colors=result.colors | NO_CLASS,
@@ -100,17 +99,16 @@ def worst_and_best(images: Mapping[str, ImageScores], count: int) -> tuple[list[
 
 def _evaluated(result: Result, example: Example, end: float) -> dict:
     """An image with everything that is known about its prediction."""
-    prediction, mistakes = pictures.read_prediction(result, example), None
+    prediction = result.prediction(example.name)
+    pictures.check_map(example, prediction)
     shown = [
         *pictures.source_pictures(example, result.colors),
-        pictures.prediction_picture(result, example, "Prediction"),
-        pictures.error_picture(result, example, "Errors"),
+        *pictures.prediction_pictures(result, example, prediction, "Prediction"),
     ]
     if result.metrics["uncertainty"]:
         shown.append(pictures.uncertainty_picture(result, example, end))
         shown.append(pictures.confidence_picture(result, example))
-    if prediction is not None:
-        mistakes = pictures.mistakes(example.label, prediction, list(result.colors))
+    mistakes = pictures.mistakes(example.label, prediction, list(result.colors))
     return dict(name=example.name, scores=result.images[example.name], mistakes=mistakes, pictures=shown)
 
 
@@ -119,77 +117,36 @@ def write_comparison(
     results: Results,
     gains: Mapping[str, Gain],
     data: SegmentationDataset,
-    count: int,
-    names: Sequence[str] = (),
+    groups: Mapping[str, Sequence[str]],
+    template: str = "comparison.html.j2",
+    **content,
 ) -> None:
     """The page of several evaluations side by side, as in Rectifying's figure 4.
 
-    It shows the `count` images with the largest gain and with the largest loss, or those in `names`.
+    Args:
+        groups: title of a section -> the images in it.
+        template: one that extends `comparison.html.j2`.
+        content: what else that template shows; `title` and `intro` replace the page's own.
 
     Raises:
-        UserError, DataError: a name is not among the images, a file that the page shows is damaged, or the
-            page cannot be written.
+        UserError, DataError: a file that the page shows is damaged, or the page cannot be written.
     """
-    (_, first), *_, (last, _) = results.items()
-    if names:
-        if unknown := [name for name in names if name not in first.images]:
-            raise UserError(f"--names {unknown[0]}: not among the images in {first.folder}/images.csv")
-        groups = {"Images": names}
-    else:
-        better, worse = most_changed(results, count)
-        groups = {f"Where “{last}” gains most": better, f"Where “{last}” loses most": worse}
-    title = "Comparison: " + ", ".join(results)
-    intro = f"{len(results)} evaluations of the same {len(data):,} images."
-    write_page(path, "comparison.html.j2", title, intro, **_compared(results, gains, data, groups))
-
-
-def write_demo(
-    path: Path,
-    results: Results,
-    gains: Mapping[str, Gain],
-    curves: Mapping[str, Sequence[Picture]],
-    domains: Mapping[str, tuple[SegmentationDataset, Sequence[str]]],
-    data: SegmentationDataset,
-    names: Sequence[str],
-    **words: str,
-) -> None:
-    """The comparison of the demo, with its two domains and the curves of its trainings.
-
-    Args:
-        curves: the charts of each training.
-        domains: "Source", "Target" -> data set and the images of it to show.
-        words: the page's `title`, `intro` and `command`.
-    """
-    examples = {
-        title: [pictures.source_pictures(read_example(domain, name), domain.colors) for name in shown]
-        for title, (domain, shown) in domains.items()
-    }
+    first, *_, last = results
+    latest = results[last]
+    end = pictures.common_end(results.values(), [name for group in groups.values() for name in group])
+    content = {
+        "title": "Comparison: " + ", ".join(results),
+        "intro": f"{len(results)} evaluations of the same {len(data):,} images.",
+    } | content
     write_page(
         path,
-        "demo.html.j2",
-        **words,
-        **_compared(results, gains, data, {"Examples": names}),
-        domains=examples,
-        curves=curves,
-        confusion=confusion(list(results.values())[-1]),
-    )
-
-
-def _compared(
-    results: Results,
-    gains: Mapping[str, Gain],
-    data: SegmentationDataset,
-    groups: Mapping[str, Sequence[str]],
-) -> dict:
-    """What the template of a comparison shows; `groups`: section -> images."""
-    (first, _), *_, (last, latest) = results.items()
-    end = pictures.common_end(results.values(), [name for group in groups.values() for name in group])
-    return dict(
+        template,
         mious={title: result.metrics["miou"] for title, result in results.items()},
         gains={first: "reference"} | gains,
-        hints=missing_counts(results),
+        notes=interval_notes(results, gains),
         images=len(latest.images),
-        rows=iou_rows([result.column for result in results.values()], latest),
+        rows=iou_rows([result.metrics for result in results.values()], latest),
+        confusion=confusion(latest),
         first=first,
         last=last,
         uncertain=any(result.metrics["uncertainty"] for result in results.values()),
@@ -200,46 +157,42 @@ def _compared(
             for title, names in groups.items()
             if names
         },
+        **content,
     )
 
 
 def _side_by_side(results: Results, example: Example, end: float) -> dict:
     """Image, label and change; then prediction, uncertainty and errors of each evaluation."""
-    first, *_, last = results.values()
-    accuracies = [result.images[example.name].accuracy for result in results.values()]
-    before, after = (pictures.read_prediction(result, example) for result in (first, last))
-    change = None
-    if before is not None and after is not None:
-        change = pictures.change_map(example.label, before, after, len(last.colors))
+    columns, predictions, accuracies = [], [], []
+    for title, result in results.items():
+        predictions.append(result.prediction(example.name))
+        accuracies.append(result.images[example.name].accuracy)
+        pictures.check_map(example, predictions[-1])
+        shown, errors = pictures.prediction_pictures(result, example, predictions[-1], title)
+        uncertain = result.metrics["uncertainty"]
+        column = [pictures.uncertainty_picture(result, example, end)] if uncertain else []
+        columns.append([shown, *column, errors])
+    colors = result.colors
+    change = pictures.change_map(example.label, predictions[0], predictions[-1], len(colors))
     caption = f"Change: {points(accuracies[-1], accuracies[0])} points"
-    columns = [
-        [
-            *pictures.source_pictures(example, last.colors),
-            pictures.embed(change, caption, f"change of the prediction of {example.name}"),
-        ]
-    ]
-    for (title, result), accuracy in zip(results.items(), accuracies, strict=True):
-        column = [pictures.prediction_picture(result, example, title)]
-        if result.metrics["uncertainty"]:
-            column.append(pictures.uncertainty_picture(result, example, end))
-        wrong = "Errors" if accuracy is None else f"Errors: {percent(1 - accuracy)} %"
-        columns.append([*column, pictures.error_picture(result, example, wrong)])
-    return {"name": example.name, "columns": columns}
+    changed = pictures.embed(change, caption, f"change of the prediction of {example.name}")
+    source = [*pictures.source_pictures(example, colors), changed]
+    return {"name": example.name, "columns": [source, *columns]}
 
 
-def iou_rows(columns: Iterable[Mapping], result: Result) -> list[dict]:
-    """The table of IoU, means first; `columns` are those of `metrics.json`, `best` is the largest as text."""
-    columns, metrics = list(columns), result.metrics
-    pixels = np.array(metrics["confusion"], dtype=float).sum(1)
-    shares = pixels / max(pixels.sum(), 1)
-    heads = [("means", name, None, None) for name in metrics["means"]]
-    for (name, rgb), share in zip(result.colors.items(), shares, strict=True):
-        heads.append(("iou", name, rgb, share or None))
+def iou_rows(columns: Sequence[Mapping], result: Result) -> list[dict]:
+    """The table of IoU, means first; `columns` hold `means` and `iou`, `best` is the largest as text."""
+    pixels = np.array(labelled_pixels(result.metrics))
+    shares = dict(zip(result.colors, pixels / max(pixels.sum(), 1), strict=True))
     rows = []
-    for kind, name, rgb, share in heads:
-        ious = [column[kind][name] for column in columns]
-        best = percent(max(filter(None, ious), default=-1.0)) if len(ious) > 1 else None
-        rows.append(dict(name=name, rgb=rgb, share=share, ious=ious, best=best))
+    for kind in ("means", "iou"):
+        for name in result.metrics[kind]:
+            ious = [column[kind][name] for column in columns]
+            best = percent(max(filter(None, ious), default=-1.0)) if len(ious) > 1 else None
+            row = dict(name=name, rgb=None, share=None, ious=ious, best=best)
+            if kind == "iou":
+                row |= dict(rgb=result.colors[name], share=shares[name] or None)
+            rows.append(row)
     return rows
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from dataset import DataError, SegmentationDataset
 from dataset.images import check_sizes, decode_image
-from dataset.labels import IGNORE, Colors, palette
+from dataset.labels import Colors, palette
 from report.result_folder import Result
 from utils.pictures import BAR_TICKS, MIN_BAR_END, heat_overlay, heat_position
 
@@ -100,42 +100,21 @@ def read_example(data: SegmentationDataset, name: str) -> Example:
     return Example(name, image, label)
 
 
-def read_prediction(result: Result, example: Example) -> np.ndarray | None:
-    """Train ids (H, W) uint8, None if there is no file.
-
-    Raises:
-        DataError: it is not of the label's size.
-    """
-    prediction = result.prediction(example.name)
-    if prediction is not None and prediction.shape != example.label.shape:
-        raise DataError(
-            f"{result.folder}: the prediction of {example.name} is {prediction.shape}, its label "
-            f"{example.label.shape} (height, width); evaluate again"
-        )
-    # Files of 16 bits may hold more; the page draws it as no class.
-    return prediction if prediction is None else np.clip(prediction, 0, IGNORE).astype(np.uint8)
-
-
-def color_map(train_ids: np.ndarray | None, colors: Colors) -> Image.Image | None:
+def color_map(train_ids: np.ndarray, colors: Colors) -> Image.Image:
     """Train ids (H, W) in their classes' colours."""
-    return None if train_ids is None else Image.fromarray(palette(colors)[train_ids])
+    return Image.fromarray(palette(colors)[train_ids])
 
 
 def error_map(label: np.ndarray, prediction: np.ndarray, classes: int) -> Image.Image:
     """Where a prediction differs from the label, in `ERROR_COLORS`."""
-    kinds = np.select([label >= classes, label == prediction], [2, 0], 1)
-    return _in_colors(kinds, ERROR_COLORS)
+    return color_map(np.select([label >= classes, label == prediction], [2, 0], 1), ERROR_COLORS)
 
 
 def change_map(label: np.ndarray, first: np.ndarray, last: np.ndarray, classes: int) -> Image.Image:
     """Which of two predictions is right where, in `CHANGE_COLORS`."""
     before, after = label == first, label == last
     kinds = np.select([label >= classes, after & ~before, before & ~after, before], [4, 0, 1, 2], 3)
-    return _in_colors(kinds, CHANGE_COLORS)
-
-
-def _in_colors(kinds: np.ndarray, colors: Colors) -> Image.Image:
-    return Image.fromarray(np.array([*colors.values()], np.uint8)[kinds])
+    return color_map(kinds, CHANGE_COLORS)
 
 
 def mistakes(label: np.ndarray, prediction: np.ndarray, names: Sequence[str]) -> str:
@@ -166,8 +145,8 @@ def common_end(results: Iterable[Result], images: Sequence[str]) -> float:
 
     A few pixels are far above all others; they share the last colour, or the others would be dark.
     """
-    maps = (result.uncertainty(image) for result in results for image in images)
-    return max([MIN_BAR_END, *(float(np.percentile(m, END_PERCENTILE)) for m in maps if m is not None)])
+    maps = (r.uncertainty(image) for r in results if r.metrics["uncertainty"] for image in images)
+    return max([MIN_BAR_END, *(float(np.percentile(nats, END_PERCENTILE)) for nats in maps)])
 
 
 def source_pictures(example: Example, colors: Colors) -> list[Picture]:
@@ -178,36 +157,43 @@ def source_pictures(example: Example, colors: Colors) -> list[Picture]:
     ]
 
 
-def prediction_picture(result: Result, example: Example, title: str) -> Picture:
-    """The prediction in colours, and how much of it is right."""
-    caption = f"{title}, {percent(result.images[example.name].accuracy)} % right"
-    picture = color_map(read_prediction(result, example), result.colors)
-    return embed(picture, caption, f"prediction of {title} for {example.name}")
-
-
-def error_picture(result: Result, example: Example, caption: str) -> Picture:
-    prediction = read_prediction(result, example)
-    picture = None if prediction is None else error_map(example.label, prediction, len(result.colors))
-    return embed(picture, caption, f"wrong pixels of {example.name}")
+def prediction_pictures(
+    result: Result, example: Example, prediction: np.ndarray, title: str
+) -> tuple[Picture, Picture]:
+    """A prediction in colours, and its errors."""
+    accuracy = result.images[example.name].accuracy
+    wrong = None if accuracy is None else 1 - accuracy
+    colored = color_map(prediction, result.colors)
+    errors = error_map(example.label, prediction, len(result.colors))
+    return (
+        embed(colored, f"{title}, {percent(accuracy)} % right", f"prediction of {title} for {example.name}"),
+        embed(errors, f"Errors: {percent(wrong)} %", f"wrong pixels of {example.name}"),
+    )
 
 
 def uncertainty_picture(result: Result, example: Example, end: float) -> Picture:
     """Uncertainty over the darkened image, with a colour bar up to `end` nats."""
-    nats, mean = result.uncertainty(example.name), result.images[example.name].uncertainty_mean
-    picture = _overlay(example, None if nats is None else heat_position(nats, end))
-    caption = "Uncertainty" if mean is None else f"Uncertainty, mean {mean:.2g} nats"
+    picture = _overlay(example, heat_position(result.uncertainty(example.name), end))
+    caption = f"Uncertainty, mean {result.images[example.name].uncertainty_mean:.2g} nats"
     return embed(picture, caption, f"uncertainty of {example.name}", True, nats_scale(end))
 
 
 def confidence_picture(result: Result, example: Example) -> Picture:
     """Confidence over the darkened image; low is bright, as high uncertainty is."""
-    share = result.confidence(example.name)
-    picture = _overlay(example, None if share is None else 1 - share)
+    picture = _overlay(example, 1 - result.confidence(example.name))
     return embed(picture, "Confidence (low is bright)", f"confidence of {example.name}", True, CONFIDENCE)
 
 
-def _overlay(example: Example, position: np.ndarray | None) -> Image.Image | None:
+def _overlay(example: Example, position: np.ndarray) -> Image.Image:
     """Positions on the colour bar (H, W) over the image, or over white if it is gone."""
-    if position is None or position.shape != example.label.shape:
-        return None
+    check_map(example, position)
     return heat_overlay(example.image or Image.new("L", position.shape[::-1], "white"), position)
+
+
+def check_map(example: Example, pixels: np.ndarray) -> None:
+    """Raise DataError unless a result's map (H, W) is of the label's size."""
+    if pixels.shape != example.label.shape:
+        raise DataError(
+            f"{example.name}: a map in the result folder is {pixels.shape}, the label {example.label.shape} "
+            "(height, width); evaluate again"
+        )

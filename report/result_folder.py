@@ -14,7 +14,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from dataset.base import prediction_name
+from dataset import DataError
 from dataset.images import IdReader
 from dataset.labels import Colors
 from engine.evaluation import PixelCounts
@@ -65,15 +65,19 @@ def _write_csv(path: Path, rows: Iterable[dict]) -> None:
 def _class_rows(metrics: dict) -> Iterator[dict]:
     """One row per class and mean; numbers as in the JSON, empty for null."""
     columns = metrics["classifiers"].items()
-    pixels = [
-        sum(row) + void for row, void in zip(metrics["confusion"], metrics["void_predictions"], strict=True)
-    ]
+    pixels = labelled_pixels(metrics)
     for name, count in zip(metrics["iou"], pixels, strict=True):
         share = count / sum(pixels) if any(pixels) else None
         ious = {f"IoU {title}": column["iou"][name] for title, column in columns}
         yield {"kind": "class", "name": name, "pixels": count, "share": share} | ious
     for mean in metrics["means"]:
         yield {"kind": "mean", "name": mean} | {f"IoU {title}": c["means"][mean] for title, c in columns}
+
+
+def labelled_pixels(metrics: dict) -> list[int]:
+    """Labelled pixels of each class."""
+    counts = zip(metrics["confusion"], metrics["void_predictions"], strict=True)
+    return [sum(row) + void for row, void in counts]
 
 
 class ImageScores(NamedTuple):
@@ -107,37 +111,31 @@ class Result:
         return {name: tuple(color) for name, color in self.metrics["colors"].items()}
 
     @property
-    def column(self) -> dict:
-        """`means`, `iou` and `pixel_accuracy` of the predictions whose maps were written."""
-        return next(iter(self.metrics["classifiers"].values()))
-
-    @property
     def pixels(self) -> dict[str, int]:
         """Labelled pixels of each image."""
         return {name: scores.pixels for name, scores in self.images.items()}
 
-    def prediction(self, image: str) -> np.ndarray | None:
-        """Train ids (H, W), None if there is no file; DataError if the file does not hold ids."""
+    def prediction(self, image: str) -> np.ndarray:
+        """Train ids (H, W) uint8, 255 for no class."""
+        return self._map(image, "")
+
+    def uncertainty(self, image: str) -> np.ndarray:
+        """Nats (H, W) float32, in 256 steps; predictions read from files have none."""
+        return nats_of_levels(self._map(image, "_heatmap"), self.images[image].uncertainty_max)
+
+    def confidence(self, image: str) -> np.ndarray:
+        """The mean probability of the predicted class (H, W) float32; predictions from files have none."""
+        return np.float32(self._map(image, "_score")) / LEVELS
+
+    def _map(self, image: str, suffix: str) -> np.ndarray:
         # Scored prediction files stay in their own folder.
-        from_network = self.metrics["uncertainty"] is not None
-        path = (self.folder if from_network else Path(self.metrics["restore_from"])) / prediction_name(image)
-        return IdReader().read(path) if path.is_file() else None
-
-    def uncertainty(self, image: str) -> np.ndarray | None:
-        """Nats (H, W) float32, in 256 steps; None if it was not measured."""
-        maximum = self.images[image].uncertainty_max
-        levels = None if maximum is None else self._levels(image, "heatmap")
-        return None if levels is None else nats_of_levels(levels, maximum)
-
-    def confidence(self, image: str) -> np.ndarray | None:
-        """The mean probability of the predicted class (H, W) float32; None if there is no file."""
-        levels = self._levels(image, "score") if self.metrics["uncertainty"] else None
-        return None if levels is None else np.float32(levels) / LEVELS
-
-    def _levels(self, image: str, kind: str) -> np.ndarray | None:
-        stem = Path(image).with_suffix("")
-        path = self.folder / stem.with_name(f"{stem.name}_{kind}.png")
-        return np.clip(IdReader().read(path), 0, LEVELS) if path.is_file() else None
+        folder = self.folder if self.metrics["uncertainty"] else Path(self.metrics["restore_from"])
+        stem = folder / Path(image).with_suffix("")
+        path = stem.with_name(f"{stem.name}{suffix}.png")
+        if not path.is_file():
+            raise DataError(f"{path}: no such file; evaluate again, or show other images")
+        # Files of 16 bits may hold more than 255, which is no class.
+        return np.clip(IdReader().read(path), 0, LEVELS).astype(np.uint8)
 
 
 def read_result(folder: Path) -> Result:
@@ -156,7 +154,7 @@ def read_result(folder: Path) -> Result:
         with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
             title = next(iter(metrics["classifiers"]))
             rows = list(csv.DictReader(file))
-        images = {row["image"]: _image_scores(row, title) for row in rows}
+        images = {row["image"]: _image_scores(row, title, metrics["uncertainty"]) for row in rows}
         _require(len(images) == len(rows) > 0 and "" not in images, "it lists no image, or one twice")
         path = folder / COUNTS
         counts = _read_counts(path, images, len(metrics["colors"])) if path.is_file() else None
@@ -203,12 +201,13 @@ def _require(right: bool, problem: str) -> None:
         raise ValueError(problem)
 
 
-def _image_scores(row: dict[str, str], title: str) -> ImageScores:
+def _image_scores(row: dict[str, str], title: str, uncertainty: str | None) -> ImageScores:
     keys = (f"accuracy {title}", f"mIoU {title}", "uncertainty_mean", "uncertainty_max")
     scores = ImageScores(int(row["pixels"]), *(float(row[key]) if row[key] else None for key in keys))
     right = scores.pixels >= 0 and (scores.accuracy is None) == (scores.pixels == 0)
     right &= _is_share(scores.accuracy) and _is_share(scores.miou)
     right &= all(value is None or 0 <= value < float("inf") for value in scores)
+    right &= all((value is None) == (uncertainty is None) for value in scores[3:])
     _require(right, f"a number of {row['image']} is out of range")
     return scores
 

@@ -17,7 +17,7 @@ import yaml
 from PIL import Image
 
 from engine.evaluation import PixelCounts
-from report.bootstrap import miou_gain
+from report.comparison import miou_gain
 from report.curves import charts, moving_average, read_log
 from report.pages import worst_and_best
 from report.pictures import change_map, mistakes, nats_scale
