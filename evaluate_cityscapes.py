@@ -65,11 +65,11 @@ def evaluate_args(argv: list[str] | None = None) -> Namespace:
     add = parser.group("scores")
     add("--weights", weightings, PUBLISHED_WEIGHTS, "weights of primary:auxiliary classifier; a list such as "
         "1:0.5,1:0,0:1 is scored side by side, with pictures of the first (MRNet, table 1)")
-    add("--uncertainty", UNCERTAINTIES, "kl", "of heat maps and uncertainty gap: the classifiers' divergence "
-        "or Monte-Carlo dropout (Rectifying, table 8)")
+    add("--uncertainty", UNCERTAINTIES, "kl", "measure for the heat maps and the uncertainty gap: the "
+        "classifiers' divergence, or Monte-Carlo dropout (Rectifying, table 8)")
     add("--mc-passes", positive, DROPOUT_PASSES, "passes of Monte-Carlo dropout")
-    add("--mc-droprate", share, None, "its drop rate (default: the training's)")
-    add("--random-seed", seed, 1234, "its seed")
+    add("--mc-droprate", share, None, "drop rate of Monte-Carlo dropout (default: as in training)")
+    add("--random-seed", seed, 1234, "seed of Monte-Carlo dropout")
     add("--predictions", Path, None, "score the PNGs of train ids in this folder, named as the images, "
         "instead of running a network")
     add = parser.group("output")

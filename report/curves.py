@@ -36,7 +36,7 @@ def read_log(path: Path) -> dict[str, dict[int, float]]:
     the last one of a killed training, are skipped.
     """
     values: dict[str, dict[int, float]] = {}
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             record = json.loads(line)
             iteration = int(record["iteration"])
@@ -64,8 +64,8 @@ def draw(title: str, curves: dict[str, dict[int, float]]) -> Picture:
     values = np.array([value for curve in curves.values() for value in curve.values()])
     positive = values[values > 0]
     log = values.min() >= 0 and positive.max() > LOG_RATIO * positive.min()
-    style = {"svg.fonttype": "none", "svg.hashsalt": "curves", "font.size": 8, "axes.edgecolor": GREY}
-    style |= {"text.color": GREY, "axes.labelcolor": GREY, "xtick.color": GREY, "ytick.color": GREY}
+    parts = ("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color")
+    style = {"svg.fonttype": "none", "svg.hashsalt": "curves", "font.size": 8} | dict.fromkeys(parts, GREY)
     with matplotlib.rc_context(style):
         figure = Figure(SIZE, layout="constrained")
         axes = figure.subplots()

@@ -5,9 +5,7 @@ scripts and requests.
 """
 
 import datetime
-import platform
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +21,6 @@ from utils.pictures import bar_colors
 from utils.uncertainty import UNCERTAINTIES
 
 RAMP_COLORS = 12  # of a colour bar; the browser interpolates
-PACKAGES = ("torch", "torchvision", "numpy", "pillow", "scipy")
 
 
 TEMPLATES = Environment(
@@ -37,14 +34,10 @@ TEMPLATES.filters |= {"percent": percent, "points": points}
 TEMPLATES.globals["ramp"] = ",".join("rgb({},{},{})".format(*color) for color in bar_colors(RAMP_COLORS))
 
 
-def write_page(path: Path, template: str, title: str, intro: str, command: str = "", **content) -> None:
+def write_page(path: Path, template: str, **content) -> None:
     """Fill a template and write the page, whole or not at all."""
-    time = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
-    versions = ", ".join(f"{package} {metadata.version(package)}" for package in PACKAGES)
-    made = f"{time} with Python {platform.python_version()}, {versions} on {platform.machine()}"
-    html = TEMPLATES.get_template(template).render(
-        title=title, intro=intro, command=command, made=made, titles=[], **content
-    )
+    made = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    html = TEMPLATES.get_template(template).render(made=made, titles=[], **content)
     # File names may hold bytes that are not text; they become question marks.
     atomic_write(path, lambda tmp: tmp.write_text(html, encoding="utf-8", errors="replace"))
 
@@ -69,8 +62,8 @@ def write_evaluation(path: Path, result: Result, data: SegmentationDataset, imag
     write_page(
         path,
         "evaluation.html.j2",
-        f"Evaluation: {result.folder.name}",
-        intro,
+        title=f"Evaluation: {result.folder.name}",
+        intro=intro,
         metrics=metrics,
         bars=bars,
         rows=iou_rows(list(columns.values()), result),
@@ -182,17 +175,16 @@ def _side_by_side(results: Results, example: Example, end: float) -> dict:
 
 def iou_rows(columns: Sequence[Mapping], result: Result) -> list[dict]:
     """The table of IoU, means first; `columns` hold `means` and `iou`, `best` is the largest as text."""
-    pixels = np.array(labelled_pixels(result.metrics))
-    shares = dict(zip(result.colors, pixels / max(pixels.sum(), 1), strict=True))
+    pixels = labelled_pixels(result.metrics)
+    shares = [count / sum(pixels) if count else None for count in pixels]
+    heads = [("means", name, None, None) for name in result.metrics["means"]]
+    for name, share in zip(result.colors, shares, strict=True):
+        heads.append(("iou", name, result.colors[name], share))
     rows = []
-    for kind in ("means", "iou"):
-        for name in result.metrics[kind]:
-            ious = [column[kind][name] for column in columns]
-            best = percent(max(filter(None, ious), default=-1.0)) if len(ious) > 1 else None
-            row = dict(name=name, rgb=None, share=None, ious=ious, best=best)
-            if kind == "iou":
-                row |= dict(rgb=result.colors[name], share=shares[name] or None)
-            rows.append(row)
+    for kind, name, rgb, share in heads:
+        ious = [column[kind][name] for column in columns]
+        best = percent(max(filter(None, ious), default=-1.0)) if len(ious) > 1 else None
+        rows.append(dict(name=name, rgb=rgb, share=share, ious=ious, best=best))
     return rows
 
 

@@ -5,7 +5,7 @@ docs/results.md describes every file and column.
 
 import csv
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,7 @@ import numpy as np
 from dataset import DataError
 from dataset.images import IdReader
 from dataset.labels import Colors
-from engine.evaluation import PixelCounts
+from engine.evaluation import LABELLED, PixelCounts
 from utils.atomic import atomic_write
 from utils.errors import UserError
 from utils.pictures import nats_of_levels
@@ -42,7 +42,7 @@ def write_result(
         UserError: the folder cannot be written to.
     """
     arrays = {"counts": counts.per_image.numpy(), "mean_classes": np.array(mean)}
-    atomic_write(folder / CLASSES, lambda tmp: _write_csv(tmp, _class_rows(metrics)))
+    atomic_write(folder / CLASSES, lambda tmp: _write_csv(tmp, list(_class_rows(metrics))))
     atomic_write(folder / IMAGES, lambda tmp: _write_csv(tmp, counts.image_rows(names, mean)))
     atomic_write(folder / COUNTS, lambda tmp: _write_arrays(tmp, arrays))
     atomic_write(folder / METRICS, lambda tmp: tmp.write_text(json.dumps(metrics)))
@@ -53,8 +53,7 @@ def _write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
         np.savez(file, **arrays)
 
 
-def _write_csv(path: Path, rows: Iterable[dict]) -> None:
-    rows = list(rows)
+def _write_csv(path: Path, rows: Sequence[dict]) -> None:
     # File names may hold bytes that are not text; surrogateescape keeps them.
     with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         writer = csv.DictWriter(file, rows[0], lineterminator="\n")
@@ -215,13 +214,9 @@ def _image_scores(row: dict[str, str], title: str, uncertainty: str | None) -> I
 def _read_counts(path: Path, images: dict[str, ImageScores], classes: int) -> np.ndarray:
     """The counts of the first column of predictions, for the classes in the mean."""
     with np.load(path, allow_pickle=False) as arrays:
-        counts, mean = arrays["counts"], arrays["mean_classes"]
-    right = counts.ndim == 4 and counts.shape[1] > 0 and counts.dtype.kind == mean.dtype.kind == "i"
-    _require(right and counts.shape[::2] == (len(images), 3), "it does not fit images.csv")
-    _require(counts.shape[3] == classes and counts.min() >= 0, "it does not hold a count per class")
-    counts = counts[:, 0]
-    _require(
-        counts[:, 1].sum(1).tolist() == [image.pixels for image in images.values()],
-        "it does not fit images.csv",
-    )
+        counts, mean = arrays["counts"][:, 0], arrays["mean_classes"]
+    right = counts.dtype.kind == mean.dtype.kind == "i" and counts.min() >= 0
+    _require(right and counts.shape[1:] == (3, classes), "it does not hold counts of the classes")
+    pixels = [image.pixels for image in images.values()]
+    _require(counts[:, LABELLED].sum(1).tolist() == pixels, "it does not fit images.csv")
     return counts[:, :, mean]

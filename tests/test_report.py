@@ -580,5 +580,4 @@ def test_curves_come_from_the_last_record_of_each_iteration(tmp_path):
     assert chart.caption == "Segmentation losses (nats)" and chart.src.startswith(
         "data:image/svg+xml;base64,"
     )
-    assert charts(tmp_path / "none") == []
     assert moving_average(np.array([1.0, 2.0, 6.0, 0.0]), 1).tolist() == pytest.approx([1.5, 3, 8 / 3, 3])
