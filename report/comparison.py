@@ -109,14 +109,12 @@ def gain_lines(results: Results, gains: Mapping[str, Gain]) -> list[str]:
 
 
 def interval_notes(results: Results, gains: Mapping[str, Gain]) -> list[str]:
-    """What the brackets of the gains mean, and which evaluations have none for want of counts."""
-    notes = [
-        f"{result.folder} holds no {COUNTS}; evaluate again for a confidence interval."
-        for result in results.values()
-        if result.counts is None
-    ]
+    """What the brackets after the gains are, and which evaluations lack the counts for them."""
+    notes = []
     if any(gain.low is not None for gain in gains.values()):
-        notes.insert(0, "In brackets: 95 % confidence interval by a paired bootstrap over the images.")
+        notes.append("In brackets: 95 % confidence interval by a paired bootstrap over the images.")
+    if lacking := [str(result.folder) for result in results.values() if result.counts is None]:
+        notes.append(f"No confidence interval: no {COUNTS} in {', '.join(lacking)}; evaluate again.")
     return notes
 
 

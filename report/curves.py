@@ -17,7 +17,7 @@ LOG_RATIO = 30  # values further apart than this are drawn on a logarithmic axis
 # Okabe and Ito's colours, and a grey: both readable on a light page and on a dark one.
 COLORS = ("#1f87c9", "#e0702a", "#0aa37a", "#c0699b")
 GREY = "#808a93"
-PANELS = {  # title and unit -> keys of the log, and what they are
+PANELS = {  # title and unit -> key in the log -> its name in the legend
     "Segmentation losses (nats)": {"seg1": "auxiliary", "seg2": "primary", "val": "target labels"},
     "Target terms (adv: least squares; others: nats)": {
         "adv1": "auxiliary",
@@ -49,7 +49,7 @@ def read_log(path: Path) -> dict[str, dict[int, float]]:
 
 
 def charts(log: Path) -> list[Picture]:
-    """A chart per panel of which the log has values; a term that is zero throughout was off."""
+    """One chart per panel with values in the log; a term that is zero throughout was switched off."""
     values = read_log(log)
     drawn = []
     for title, keys in PANELS.items():

@@ -26,7 +26,7 @@ CHANGE_COLORS = {
     "not labelled": ERROR_COLORS["not labelled"],
 }
 NO_CLASS = {"no class": (0, 0, 0)}  # in maps of classes
-END_PERCENTILE = 99  # of an image's pixels are below the end of its own colour bar
+END_PERCENTILE = 99  # percent of an image's pixels that are below the end of its own colour bar
 TICKS_APART = 0.16  # of a colour bar's length
 MISTAKES = 3  # named per image
 DASH = "–"
@@ -143,7 +143,7 @@ def nats_scale(end: float) -> Scale:
 def common_end(results: Iterable[Result], images: Sequence[str]) -> float:
     """Where one colour bar for all these images ends, in nats.
 
-    A few pixels are far above all others; they share the last colour, or the others would be dark.
+    A few outliers share the last colour; a bar long enough for them would leave all other pixels dark.
     """
     maps = (r.uncertainty(image) for r in results if r.metrics["uncertainty"] for image in images)
     return max([MIN_BAR_END, *(float(np.percentile(nats, END_PERCENTILE)) for nats in maps)])

@@ -561,7 +561,7 @@ def test_a_gain_without_counts_or_images_has_no_interval():
 def test_results_from_before_the_counts_compare_without_an_interval(here, run_main):
     (here / B / "image_counts.npz").unlink()
     result = run_main("report", A, B, "--titles", "both,auxiliary")
-    hint = f"{B} holds no image_counts.npz; evaluate again for a confidence interval."
+    hint = f"No confidence interval: no image_counts.npz in {B}; evaluate again."
     assert result.returncode == 0 and hint in result.stdout and hint in Page(here / "comparison.html").text
     assert re.search(r"auxiliary: mIoU [\d.]+, [+−][\d.]+ points over both\n", result.stdout)
 
