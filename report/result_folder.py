@@ -132,7 +132,7 @@ class Result:
         stem = folder / Path(image).with_suffix("")
         path = stem.with_name(f"{stem.name}{suffix}.png")
         if not path.is_file():
-            raise DataError(f"{path}: no such file; evaluate again, or show other images")
+            raise DataError(f"{path}: no such file; evaluate again, or leave out pictures with --images 0")
         # Files of 16 bits may hold more than 255, which is no class.
         return np.clip(IdReader().read(path), 0, LEVELS).astype(np.uint8)
 

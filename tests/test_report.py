@@ -327,6 +327,8 @@ def test_files_of_predictions_have_a_page_too(here, run_main):
     assert page.sections["Worst images"] == [IMAGES[2]]
     assert "0.0 % of" in page.text and "taken for no class" in page.text and "nats" not in page.text
     assert page.row("label ↓ predicted →")[-1] == "no class"
+    shares = {row["name"]: float(row["share"]) for row in table(here / "scored/metrics.csv")[:CLASSES]}
+    assert all(page.row(name)[0] == f"{100 * share:.1f}" for name, share in shares.items() if share)
     rows = table(here / "scored" / "images.csv")
     assert [float(row["accuracy files"]) for row in rows] == [1, 1, 0, 1]
     assert {row["uncertainty_max"] for row in rows} == {""}
@@ -485,6 +487,9 @@ def test_results_that_do_not_compare_are_refused(here, run_main):
     damaged_map = here / A / IMAGES[0].replace(".png", "_heatmap.png")
     damaged_map.write_bytes(damaged_map.read_bytes()[:40])
     one_line_error(run_main("report", A), damaged_map.name, "not a readable image")
+    damaged_map.unlink()
+    one_line_error(run_main("report", A), damaged_map.name, "no such file", "--images 0")
+    assert run_main("report", A, "--images", "0").returncode == 0
 
 
 def test_bad_flags_of_the_page_are_one_line(here, run_main):
