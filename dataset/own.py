@@ -24,7 +24,7 @@ from dataset.images import (
 )
 from dataset.labels import IDS, IGNORE, Color, Colors
 from dataset.transforms import Size
-from dataset.yaml_file import load_yaml, shorten
+from dataset.yaml_file import load_yaml
 
 DESCRIPTION_FILE = "dataset.yaml"  # in the folder of a data set
 SPLIT = "{split}"  # placeholder in folder names
@@ -188,10 +188,10 @@ def _read_description(path: Path, name: str) -> Domain:
 def _mapping(where: str, values: object, keys: Sequence[str]) -> dict:
     """`values`, if it is a mapping with such keys; those without a value are left out."""
     if not isinstance(values, dict):
-        raise ValueError(f"{where}: write keys and values instead of {shorten(values)}")
+        raise ValueError(f"{where}: write keys and values instead of {values!r:.100}")
     for key in values:
         if key not in keys:
-            raise ValueError(f"{where}: unknown key {shorten(key)}; possible keys are {', '.join(keys)}")
+            raise ValueError(f"{where}: unknown key {key!r:.100}; possible keys are {', '.join(keys)}")
     # An empty color is a mistake: to YAML, # begins a comment.
     return {key: value for key, value in values.items() if value is not None or key == "color"}
 
@@ -201,7 +201,7 @@ def _text(key: str, value: object) -> str:
     if key == "size" and isinstance(value, list) and all(type(side) is int for side in value):
         value = ",".join(map(str, value))
     if not isinstance(value, str) or not value.isprintable() or not re.fullmatch(pattern, value):
-        raise ValueError(f"{key}: {shorten(value)} is not {expected}")
+        raise ValueError(f"{key}: {value!r:.100} is not {expected}")
     return value
 
 
@@ -223,11 +223,11 @@ def _group(where: str, values: object, keys: Sequence[str]) -> Group:
     ids = ids if isinstance(ids, list) else [ids]
     for number in ids:
         if type(number) is not int or not 0 <= number < IDS:
-            raise ValueError(f"{where}: id {shorten(number)} is not a whole number from 0 to {IDS - 1}")
+            raise ValueError(f"{where}: id {number!r:.100} is not a whole number from 0 to {IDS - 1}")
     if not isinstance(colors, list):
-        raise ValueError(f"{where}: write a list of colors instead of {shorten(colors)}")
+        raise ValueError(f"{where}: write a list of colors instead of {colors!r:.100}")
     if not isinstance(others, bool):
-        raise ValueError(f"{where}: others is true or false, not {shorten(others)}")
+        raise ValueError(f"{where}: others is true or false, not {others!r:.100}")
     colors = [values["color"], *colors] if "color" in values else colors
     return Group(ids, [_color(where, color) for color in colors], others)
 
@@ -237,7 +237,7 @@ def _color(where: str, value: object) -> Color:
         return tuple(bytes.fromhex(value[1:]))
     if isinstance(value, list) and len(value) == 3 and all(type(c) is int and 0 <= c <= 255 for c in value):
         return tuple(value)
-    raise ValueError(f'{where}: color {shorten(value)}: write [red, green, blue] or "#rrggbb" in quotes')
+    raise ValueError(f'{where}: color {value!r:.100}: write [red, green, blue] or "#rrggbb" in quotes')
 
 
 def _labels(label_format: str, classes: object, ignore: object) -> Labels:

@@ -14,7 +14,6 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from dataset.yaml_file import shorten
 from engine.run_log import LOG_FILE, VALIDATION_FILE
 from engine.snapshots import check_finite, first_not_finite, save_tensors
 from model.weights import load_tensors
@@ -129,13 +128,13 @@ def check_resumable(
         if name in FIXED_OPTIONS:
             raise UserError(
                 f"--{name.replace('_', '-')} {now[name]}: the run in {args.snapshot_dir} has "
-                f"{shorten(before[name])} and cannot continue with another; choose another --snapshot-dir"
+                f"{before[name]!r:.100} and cannot continue with another; choose another --snapshot-dir"
             )
     differing = [
-        f"{name} {now[name]} (was {shorten(before[name])})" for name in changed if name not in FREE_OPTIONS
+        f"{name} {now[name]} (was {before[name]!r:.100})" for name in changed if name not in FREE_OPTIONS
     ]
     if images != state["images"]:
-        differing.append(f"{images} images (was {shorten(state['images'])})")
+        differing.append(f"{images} images (was {state['images']!r:.100})")
     if processes.world_size != len(state["processes"]):
         differing.append(f"{processes.world_size} processes (was {len(state['processes'])})")
     if differing:

@@ -15,7 +15,7 @@ import yaml
 from dataset import SOURCES, TARGETS, Adaptation, adapt, find_domain
 from dataset.labels import Colors
 from dataset.transforms import SCALES
-from dataset.yaml_file import load_yaml, shorten
+from dataset.yaml_file import load_yaml
 from model.deeplab_multi import ARCHS, GROUPS, NORM_STYLES, STRIDE
 from utils import flag_types
 from utils.atomic import atomic_write
@@ -296,7 +296,7 @@ def parse_options(parser: OneLineParser, options: dict, file: Path) -> Namespace
         if name in flags and value is not None:
             parts = value if isinstance(value, list) else [value]
             if not all(isinstance(part, str | int | float) for part in parts):
-                raise UserError(f"{file}: {name} cannot be {shorten(value)}; correct it")
+                raise UserError(f"{file}: {name} cannot be {value!r:.100}; correct it")
             argv.append(f"{flags[name]}={','.join(map(str, parts))}")
     parser.origin = file
     try:

@@ -625,7 +625,6 @@ def accepted_cases() -> Iterator[Case]:
         "--config": Reader("train_ms", (*TRAINING, "--config", OPTIONS), OPTIONS),
     }
     good_options = {
-        "lists that refer to lists": files.append(laughs()),
         "the published spelling of tuples": files.append("extra: !!python/tuple [1, 2]\n"),
         "flags that no longer exist": files.append("on_damaged: skip\nmax_damaged: 10\n"),
     }

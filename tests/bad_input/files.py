@@ -222,6 +222,7 @@ YAML: dict[str, Spoil] = {
     "a number of many digits": append(f"extra: {'9' * 100_000}\n"),
     "a tag whose value does not fit": append("extra: !!timestamp nonsense\n"),
     "an endless file": link("/dev/zero"),
+    "lists that refer to lists": append(laughs()),
     "mappings that merge without end": write(merges()),
     **{f"code: {what}": append(f"extra: {tag}\n") for what, tag in YAML_CODE.items()},
 }
