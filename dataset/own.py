@@ -8,8 +8,8 @@ import colorsys
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 from dataset.base import Domain, SegmentationDataset
@@ -23,7 +23,6 @@ from dataset.images import (
     scan,
 )
 from dataset.labels import IDS, IGNORE, Color, Colors
-from dataset.transforms import Size
 from dataset.yaml_file import load_yaml
 
 DESCRIPTION_FILE = "dataset.yaml"  # in the folder of a data set
@@ -32,7 +31,7 @@ SPLIT_FOLDERS = ("train", "training", "trainval", "val", "valid", "validation", 
 READERS = {"ids": IdReader(), "first-channel": FirstChannelReader(), "colors": None}  # depends on the colours
 FOLDER = r".{0,1000}", "a folder; write numbers in quotes"
 SUFFIX = r"[^/\\]{0,1000}", "the end of a file name; put folders into images and labels"
-# The keys with a text for a value: what it must match, and its description in messages.
+# Each key whose value is a text: its pattern, and what messages call it.
 TEXTS = {
     "name": (r"[A-Za-z0-9][A-Za-z0-9._-]*", "a name of letters, digits and . _ -; write numbers in quotes"),
     "root": FOLDER,
@@ -125,35 +124,37 @@ def read_domain(path: Path) -> Domain:
     Raises:
         DataError: there is no such file or folder, or the description has a mistake.
     """
-    if path.is_dir():
-        file = path / DESCRIPTION_FILE
-        if os.path.lexists(file):
-            return _read_description(file, str(path))
-        name = os.path.basename(os.path.realpath(path))
-        layout = {"images": _default_images(path), "labels": None}
-        return _domain(str(path), name, path, layout, ({}, {}, [], IdReader()))
-    if path.is_file():
-        return _read_description(path, str(path))
-    raise DataError(f"{path}: not a built-in data set, a description file or a folder")
-
-
-def _default_images(root: Path) -> str:
-    return f"images/{SPLIT}" if (root / "images").is_dir() else "."
-
-
-def _domain(
-    name: str, prefix: str, root: Path, layout: dict, labels: Labels, size: Size | None = None
-) -> Domain:
-    sizes = dict(source_size=size, target_size=size, pseudo_size=size) if size else {}
-    # Without split folders, `{split}` alone stands for the root too: see FolderDataset.
-    divided = SPLIT in layout["images"] and has_splits(root)
-    bare = not Path(layout["images"].partition(SPLIT)[0]).parts and not divided
+    if not path.is_dir() and not path.is_file():
+        raise DataError(f"{path}: not a built-in data set, a description file or a folder")
+    file = path / DESCRIPTION_FILE if path.is_dir() else path
+    in_folder = file.name == DESCRIPTION_FILE
+    name = os.path.basename(os.path.realpath(file.parent)) if in_folder else file.stem
+    described = os.path.lexists(file)
+    texts, labels = _read_description(file, name) if described else ({"name": name}, ({}, {}, [], IdReader()))
+    root = file.parent / texts.get("root", ".")
+    images = texts.get("images", f"images/{SPLIT}" if (root / "images").is_dir() else ".")
     colors, class_of_id, known_ids, reader = labels
-    dataset = partial(FolderDataset, **layout)
-    return Domain(name, prefix, root, colors, class_of_id, known_ids, dataset, reader, **sizes, bare=bare)
+    dataset = partial(
+        FolderDataset,
+        images=images,
+        labels=texts.get("labels", f"labels/{SPLIT}") if described else None,
+        image_suffix=texts.get("image-suffix"),
+        label_suffix=texts.get("label-suffix", ".png"),
+    )
+    sizes = {}
+    if "size" in texts:
+        width, height = map(int, texts["size"].split(","))
+        sizes = dict.fromkeys(("source_size", "target_size", "pseudo_size"), (height, width))
+    # Without split folders, `{split}` alone stands for the root too: see FolderDataset.
+    divided = SPLIT in images and has_splits(root)
+    bare = not Path(images.partition(SPLIT)[0]).parts and not divided
+    return Domain(
+        str(path), texts["name"], root, colors, class_of_id, known_ids, dataset, reader, bare=bare, **sizes
+    )
 
 
-def _read_description(path: Path, name: str) -> Domain:
+def _read_description(path: Path, name: str) -> tuple[dict[str, str], Labels]:
+    """The values of the keys in `TEXTS`, with `name` as the default one, and what the labels mean."""
     try:
         values = load_yaml(path)
     except OSError as error:
@@ -162,27 +163,13 @@ def _read_description(path: Path, name: str) -> Domain:
         ) from error
     except ValueError as error:
         raise DataError(f"{path}: not valid YAML ({error}); see docs/data.md") from error
-    in_folder = path.name == DESCRIPTION_FILE
-    default_name = os.path.basename(os.path.realpath(path.parent)) if in_folder else path.stem
     try:
-        given = _mapping("the description", values, (*TEXTS, "classes", "ignore"))
-        texts = {"name": default_name} | {key: value for key, value in given.items() if key in TEXTS}
-        texts = {key: _text(key, value) for key, value in texts.items()}
+        given = {"name": name} | _mapping("the description", values, (*TEXTS, "classes", "ignore"))
+        texts = {key: _text(key, value) for key, value in given.items() if key in TEXTS}
         labels = _labels(texts.get("label-format", "ids"), given.get("classes"), given.get("ignore", {}))
     except ValueError as error:
         raise DataError(f"{path}: {error}; see docs/data.md") from error
-    root = path.parent / texts.get("root", ".")
-    layout = dict(
-        images=texts.get("images", _default_images(root)),
-        labels=texts.get("labels", f"labels/{SPLIT}"),
-        image_suffix=texts.get("image-suffix"),
-        label_suffix=texts.get("label-suffix", ".png"),
-    )
-    size = None
-    if "size" in texts:
-        width, height = map(int, texts["size"].split(","))
-        size = height, width
-    return _domain(name, texts["name"], root, layout, labels, size)
+    return texts, labels
 
 
 def _mapping(where: str, values: object, keys: Sequence[str]) -> dict:
@@ -208,16 +195,37 @@ def _text(key: str, value: object) -> str:
 # The meaning of the labels
 
 
-@dataclass(frozen=True)
-class Group:
-    """The ids and colours of a class, or those to ignore; `others`: ignore every other id too."""
+def _labels(label_format: str, classes: object, ignore: object) -> Labels:
+    if not isinstance(classes, dict) or not classes:
+        raise ValueError("classes: write one class per line, such as  road: {ids: 7}")
+    if len(classes) > MAX_CLASSES:
+        raise ValueError(f"classes: {len(classes)} classes are too many; at most {MAX_CLASSES} are possible")
+    groups = {str(name): _group(f"class {name}", value, CLASS_KEYS) for name, value in classes.items()}
+    ignored = _group("ignore", {"others": True} if ignore == "others" else ignore, IGNORE_KEYS)
+    by_color = label_format == "colors"
+    kind = "colors" if by_color else "ids"
+    for name, group in groups.items():
+        if not group[kind]:
+            raise ValueError(f"class {name}: has no {kind}; write those of its pixels in the label files")
+        if by_color and group["ids"]:
+            raise ValueError(f"class {name}: has ids, but label-format is colors; remove the ids")
+    if by_color and ignored["others"]:
+        raise ValueError("ignore: others is for ids; list the ignored colours under colors")
+    owner = _owners({name: group[kind] for name, group in groups.items()}, ignored[kind], kind)
+    if by_color:  # the id of a colour is its index among all colours
+        every = tuple(dict.fromkeys((*owner, *ignored["colors"])))
+        colors = {name: group["colors"][0] for name, group in groups.items()}
+        class_of_id = {every.index(color): name for color, name in owner.items()}
+        return colors, class_of_id, list(range(len(every))), ColorReader(every)
+    chosen = _owners({name: group["colors"][:1] for name, group in groups.items()}, (), "colors")
+    drawn = (color for color in _distinct_colors() if color not in chosen)
+    colors = {name: group["colors"][0] if group["colors"] else next(drawn) for name, group in groups.items()}
+    known = None if ignored["others"] else [*owner, *ignored["ids"], IGNORE]
+    return colors, owner, known, READERS[label_format]
 
-    ids: list[int]
-    colors: list[Color]
-    others: bool
 
-
-def _group(where: str, values: object, keys: Sequence[str]) -> Group:
+def _group(where: str, values: object, keys: Sequence[str]) -> dict:
+    """The `ids` and `colors` of a class, or those to ignore; `others`: ignore every other id too."""
     values = _mapping(where, values, keys)
     ids, colors, others = values.get("ids", []), values.get("colors", []), values.get("others", False)
     ids = ids if isinstance(ids, list) else [ids]
@@ -229,7 +237,7 @@ def _group(where: str, values: object, keys: Sequence[str]) -> Group:
     if not isinstance(others, bool):
         raise ValueError(f"{where}: others is true or false, not {others!r:.100}")
     colors = [values["color"], *colors] if "color" in values else colors
-    return Group(ids, [_color(where, color) for color in colors], others)
+    return {"ids": ids, "colors": [_color(where, color) for color in colors], "others": others}
 
 
 def _color(where: str, value: object) -> Color:
@@ -240,38 +248,9 @@ def _color(where: str, value: object) -> Color:
     raise ValueError(f'{where}: color {value!r:.100}: write [red, green, blue] or "#rrggbb" in quotes')
 
 
-def _labels(label_format: str, classes: object, ignore: object) -> Labels:
-    if not isinstance(classes, dict) or not classes:
-        raise ValueError("classes: write one class per line, such as  road: {ids: 7}")
-    if len(classes) > MAX_CLASSES:
-        raise ValueError(f"classes: {len(classes)} classes are too many; at most {MAX_CLASSES} are possible")
-    groups = {str(name): _group(f"class {name}", value, CLASS_KEYS) for name, value in classes.items()}
-    ignored = _group("ignore", {"others": True} if ignore == "others" else ignore, IGNORE_KEYS)
-    by_color = label_format == "colors"
-    for name, group in groups.items():
-        if not (group.colors if by_color else group.ids):
-            wanted = "colors" if by_color else "ids"
-            raise ValueError(f"class {name}: has no {wanted}; write those of its pixels in the label files")
-        if by_color and group.ids:
-            raise ValueError(f"class {name}: has ids, but label-format is colors; remove the ids")
-    if by_color and ignored.others:
-        raise ValueError("ignore: others is for ids; list the ignored colours under colors")
-    if by_color:  # the id of a colour is its index among all colours
-        owner = _owners({name: group.colors for name, group in groups.items()}, ignored.colors, "colour")
-        every = tuple(dict.fromkeys((*owner, *ignored.colors)))
-        colors = {name: group.colors[0] for name, group in groups.items()}
-        class_of_id = {every.index(color): name for color, name in owner.items()}
-        return colors, class_of_id, list(range(len(every))), ColorReader(every)
-    class_of_id = _owners({name: group.ids for name, group in groups.items()}, ignored.ids, "id")
-    chosen = _owners({name: group.colors[:1] for name, group in groups.items()}, (), "colour")
-    drawn = _distinct_colors(len(groups), set(chosen))
-    colors = {name: group.colors[0] if group.colors else next(drawn) for name, group in groups.items()}
-    known = None if ignored.others else [*class_of_id, *ignored.ids, IGNORE]
-    return colors, class_of_id, known, READERS[label_format]
-
-
-def _owners(groups: Mapping[str, Sequence], ignored: Sequence, what: str) -> dict:
+def _owners(groups: Mapping[str, Sequence], ignored: Sequence, kind: str) -> dict:
     """The class of each id or colour, which may be listed only once."""
+    what = "colour" if kind == "colors" else "id"
     owner: dict = {}
     for name, values in groups.items():
         for value in values:
@@ -284,10 +263,8 @@ def _owners(groups: Mapping[str, Sequence], ignored: Sequence, what: str) -> dic
     return owner
 
 
-def _distinct_colors(count: int, taken: set[Color]) -> Iterator[Color]:
-    """Colours for classes without one."""
-    for index in range(2 * count + len(taken)):
+def _distinct_colors() -> Iterator[Color]:
+    """Well spread colours for classes without one."""
+    for index in count():
         hue, value = index * GOLDEN_RATIO % 1, 0.95 if index % 2 else 0.7
-        color = tuple(round(255 * c) for c in colorsys.hsv_to_rgb(hue, 0.65, value))
-        if color not in taken:
-            yield color
+        yield tuple(round(255 * c) for c in colorsys.hsv_to_rgb(hue, 0.65, value))
