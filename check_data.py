@@ -15,7 +15,7 @@ from pathlib import Path
 
 from dataset import Adaptation, SegmentationDataset, adapt, build_dataset, find_domain
 from dataset.domains import BUILT_IN
-from dataset.survey import Survey, inspect_images
+from dataset.survey import Survey, survey_images
 from engine.run_log import log_to_terminal, progress
 from utils.device import default_workers
 from utils.errors import UserError, run_script
@@ -43,7 +43,7 @@ def check_data_args(argv: list[str] | None = None) -> Namespace:
 
 
 def main() -> None:
-    """Inspect every image, print the table, and fail where a training would."""
+    """Read every image, print the table, and fail where a training would."""
     log_to_terminal()
     args = check_data_args()
     domain = find_domain(args.dataset)
@@ -53,8 +53,8 @@ def main() -> None:
     )
     survey = Survey()
     workers = default_workers(streams=1) if args.num_workers is None else args.num_workers
-    for inspection in progress(inspect_images(data, workers), len(data)):
-        survey.add(inspection)
+    for image in progress(survey_images(data, workers), len(data)):
+        survey.add(image)
     log.info("%s", "\n".join([*overview(data, survey), *class_table(pair, survey), *advice(pair, survey)]))
     if problems := faults(data, survey):
         log.info("%s", "\n".join(problems))

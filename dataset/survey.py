@@ -1,4 +1,4 @@
-"""What a data set really holds: every image decoded, every label pixel counted."""
+"""The content of a data set: every image decoded, every label pixel counted."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -9,33 +9,22 @@ import numpy as np
 from torch.utils.data import DataLoader
 
 from dataset.base import SegmentationDataset
-from dataset.images import DataError, check_sizes, decode_image, read_header
+from dataset.images import DataError, check_image, check_label, decode_image
 from dataset.labels import IDS
 
 TRAIN_IDS = 256
 
 
 @dataclass
-class Inspection:
-    """What one image and its label hold; `pixels` (256,) by train id, None without a usable label."""
-
-    name: str
-    size: tuple[int, int] | None = None
-    fault: str | None = None
-    pixels: np.ndarray | None = None
-    unknown: dict[int, int] = field(default_factory=dict)  # label ids missing from the table -> pixels
-
-
-@dataclass
 class Survey:
-    """The sum of all inspections. Pixels are counted by train id, 255 (or the ignore label) for no class.
+    """What the images of a data set and their labels hold.
 
-    `faults`: one line per file that would stop a training. `unknown`: label id missing from the table ->
-    its pixels, its images, and the first of them.
+    Pixels are counted by train id, 255 (or the ignore label) for no class. `faults`: one line per file that
+    would stop a training. `unknown`: label id missing from the table -> its pixels, its images, and the first
+    of them.
     """
 
     images: int = 0
-    labelled: int = 0
     sizes: Counter = field(default_factory=Counter)  # (width, height) -> images
     missing: list[str] = field(default_factory=list)  # images without a label
     faults: list[str] = field(default_factory=list)
@@ -43,52 +32,54 @@ class Survey:
     images_with: np.ndarray = field(default_factory=lambda: np.zeros(TRAIN_IDS, np.int64))
     unknown: dict[int, tuple[int, int, str]] = field(default_factory=dict)
 
-    def add(self, image: Inspection) -> None:
-        """Count one image in."""
-        self.images += 1
-        if image.size:
-            self.sizes[image.size] += 1
-        if image.fault:
-            self.faults.append(image.fault)
-        elif image.pixels is None:
-            self.missing.append(image.name)
-        else:
-            self.labelled += 1
-            self.pixels += image.pixels
-            self.images_with += image.pixels > 0
-        for label_id, count in image.unknown.items():
-            pixels, images, first = self.unknown.get(label_id, (0, 0, image.name))
-            self.unknown[label_id] = pixels + count, images + 1, first
+    @property
+    def labelled(self) -> int:
+        """The number of images with a usable label."""
+        return self.images - len(self.missing) - len(self.faults)
+
+    def add(self, other: "Survey") -> None:
+        """Add the counts of further images."""
+        self.images += other.images
+        self.sizes += other.sizes
+        self.missing += other.missing
+        self.faults += other.faults
+        self.pixels += other.pixels
+        self.images_with += other.images_with
+        for label_id, (pixels, images, name) in other.unknown.items():
+            before, images_before, first = self.unknown.get(label_id, (0, 0, name))
+            self.unknown[label_id] = before + pixels, images_before + images, first
 
 
-def inspect_image(dataset: SegmentationDataset, name: str) -> Inspection:
-    """Decode one image and its label."""
-    result = Inspection(name)
-    path = dataset.image_path(name)
+def survey_image(dataset: SegmentationDataset, name: str) -> Survey:
+    """The counts of one image and its label, both decoded."""
+    found = Survey(images=1)
+    path, label_path = dataset.image_path(name), dataset.label_path(name)
     try:
-        result.size, _ = read_header(path)
+        size = check_image(path)
+        found.sizes[size] += 1
         decode_image(path)  # only decoding finds damage behind the header
-        label = dataset.label_path(name)
-        if label is None or not label.is_file():
-            return result
-        check_sizes(label, read_header(label)[0], result.size)
-        ids = dataset.reader.read(label)
+        if label_path is None or not label_path.is_file():
+            found.missing.append(name)
+            return found
+        check_label(label_path, dataset.reader, size)
+        ids = dataset.reader.read(label_path)
+        if ids.min() < 0 or ids.max() >= IDS:
+            raise DataError(
+                f"{label_path}: has ids from {ids.min()} to {ids.max()}; they must be 0 to {IDS - 1}"
+            )
     except DataError as error:
-        result.fault = str(error)
-        return result
-    if ids.min() < 0 or ids.max() >= IDS:
-        result.fault = f"{label}: has ids from {ids.min()} to {ids.max()}; they must be 0 to {IDS - 1}"
-        return result
+        found.faults.append(str(error))
+        return found
     counts = np.bincount(ids.ravel(), minlength=IDS)
     unknown = np.flatnonzero((counts > 0) & ~dataset.table.known)
-    result.unknown = {int(label_id): int(counts[label_id]) for label_id in unknown}
+    found.unknown = {int(label_id): (int(counts[label_id]), 1, name) for label_id in unknown}
     counts[unknown] = 0
-    result.pixels = np.zeros(TRAIN_IDS, np.int64)
-    np.add.at(result.pixels, dataset.table.train_ids, counts)
-    return result
+    np.add.at(found.pixels, dataset.table.train_ids, counts)
+    found.images_with += found.pixels > 0
+    return found
 
 
-def inspect_images(dataset: SegmentationDataset, workers: int) -> Iterable[Inspection]:
-    """The inspection of every image, in order, by `workers` processes."""
+def survey_images(dataset: SegmentationDataset, workers: int) -> Iterable[Survey]:
+    """The survey of each image, in order, made by `workers` processes."""
     names = dataset.names.tolist()
-    return DataLoader(names, batch_size=None, num_workers=workers, collate_fn=partial(inspect_image, dataset))
+    return DataLoader(names, batch_size=None, num_workers=workers, collate_fn=partial(survey_image, dataset))
