@@ -23,7 +23,17 @@ from engine.loop import LossBuffer, NotFinite
 from engine.run_log import BarHandler, ProgressLine, TrainingLog
 from engine.snapshots import save_snapshot, save_tensors
 from model.deeplab_multi import DeeplabMulti
-from tests.conftest import TRAIN_IDS, TRAINING, cityscapes_names, iou_of_files, run_in, write_world
+from tests.conftest import (
+    TRAIN_IDS,
+    TRAINING,
+    cityscapes_names,
+    files_of,
+    iou_of_files,
+    one_line_error,
+    run_in,
+    save_png,
+    write_world,
+)
 from tests.test_resume import scalars
 from trainer_ms import AD_Trainer
 from utils.errors import StopRequest, UserError
@@ -181,6 +191,76 @@ def test_tensorboard_shows_what_the_log_holds(measured):
     row = json.loads((folder / "validation.jsonl").read_text())
     assert shown["validation/mIoU", 2] == pytest.approx(row["means"]["mIoU"], rel=1e-6)
     assert shown["validation_iou/road", 2] == pytest.approx(row["iou"]["road"], rel=1e-6)
+
+
+# A run that cannot go on
+
+# Two samples per iteration and four images: each image is read several times.
+EIGHT = ("train_ms", *TRAINING, "--num-steps", "8", "--save-pred-every", "8", "--norm-style", "gn")
+IMAGE = "data/GTA5/images/00002.png"
+
+
+@pytest.fixture
+def train(tmp_path):
+    """A working folder, and a function that trains in it."""
+    world = write_world(tmp_path)
+
+    def run(*flags, name="run"):
+        return run_in(world, *EIGHT, "--snapshot-dir", name, "--log-dir", f"{name}/board", *flags)
+
+    return world, run
+
+
+def test_a_damaged_image_stops_the_run_with_everything_saved(train):
+    world, run = train
+    assert run(name="whole").returncode == 0
+    whole = (world / IMAGE).read_bytes()
+    middle = len(whole) // 2  # pixels, not the header, which is read before the training
+    (world / IMAGE).write_bytes(whole[:middle] + bytes(500) + whole[middle + 500 :])
+    line = one_line_error(run(), IMAGE, "remove it from the list", "saved before iteration", "--resume")
+    reached = torch.load(world / "run/training_state.pt", weights_only=True)["iteration"]
+    assert f"saved before iteration {reached}" in line
+    one_line_error(run("--resume"), IMAGE)  # still damaged
+    (world / IMAGE).write_bytes(whole)
+    assert run("--resume").returncode == 0
+    for name in ("GTA5_8.pth", "GTA5_8_D1.pth", "GTA5_8_D2.pth", "log.jsonl"):
+        assert (world / "run" / name).read_bytes() == (world / "whole" / name).read_bytes()
+
+
+def test_a_missing_label_and_one_of_another_size_are_found_before_the_training(train):
+    world, run = train
+    label = IMAGE.replace("images", "labels")
+    save_png(world / label, np.full((40, 80), 7, np.uint8))
+    one_line_error(run(), label, "size")
+    (world / label).unlink()
+    one_line_error(run(), label)
+    assert not list((world / "run").glob("*"))
+
+
+def test_a_label_with_an_unknown_id_stops_the_run(train):
+    world, run = train
+    label = IMAGE.replace("images", "labels")
+    save_png(world / label, np.full((48, 80), 77, np.uint8))
+    one_line_error(run(), label, "id 77")
+
+
+def test_losses_that_are_not_finite_stop_the_run_and_keep_the_last_good_state(train):
+    world, run = train
+    flags = ("--save-state-every", "2", "--log-every", "1", "--learning-rate", "1e-4")
+    assert run(*flags, "--num-steps-stop", "4").returncode == 0
+    good = files_of(world / "run")
+    said = run(*flags, "--resume", "--num-steps-stop", "8", "--learning-rate", "1e30")
+    line = one_line_error(said, "not finite", "seg2", "nan", "--learning-rate", "--resume")
+    number = int(line.split("iteration ")[1].split(":")[0])
+    assert 4 <= number < 8
+    images = {path.name for path in (world / "data/GTA5/images").iterdir()}
+    assert any(name in line for name in images) and "leftImg8bit.png" in line
+    state = torch.load(world / "run/training_state.pt", weights_only=True)
+    assert state["iteration"] in (4, 6)
+    assert all(value.isfinite().all() for value in state["trainer"]["networks"].values())
+    snapshots = [path for path in good if path.suffix == ".pth"]
+    assert snapshots and all(path.read_bytes() == good[path] for path in snapshots)
+    assert json.loads((world / "run/log.jsonl").read_text().splitlines()[0])["iteration"] == 0
 
 
 # Files
