@@ -22,18 +22,6 @@ from dataset.transforms import Size, TrainingView
 PSEUDO = "_pseudo"  # after a built-in name: pseudo labels instead of its own
 
 
-def pseudo_folder(
-    root: Path | str,
-    split: str,
-    threshold: float = NO_THRESHOLD,
-    source: str = "gta5",
-    target: str = "cityscapes",
-) -> Path:
-    """The folder of a target's pseudo labels, such as `pseudo_FULL/train`, or `pseudo_0.9/train` with 0.9."""
-    pair = adapt(find_domain(source), find_domain(target))
-    return pair.pseudo_folder(Path(root), split, threshold)
-
-
 def build_dataset(
     name: str,
     root: Path | str | None = None,
@@ -129,5 +117,4 @@ __all__ = [
     "adapt",
     "build_dataset",
     "find_domain",
-    "pseudo_folder",
 ]

@@ -4,8 +4,9 @@ Each published set has a file of its own with its `Domain` and the subclass that
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -106,10 +107,8 @@ class SegmentationDataset(Dataset):
         name = str(self.names[index])
         label_path = self._existing_label(name, self.labels_required)
         picture, ids = open_pair(self.image_path(name), label_path, self.reader)
-        try:
+        with self._naming_label(name):
             pixels, label = self.view.apply(picture, ids, self.table, rng)
-        except UnknownIds as error:
-            raise self._unknown_ids(name, error) from error
         if label is None:
             label = np.full(self.view.crop_size, self.view.ignore_label, np.uint8)
         return {"image": torch.from_numpy(pixels), "label": torch.from_numpy(label), "name": name}
@@ -118,23 +117,24 @@ class SegmentationDataset(Dataset):
         """The whole RGB image and, if `labelled`, its label as train ids (H, W) uint8; else None."""
         label_path = self.label_path(name) if labelled else None
         picture, ids = open_pair(self.image_path(name), label_path, self.reader)
-        return picture.crop((0, 0, *picture.size)), None if ids is None else self._to_train_ids(name, ids)
+        with self._naming_label(name):
+            return picture.crop((0, 0, *picture.size)), None if ids is None else self.table.read(ids)
 
     def train_ids(self, name: str) -> np.ndarray:
         """The whole label of an image as train ids (H, W) uint8."""
-        return self._to_train_ids(name, self.reader.read(self.label_path(name)))
+        with self._naming_label(name):
+            return self.table.read(self.reader.read(self.label_path(name)))
 
-    def _to_train_ids(self, name: str, ids: np.ndarray) -> np.ndarray:
+    @contextmanager
+    def _naming_label(self, name: str) -> Iterator[None]:
+        """Turn an `UnknownIds` into a `DataError` that names the label file."""
         try:
-            return self.table.read(ids)
+            yield
         except UnknownIds as error:
-            raise self._unknown_ids(name, error) from error
-
-    def _unknown_ids(self, name: str, error: UnknownIds) -> DataError:
-        return DataError(
-            f"{self.label_path(name)}: {error}: not a label of this data set; replace the file, or in your "
-            "own description give the id to a class or to ignore"
-        )
+            raise DataError(
+                f"{self.label_path(name)}: {error}: not a label of this data set; replace the file, or in "
+                "your own description give the id to a class or to ignore"
+            ) from error
 
     def check(self, labels_required: bool) -> bool:
         """Open the header of every file; return whether any image has a label.

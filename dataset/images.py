@@ -240,20 +240,24 @@ def read_header(path: Path) -> tuple[tuple[int, int], str]:
         # Without blocking: a named pipe may never get a writer.
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
             start = file.read(png.HEADER.size)
-            is_png = start.startswith(png.SIGNATURE)
             file.seek(-len(png.END), os.SEEK_END)
-            complete = not is_png or file.read() == png.END
-        if header := png.read_header(start):
-            size, mode = (header.width, header.height), header.mode
-        else:
-            with open_image(path) as image:
-                size, mode = _upright_size(image), image.mode
-    if not complete:
+            end = file.read()
+        size, mode = _size_and_mode(png.read_header(start), path)
+    if start.startswith(png.SIGNATURE) and end != png.END:
         raise DataError(f"{path}: the file is cut short; copy it again")
     return size, mode
 
 
-def check_picture_mode(path: Path, mode: str) -> None:
+def _size_and_mode(header: png.Header | None, file: Path | BytesIO) -> tuple[tuple[int, int], str]:
+    """The size, turned upright, and Pillow's mode of an image; `header`, if it is a common PNG."""
+    if header:
+        return (header.width, header.height), header.mode
+    with open_image(file) as image:
+        turned = _orientation(image) in (5, 6, 7, 8)  # by 90 degrees, mirrored or not
+        return image.size[::-1] if turned else image.size, image.mode
+
+
+def _check_picture_mode(path: Path, mode: str) -> None:
     """Reject one-channel images of more than 8 bits, which Pillow would clip to white."""
     if mode in HIGH_DEPTH_MODES:
         raise DataError(
@@ -272,12 +276,8 @@ class Picture:
         with _readable(path):
             self._data = path.read_bytes()
             self._header = png.read_header(self._data)
-            if self._header:
-                self.size, mode = (self._header.width, self._header.height), self._header.mode
-            else:
-                with open_image(BytesIO(self._data)) as image:
-                    self.size, mode = _upright_size(image), image.mode
-        check_picture_mode(path, mode)
+            self.size, mode = _size_and_mode(self._header, BytesIO(self._data))
+        _check_picture_mode(path, mode)
 
     def crop(self, box: tuple[int, int, int, int]) -> Image.Image:
         """The box (left, top, right, bottom) as RGB; rows of a PNG below it are not decompressed."""
@@ -333,7 +333,7 @@ def check_image(path: Path) -> tuple[int, int]:
         DataError: the file is missing, cut short, not an image, or has more than 8 bits per pixel.
     """
     size, mode = read_header(path)
-    check_picture_mode(path, mode)
+    _check_picture_mode(path, mode)
     return size
 
 
@@ -342,11 +342,6 @@ def check_label(path: Path, reader: LabelReader, image_size: tuple[int, int]) ->
     size, mode = read_header(path)
     reader.check(path, mode)
     check_sizes(path, size, image_size)
-
-
-def _upright_size(image: Image.Image) -> tuple[int, int]:
-    turned = _orientation(image) in (5, 6, 7, 8)  # by 90 degrees, mirrored or not
-    return image.size[::-1] if turned else image.size
 
 
 def _orientation(image: Image.Image) -> int:

@@ -8,7 +8,7 @@ from functools import lru_cache, partial
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from dataset.base import SegmentationDataset
 from dataset.images import DataError
@@ -55,23 +55,18 @@ def _epoch_order(length: int, seed: tuple[int, ...], epoch: int) -> np.ndarray:
     return np.random.default_rng((*seed, ORDER, epoch)).permutation(length)
 
 
-class ShardedBatches(Sampler):
-    """Positions 0 to length-1 in batches, each reduced to the part of this process.
+def sharded_positions(length: int, batch_size: int, shard: Callable[[int], range]) -> Iterator[list[int]]:
+    """Positions 0 to `length`-1 in batches, each reduced to the part of this process.
 
     Args:
         length: number of items.
         batch_size: over all processes.
         shard: n -> the range of this process among the n items of a batch.
     """
-
-    def __init__(self, length: int, batch_size: int, shard: Callable[[int], range]):
-        self.length, self.batch_size, self.shard = length, batch_size, shard
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for start in range(0, self.length, self.batch_size):
-            part = self.shard(min(self.batch_size, self.length - start))
-            if part:  # empty if the last batch is smaller than the number of processes
-                yield [start + place for place in part]
+    for start in range(0, length, batch_size):
+        part = shard(min(batch_size, length - start))
+        if part:  # empty if the last batch is smaller than the number of processes
+            yield [start + place for place in part]
 
 
 def batches(
@@ -85,7 +80,7 @@ def batches(
     """The data set's items in order, in batches, loaded by `workers` processes.
 
     Args:
-        batch_size, shard: as in `ShardedBatches`.
+        batch_size, shard: as in `sharded_positions`.
         worker_init: called in each worker when it starts. `close()` the returned iterator to end the workers.
 
     Raises:
@@ -93,7 +88,7 @@ def batches(
     """
     loader = DataLoader(
         dataset,
-        batch_sampler=ShardedBatches(len(dataset), batch_size, shard),
+        batch_sampler=sharded_positions(len(dataset), batch_size, shard),
         num_workers=workers,
         collate_fn=_collate,
         pin_memory=pin_memory,

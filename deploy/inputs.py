@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dataset.images import PICTURE_SUFFIXES, DataError, check_picture_mode, read_header, scan
+from dataset.images import PICTURE_SUFFIXES, DataError, check_image, scan
 from deploy.video import VIDEO_SUFFIXES, check_video
 from utils.atomic import resolve_path
 from utils.errors import UserError
@@ -46,7 +46,7 @@ def find_inputs(paths: Sequence[Path], folder: Path) -> list[Input]:
         if item.is_video:
             check_video(item.path)
         else:
-            check_picture_mode(item.path, read_header(item.path)[1])
+            check_image(item.path)
     return inputs
 
 

@@ -23,7 +23,7 @@ from dataset.domains import BUILT_IN, EVALUATION_SCALES, Domain
 from dataset.images import DataError
 from dataset.labels import Colors
 from dataset.robotcar import ROBOTCAR_COLORS
-from dataset.sampling import ShardedBatches, batches
+from dataset.sampling import batches, sharded_positions
 from model.deeplab_multi import DeeplabMulti
 from model.weights import count_classes, load_weights
 from utils import flag_types
@@ -253,7 +253,7 @@ def prediction_batches(
 
 def prediction_order(images: int, processes: Processes) -> Iterator[int]:
     """Indices of this process's images, in the order of `prediction_batches`."""
-    return itertools.chain.from_iterable(ShardedBatches(images, processes.world_size, processes.shard))
+    return itertools.chain.from_iterable(sharded_positions(images, processes.world_size, processes.shard))
 
 
 def rebatch(single: Iterable[dict], batch_size: int, pinned: bool) -> Iterator[dict]:

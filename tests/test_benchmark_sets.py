@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from dataset import DataError, build_dataset, pseudo_folder
+from dataset import DataError, adapt, build_dataset, find_domain
 from dataset.images import FirstChannelReader, IdReader
 from dataset.sampling import TrainingStream
 from tests.conftest import (
@@ -452,7 +452,8 @@ def test_a_target_has_the_folders_of_the_published_pseudo_labels(tmp_path):
         ("cityscapes", "robotcar", 0.5): "pseudo_train_0.5",
     }
     for (source, target, threshold), expected in pairs.items():
-        assert pseudo_folder(tmp_path, "train", threshold, source, target) == tmp_path / expected
+        pair = adapt(find_domain(source), find_domain(target))
+        assert pair.pseudo_folder(tmp_path, "train", threshold) == tmp_path / expected
 
 
 # Cityscapes -> RobotCar, from the first script to the last

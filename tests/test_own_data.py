@@ -10,7 +10,7 @@ import torch
 import yaml
 from PIL import Image
 
-from dataset import DataError, adapt, build_dataset, find_domain, pseudo_folder
+from dataset import DataError, adapt, build_dataset, find_domain
 from dataset.base import PredictionDataset
 from tests.conftest import (
     LABEL_IDS,
@@ -328,7 +328,8 @@ def test_pseudo_labels_never_lie_where_pictures_are_sought(names, images, among,
     if images:
         describe(root / "dataset.yaml", classes=CAMPUS, images=images)
     before = build_dataset(str(root)).names.tolist()
-    folder = pseudo_folder(root, "train", source="gta5", target=str(root))
+    pair = adapt(find_domain("gta5"), find_domain(str(root)))
+    folder = pair.pseudo_folder(root, "train", pair.threshold)
     assert folder == (root if among else tmp_path / "photos_pseudo") / "pseudo_FULL" / "train"
     for name in before:
         save_png((folder / name).with_suffix(".png"), np.zeros(SIZE, np.uint8))
