@@ -15,7 +15,7 @@ from dataset.domains import (
     min_label_values,
 )
 from dataset.images import DataError, IdReader
-from dataset.labels import IGNORE, Colors, train_id_table
+from dataset.labels import IGNORE, Colors, LabelTable
 from dataset.robotcar import ROBOTCAR_COLORS
 from dataset.transforms import Size, TrainingView
 
@@ -76,9 +76,9 @@ def build_dataset(
         colors = pair.colors if colors is None else colors
         threshold = pair.threshold if threshold is None else threshold
         folder = Path(pseudo_dir) if pseudo_dir else pair.pseudo_folder(root, split, threshold)
-        labels = dict(
-            table=train_id_table(len(colors), ignore_label), reader=IdReader(), pseudo_folder=folder
-        )
+        train_ids = range(len(colors))
+        table = LabelTable.from_ids({i: i for i in train_ids}, (*train_ids, IGNORE), ignore_label)
+        labels = dict(table=table, reader=IdReader(), pseudo_folder=folder)
     else:
         colors = domain.colors if colors is None else colors
         labels = dict(table=label_table(domain, colors, ignore_label), reader=domain.reader)

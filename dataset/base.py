@@ -105,7 +105,7 @@ class SegmentationDataset(Dataset):
     def sample(self, index: int, rng: np.random.Generator) -> dict:
         """The training sample of image `index` that `rng` draws."""
         name = str(self.names[index])
-        label_path = self._existing_label(name, self.labels_required)
+        label_path = self.existing_label(name, self.labels_required)
         picture, ids = open_pair(self.image_path(name), label_path, self.reader)
         with self._naming_label(name):
             pixels, label = self.view.apply(picture, ids, self.table, rng)
@@ -146,7 +146,7 @@ class SegmentationDataset(Dataset):
 
         def is_labelled(name: str) -> bool:
             size = check_image(self.image_path(name))
-            label_path = self._existing_label(name, labels_required)
+            label_path = self.existing_label(name, labels_required)
             if label_path is not None:
                 check_label(label_path, self.reader, size)
             return label_path is not None
@@ -154,24 +154,21 @@ class SegmentationDataset(Dataset):
         with ThreadPoolExecutor(CHECKING_THREADS) as pool:
             return any(list(pool.map(is_labelled, self.names)))  # every result, for the errors
 
-    def _existing_label(self, name: str, required: bool) -> Path | None:
+    def existing_label(self, name: str, required: bool) -> Path | None:
+        """Path of the image's label file; without one None, or a `DataError` if it is `required`."""
         path = self.label_path(name)
         if path is not None and os.path.isfile(path):
             return path
-        if required:
-            raise DataError(self.missing_label(path))
-        return None
-
-    def missing_label(self, path: Path | None) -> str:
-        """The message about a label that is required and missing."""
+        if not required:
+            return None
         if path is None:
-            return f"{self.root}: images without labels; describe the labels in its dataset.yaml"
+            raise DataError(f"{self.root}: images without labels; describe the labels in its dataset.yaml")
         if self.pseudo_folder:
-            return (
+            raise DataError(
                 f"{path}: no pseudo label; make them with generate_plabel_cityscapes.py and the same "
                 "--threshold"
             )
-        return f"{path}: no such label file; add it or remove its image from the list"
+        raise DataError(f"{path}: no such label file; add it or remove its image from the list")
 
 
 class PredictionDataset(Dataset):

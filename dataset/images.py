@@ -175,13 +175,13 @@ def read_list(path: Path) -> list[str]:
     try:
         with open(path, "rb") as file:
             data = file.read(MAX_LIST + 1)
-        text = data.decode("utf-8-sig") if len(data) <= MAX_LIST else ""
+        if len(data) > MAX_LIST:
+            raise ValueError(f"it has more than {MAX_LIST} bytes")
+        text = data.decode("utf-8-sig")
     except (OSError, ValueError) as error:
         raise DataError(
             f"{path}: cannot read this list of names ({error}); write UTF-8 text with one name per line"
         ) from error
-    if len(data) > MAX_LIST:
-        raise DataError(f"{path}: too large for a list of names; write one image name per line")
     names = [line.strip() for line in text.splitlines() if line.strip()]
     if not names:
         raise DataError(f"{path}: the list is empty; write one image name per line")

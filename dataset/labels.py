@@ -76,12 +76,6 @@ def format_counts(values: np.ndarray) -> str:
     return ", ".join(shown) + (f" and {len(order) - 5} more" if len(order) > 5 else "")
 
 
-def train_id_table(num_classes: int, ignore_label: int = IGNORE) -> LabelTable:
-    """The table of files that hold train ids already (pseudo labels), with 255 for no label."""
-    classes = range(num_classes)
-    return LabelTable.from_ids({i: i for i in classes}, (*classes, IGNORE), ignore_label)
-
-
 def palette(colors: Mapping[str, Color]) -> np.ndarray:
     """The colour of each train id, (256, 3) uint8; black where there is no class."""
     table = np.zeros((256, 3), np.uint8)

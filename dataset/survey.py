@@ -53,12 +53,12 @@ class Survey:
 def survey_image(dataset: SegmentationDataset, name: str) -> Survey:
     """The counts of one image and its label, both decoded."""
     found = Survey(images=1)
-    path, label_path = dataset.image_path(name), dataset.label_path(name)
+    path, label_path = dataset.image_path(name), dataset.existing_label(name, required=False)
     try:
         size = check_image(path)
         found.sizes[size] += 1
         decode_image(path)  # only decoding finds damage behind the header
-        if label_path is None or not label_path.is_file():
+        if label_path is None:
             found.missing.append(name)
             return found
         check_label(label_path, dataset.reader, size)

@@ -90,9 +90,7 @@ def read_example(data: SegmentationDataset, name: str) -> Example:
     Raises:
         DataError: a file cannot be read, or there is no label.
     """
-    path = data.label_path(name)
-    if path is None or not path.is_file():
-        raise DataError(data.missing_label(path))
+    path = data.existing_label(name, required=True)
     label, image = data.train_ids(name), None
     if data.image_path(name).is_file():
         image = decode_image(data.image_path(name))
