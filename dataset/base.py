@@ -152,7 +152,7 @@ class SegmentationDataset(Dataset):
             return label_path is not None
 
         with ThreadPoolExecutor(CHECKING_THREADS) as pool:
-            return any(list(pool.map(is_labelled, self.names)))  # every result, for the errors
+            return any(list(pool.map(is_labelled, self.names)))  # a list, so that every error is raised
 
     def existing_label(self, name: str, required: bool) -> Path | None:
         """Path of the image's label file; without one None, or a `DataError` if it is `required`."""

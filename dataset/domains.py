@@ -1,7 +1,6 @@
 """Which domains there are, and what follows from a pair of source and target: classes, means, defaults."""
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -54,12 +53,13 @@ class Adaptation:
     @cached_property
     def means(self) -> dict[str, list[int]]:
         """Name of each mean IoU -> the train ids it is taken over; the benchmark's own first."""
-        if self.source.name != "synthia" or self.colors != CITYSCAPES_COLORS:
-            return {"mIoU": self._without(())}
-        return {"mIoU": self._without(synthia.NOT_IN_MIOU), "mIoU*": self._without(synthia.NOT_IN_MIOU_13)}
-
-    def _without(self, names: Sequence[str]) -> list[int]:
-        return [index for index, name in enumerate(self.colors) if name not in names]
+        excluded = {"mIoU": ()}
+        if self.source.name == "synthia" and self.colors == CITYSCAPES_COLORS:
+            excluded = {"mIoU": synthia.NOT_IN_MIOU, "mIoU*": synthia.NOT_IN_MIOU_13}
+        return {
+            mean: [index for index, name in enumerate(self.colors) if name not in names]
+            for mean, names in excluded.items()
+        }
 
     @property
     def threshold(self) -> float:
@@ -78,7 +78,7 @@ class Adaptation:
         return [name for name in self.target.colors if name not in self.colors]
 
     def pseudo_folder(self, root: Path, split: str, threshold: float) -> Path:
-        """The default folder of pseudo labels of the target's `split`, as published where it was.
+        """The default folder of pseudo labels of the target's `split`; published pairs keep their names.
 
         `pseudo_FULL/<split>` or `pseudo_0.9/<split>` (GTA5), `pseudo_SYNTHIA/<split>`,
         `pseudo_<split>_0.9` (RobotCar).

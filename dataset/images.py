@@ -164,7 +164,7 @@ def _packed(pixels: np.ndarray) -> np.ndarray:
 
 MAX_LIST = 2**26  # bytes: a million names
 MAX_NAME = 4096  # characters: the longest path of Linux
-# An absolute name or a step up, as any system spells them: lists travel.
+# Absolute paths and parent folders, as any system spells them: lists move between machines.
 LEAVES_FOLDER = re.compile(r"^[/\\]|^[A-Za-z]:|(?:^|[/\\])\.\.(?:[/\\]|$)")
 NOT_A_FILE = re.compile(r"[\x00-\x1f\x7f]|(?:^|[/\\])\.?$")  # control characters, a folder
 SHOWN = 80  # characters of a bad name in a message

@@ -31,7 +31,7 @@ SPLIT_FOLDERS = ("train", "training", "trainval", "val", "valid", "validation", 
 READERS = {"ids": IdReader(), "first-channel": FirstChannelReader(), "colors": None}  # depends on the colours
 FOLDER = r".{0,1000}", "a folder; write numbers in quotes"
 SUFFIX = r"[^/\\]{0,1000}", "the end of a file name; put folders into images and labels"
-# Each key whose value is a text: its pattern, and what messages call it.
+# Keys with a text as value -> the pattern of the text, and its description in messages.
 TEXTS = {
     "name": (r"[A-Za-z0-9][A-Za-z0-9._-]*", "a name of letters, digits and . _ -; write numbers in quotes"),
     "root": FOLDER,
