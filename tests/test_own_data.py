@@ -633,6 +633,7 @@ MISTAKES = {
     "classes:\n\troad: {ids: 7}": ["not valid YAML", "line 2"],
     f"{ROAD}---\n{ROAD}": ["not valid YAML"],
     f"name: !!timestamp a\n{ROAD}": ["not valid YAML"],
+    f"name: &name a\nroot: *name\n{ROAD}": ["not valid YAML", "aliases", "line 2"],
 }
 MISTAKES |= {f"{ROAD}  sky: {text}": ["sky", *named] for text, named in CLASS_MISTAKES.items()}
 MISTAKES |= {f"{COLORED}  sky: {text}": ["sky", *named] for text, named in COLORED_MISTAKES.items()}
