@@ -1,6 +1,7 @@
 """Snapshots of a training, and run.yaml: the command, code and libraries that produced a folder."""
 
 import datetime
+import io
 import platform
 import re
 import shlex
@@ -9,7 +10,6 @@ import sys
 from argparse import Namespace
 from importlib import metadata
 from pathlib import Path
-from typing import BinaryIO
 
 import torch
 import yaml
@@ -60,30 +60,10 @@ def first_not_finite(tensors: dict[str, Tensor]) -> str | None:
 
 def save_tensors(path: Path, content: dict) -> None:
     """`torch.save` as an atomic write; equal content gives equal bytes."""
-
-    def write(tmp: Path) -> None:
-        with open(tmp, "wb") as file:  # given a path, torch would record it inside the archive
-            writer = _Writer(file)
-            try:
-                torch.save(content, writer)
-            except RuntimeError as error:
-                raise writer.failure or error from error
-
-    atomic_write(path, write)
-
-
-class _Writer:
-    """Keeps the OSError of a failed write: on a full disk torch.save only reports mismatched positions."""
-
-    def __init__(self, file: BinaryIO):
-        self.file, self.failure, self.flush = file, None, file.flush
-
-    def write(self, data: bytes) -> int:
-        try:
-            return self.file.write(data)
-        except OSError as error:
-            self.failure = error
-            raise
+    # In memory first: given a path, torch records it inside the archive, and hides why writing failed.
+    archive = io.BytesIO()
+    torch.save(content, archive)
+    atomic_write(path, lambda tmp: tmp.write_bytes(archive.getbuffer()))
 
 
 def remove_old_snapshots(folder: Path, prefix: str, keep: int, saved: int, spare: str) -> None:

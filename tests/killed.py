@@ -1,6 +1,5 @@
 """Scripts in processes that can be killed, forked from one that has imported everything to start at once."""
 
-import io
 import logging
 import multiprocessing
 import os
@@ -99,8 +98,9 @@ def _kill_at(place: str, call: int) -> None:
     """Kill this process at the n-th call of one of `PLACES`, counted from 1."""
     import torch
 
-    module, name = (torch, "save") if place in ("torch.save", "half") else (os, place.split(".")[-1])
-    function, whole_save, calls = getattr(module, name), torch.save, 0
+    elsewhere = {"torch.save": (torch, "save"), "half": (Path, "write_bytes")}
+    module, name = elsewhere.get(place, (os, place.split(".")[-1]))
+    function, calls = getattr(module, name), 0
 
     def killing(*args, **options):
         nonlocal calls
@@ -108,10 +108,8 @@ def _kill_at(place: str, call: int) -> None:
         if calls < call:
             return function(*args, **options)
         if place == "half":
-            content = io.BytesIO()
-            whole_save(args[0], content)
-            args[1].write(content.getvalue()[: content.tell() // 2])
-            args[1].flush()
+            path, content = args
+            function(path, content[: len(content) // 2])
         elif place.startswith("after"):
             function(*args, **options)
         os.kill(os.getpid(), signal.SIGKILL)
