@@ -197,9 +197,4 @@ def back_up(folder: Path) -> None:
     for name in (STATE_FILE, LOG_FILE, VALIDATION_FILE, OPTIONS_FILE):
         path = folder / name
         if path.is_file():
-            try:
-                path.replace(path.with_stem(path.stem + EARLIER))
-            except OSError as error:
-                raise UserError(
-                    f"{path}: cannot be renamed ({error.strerror}); choose another folder"
-                ) from error
+            path.replace(path.with_stem(path.stem + EARLIER))
