@@ -24,7 +24,7 @@ from dataset.images import HIGH_DEPTH_MODES
 from dataset.labels import Colors
 from dataset.transforms import resize_whole
 from deploy.legends import class_overlay, overlay_with_legend, uncertainty_overlay
-from engine.restore import find_snapshot, recognise, restore_network, snapshot_options, trained_size
+from engine.restore import read_snapshot, recognise, restore_network, trained_size
 from model.deeplab_multi import STRIDE, DeeplabMulti
 from utils.errors import UserError
 from utils.inference import NOT_FINITE, SingleScaleModel, predict, scaled_sizes
@@ -138,10 +138,8 @@ def load_segmenter(
     Raises:
         UserError: the snapshot or its `opts.yaml` cannot be used.
     """
-    args = Namespace(restore_from=str(snapshot))
-    path = find_snapshot(args)
-    options = snapshot_options(path)
-    args.num_classes = options["num_classes"]
+    path, options = read_snapshot(str(snapshot))
+    args = Namespace(restore_from=str(snapshot), num_classes=options["num_classes"])
     pair = recognise(path, options, None, None, images=False)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return Segmenter(

@@ -52,8 +52,7 @@ def resolve_domains(args: Namespace, scales: str) -> Adaptation:
     """
     size = None
     if args.restore_from:
-        snapshot = find_snapshot(args)
-        options = snapshot_options(snapshot)
+        snapshot, options = read_snapshot(args.restore_from)
         pair = recognise(snapshot, options, args.source, args.target)
         if args.num_classes is None:
             args.num_classes = options["num_classes"]
@@ -74,35 +73,40 @@ def resolve_domains(args: Namespace, scales: str) -> Adaptation:
         raise UserError(
             f"--num-classes {args.num_classes}: the labels have {len(pair.colors)} classes; give that"
         )
-    if scales == "evaluation" and pair.target.colors and len(pair.unknown_classes) == len(pair.target.colors):
-        raise UserError(
-            f"--target {pair.target.name}: none of its classes ({', '.join(pair.unknown_classes)}) is one of "
-            f"the network's ({', '.join(pair.classes)}); classes are matched by name"
-        )
+    if scales == "evaluation":
+        check_common_classes(pair)
     log.info("%s -> %s, %d classes", pair.source.name, pair.target.name, len(pair.colors))
     return pair
 
 
-def find_snapshot(args: Namespace) -> Path:
-    """The file of `--restore-from`.
+def check_common_classes(pair: Adaptation) -> None:
+    """Refuse a target whose labels have none of the network's classes.
 
     Raises:
-        UserError: it does not exist.
+        UserError: it has none.
     """
-    if "://" in args.restore_from:
-        raise UserError(f"--restore-from {args.restore_from}: is a URL; download it and its opts.yaml first")
-    snapshot = Path(args.restore_from)
+    if pair.target.colors and len(pair.unknown_classes) == len(pair.target.colors):
+        raise UserError(
+            f"--target {pair.target.name}: none of its classes ({', '.join(pair.unknown_classes)}) is one of "
+            f"the source's ({', '.join(pair.classes)}); classes are matched by name"
+        )
+
+
+def read_snapshot(restore_from: str) -> tuple[Path, dict]:
+    """The path of a snapshot, and everything in the `opts.yaml` beside it.
+
+    Raises:
+        UserError: one of the files does not exist, or the options cannot be used.
+    """
+    snapshot = Path(restore_from)
     if not snapshot.is_file():
-        raise UserError(f"--restore-from {snapshot}: no such file; name a snapshot such as GTA5_25000.pth")
-    return snapshot
-
-
-def snapshot_options(snapshot: Path) -> dict:
-    """`read_options`; for a published network the file itself shows the number of classes."""
+        raise UserError(
+            f"--restore-from {restore_from}: no such file; name a local snapshot such as GTA5_25000.pth"
+        )
     options = read_options(snapshot)
-    if "classes" not in options:
+    if "classes" not in options:  # published: the network shows how many it really has
         options["num_classes"] = count_classes(snapshot) or options["num_classes"]
-    return options
+    return snapshot, options
 
 
 def trained_size(pair: Adaptation, options: dict) -> tuple[int, int] | None:
@@ -228,13 +232,12 @@ def restore_network(args: Namespace, device: torch.device) -> DeeplabMulti:
     Raises:
         UserError: the snapshot or its options cannot be used, or have another number of classes.
     """
-    snapshot = find_snapshot(args)
-    options = network_options(snapshot_options(snapshot))
+    snapshot, options = read_snapshot(args.restore_from)
     if options["num_classes"] != args.num_classes:
         raise UserError(
             f"--num-classes {args.num_classes}: {snapshot} has {options['num_classes']} classes; give that"
         )
-    network = DeeplabMulti(**options)
+    network = DeeplabMulti(**network_options(options))
     load_weights(network, str(snapshot))
     return network.to(device, memory_format=torch.channels_last).eval()
 

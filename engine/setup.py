@@ -12,6 +12,7 @@ from torch import nn
 from dataset import Adaptation, SegmentationDataset, adapt, build_dataset, find_domain
 from dataset.sampling import TrainingStream, batches
 from engine.loop import Training
+from engine.restore import check_common_classes
 from engine.resume import STATE_FILE, back_up, check_resumable, load_state, restore, restore_process
 from engine.run_log import TrainingLog, log_to_terminal
 from engine.snapshots import PICTURES, record_start
@@ -104,13 +105,9 @@ def check_classes(pair: Adaptation, args: Namespace) -> None:
             f"--num-classes {args.num_classes}: the labels have {len(pair.colors)} classes; give "
             f"--num-classes {len(pair.colors)}"
         )
-    if unknown := pair.unknown_classes:
-        if len(unknown) == len(pair.target.colors):
-            raise UserError(
-                f"--target {args.target}: none of its classes ({', '.join(unknown)}) is one of the source's "
-                f"({', '.join(pair.classes)}); classes are matched by name"
-            )
-        log.warning("Target classes that the source lacks are ignored: %s.", ", ".join(unknown))
+    check_common_classes(pair)
+    if pair.unknown_classes:
+        log.warning("Target classes that the source lacks are ignored: %s.", ", ".join(pair.unknown_classes))
 
 
 def training_data(
