@@ -51,8 +51,7 @@ class PixelCounts:
         columns = len(self.titles)
         self.matrices = torch.zeros(columns, classes, classes + 1, dtype=torch.int64, device=device)
         self.per_image = torch.zeros(images, columns, 3, classes, dtype=torch.int64, device=device)
-        self._uncertainty = torch.zeros(images, 2, device=device)
-        self._measured = torch.zeros(images, dtype=torch.int64, device=device)  # 1: has an uncertainty
+        self._uncertainty = torch.zeros(images, 3, device=device)  # mean, maximum, 1 where it was measured
 
     @single_thread()
     def add(
@@ -71,12 +70,12 @@ class PixelCounts:
             predicted = matrix[:, : self.classes].sum(0)
             self.per_image[index, column] = torch.stack([matrix.diagonal(), matrix.sum(1), predicted])
         if uncertainty is not None:
-            self._uncertainty[index] = torch.stack([uncertainty.mean(), uncertainty.max()])
-            self._measured[index].fill_(1)
+            mean, maximum = uncertainty.mean(), uncertainty.max()
+            self._uncertainty[index] = torch.stack([mean, maximum, torch.ones_like(mean)])
 
     def gather(self, processes: Processes) -> None:
         """Sum over all processes, and move the counts to the CPU."""
-        for name in ("matrices", "per_image", "_uncertainty", "_measured"):
+        for name in ("matrices", "per_image", "_uncertainty"):
             setattr(self, name, processes.all_reduce_sum(getattr(self, name)).cpu())
 
     def image_rows(self, names: Iterable[str], mean: Sequence[int]) -> list[dict]:
@@ -100,8 +99,8 @@ class PixelCounts:
             for column, title in enumerate(self.titles):
                 row[f"accuracy {title}"] = number(accuracies[index, column].item())
                 row[f"mIoU {title}"] = number(class_mean(ious[index, column], mean))
-            uncertainty = self._uncertainty[index].tolist() if self._measured[index] else (None, None)
-            row["uncertainty_mean"], row["uncertainty_max"] = uncertainty
+            *uncertainty, measured = self._uncertainty[index].tolist()
+            row["uncertainty_mean"], row["uncertainty_max"] = uncertainty if measured else (None, None)
             rows.append(row)
         return rows
 
@@ -114,12 +113,9 @@ def summary(pair: Adaptation, counts: PixelCounts, gap: float | None) -> dict:
     """
     columns = {}
     for title, matrix in zip(counts.titles, counts.matrices, strict=True):
-        values = iou(matrix)
-        columns[title] = {
-            "means": {mean: number(class_mean(values, indices)) for mean, indices in pair.means.items()},
-            "pixel_accuracy": number((matrix.diagonal().sum().double() / matrix.sum()).item()),
-            "iou": {name: number(v.item()) for name, v in zip(pair.classes, values, strict=True)},
-        }
+        means, by_class = mean_and_class_ious(pair, matrix)
+        accuracy = number((matrix.diagonal().sum().double() / matrix.sum()).item())
+        columns[title] = {"means": means, "pixel_accuracy": accuracy, "iou": by_class}
     first, matrix = columns[counts.titles[0]], counts.matrices[0]
     return {
         "miou": next(iter(first["means"].values())),
@@ -130,6 +126,13 @@ def summary(pair: Adaptation, counts: PixelCounts, gap: float | None) -> dict:
         "void_predictions": matrix[:, counts.classes].tolist(),
         "colors": {name: list(color) for name, color in pair.colors.items()},
     }
+
+
+def mean_and_class_ious(pair: Adaptation, matrix: Tensor) -> tuple[dict, dict]:
+    """Each mean IoU and each class's IoU by name, as fractions; None if it does not occur."""
+    values = iou(matrix)
+    means = {name: number(class_mean(values, indices)) for name, indices in pair.means.items()}
+    return means, dict(zip(pair.classes, map(number, values.tolist()), strict=True))
 
 
 def number(value: float) -> float | None:

@@ -3,17 +3,17 @@
 import math
 from argparse import Namespace
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dataset import Adaptation, PredictionDataset, SegmentationDataset
 from dataset.sampling import batches
+from engine.evaluation import mean_and_class_ious
 from utils.device import default_workers, to_device
 from utils.distributed import Processes
 from utils.errors import StopRequest, ignore_stop_signals
 from utils.inference import SingleScaleModel
-from utils.metrics import class_mean, confusion_matrix, iou
+from utils.metrics import confusion_matrix
 
 
 class Validation:
@@ -59,13 +59,5 @@ class Validation:
         finally:
             for module, mode in modes:
                 module.training = mode
-        return self._result(processes.all_reduce_sum(counts))
-
-    def _result(self, matrix: Tensor) -> dict:
-        values = iou(matrix.cpu())
-        means = {name: class_mean(values, indices) for name, indices in self.pair.means.items()}
-        by_class = dict(zip(self.pair.classes, values.tolist(), strict=True))
-        return {
-            title: {name: None if np.isnan(value) else float(value) for name, value in part.items()}
-            for title, part in (("means", means), ("iou", by_class))
-        }
+        means, by_class = mean_and_class_ious(self.pair, processes.all_reduce_sum(counts).cpu())
+        return {"means": means, "iou": by_class}
