@@ -31,14 +31,12 @@ class LossBuffer:
     """Losses that are still on the device: the loop only synchronises when it fetches them."""
 
     def __init__(self):
-        self.names: list[str] = []
-        self.rows: list[tuple[int, Tensor]] = []  # iteration, its losses and class weights
+        self.rows: list[tuple[int, list[str], Tensor]] = []  # iteration, names, losses and class weights
 
     def add(self, i_iter: int, losses: dict[str, Tensor], class_weight: Tensor) -> None:
         """Add the 0-dimensional losses and the class weights (C,) of an iteration."""
-        self.names = list(losses)
         values = torch.stack(list(losses.values()))
-        self.rows.append((i_iter, torch.cat([values, class_weight.to(values)])))
+        self.rows.append((i_iter, list(losses), torch.cat([values, class_weight.to(values)])))
 
     def fetch(self) -> tuple[dict[str, float], list[float]]:
         """Empty the buffer; the losses and class weights of the latest iteration.
@@ -46,18 +44,15 @@ class LossBuffer:
         Raises:
             NotFinite: a loss of any iteration in the buffer is not finite.
         """
-        latest = {}, []
-        if not self.rows:
-            return latest
-        values = torch.stack([row for _, row in self.rows]).tolist()
-        iterations = [i_iter for i_iter, _ in self.rows]
-        self.rows.clear()
-        for i_iter, row in zip(iterations, values, strict=True):
-            latest = dict(zip(self.names, row, strict=False)), row[len(self.names) :]
+        rows, self.rows = self.rows, []
+        losses, class_weight = {}, []
+        fetched = torch.stack([values for *_, values in rows]).tolist() if rows else []
+        for (i_iter, names, _), values in zip(rows, fetched, strict=True):
+            losses, class_weight = dict(zip(names, values, strict=False)), values[len(names) :]
             # val is not trained on; it is nan where no pixel of a batch has a label.
-            if not all(math.isfinite(value) for name, value in latest[0].items() if name != "val"):
-                raise NotFinite(i_iter, latest[0])
-        return latest
+            if not all(math.isfinite(value) for name, value in losses.items() if name != "val"):
+                raise NotFinite(i_iter, losses)
+        return losses, class_weight
 
 
 class NotFinite(Exception):
