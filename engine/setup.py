@@ -44,8 +44,7 @@ def run_training(trainer_class: type[nn.Module], args: Namespace, pseudo_labels:
     # Data: every header is checked before the first step.
     pair = adapt(find_domain(args.source), find_domain(args.target))
     check_classes(pair, args)
-    labelled, target = training_data(pair, args, pseudo_labels)
-    validation = validation_data(pair, args) if args.eval_every else None
+    labelled, target, validation = build_datasets(pair, args, pseudo_labels)
     state = load_state(args.snapshot_dir) if args.resume else None
     target_has_labels = False
     if processes.is_main:  # the other ranks wait in `broadcast`
@@ -76,7 +75,9 @@ def run_training(trainer_class: type[nn.Module], args: Namespace, pseudo_labels:
     run_log = None
     try:
         if processes.is_main:
-            log_data(labelled, target, target_has_labels)
+            log.info("Labelled: %d images in %s", len(labelled), labelled.image_folder)
+            labels = "labels only for the logged val loss" if target_has_labels else "no labels"
+            log.info("Target:   %d images in %s (%s)", len(target), target.image_folder, labels)
             run_log = open_run_folder(args, pair, start)
         if validation:
             validation = Validation(validation, pair, args)
@@ -110,17 +111,16 @@ def check_classes(pair: Adaptation, args: Namespace) -> None:
         log.warning("Target classes that the source lacks are ignored: %s.", ", ".join(pair.unknown_classes))
 
 
-def training_data(
+def build_datasets(
     pair: Adaptation, args: Namespace, pseudo_labels: bool
-) -> tuple[SegmentationDataset, SegmentationDataset]:
-    """The data sets of the labelled and the target stream."""
-    common = dict(
-        split=args.set, crop_size=args.crop_size, ignore_label=args.ignore_label, colors=pair.colors
-    )
+) -> tuple[SegmentationDataset, SegmentationDataset, SegmentationDataset | None]:
+    """The data sets of the labelled and the target stream, and of the validation if there is one."""
+    common = dict(crop_size=args.crop_size, ignore_label=args.ignore_label, colors=pair.colors)
     labelled = build_dataset(
         args.target if pseudo_labels else args.source,
         args.data_dir,
         list_file=args.data_list,
+        split=args.set,
         labelled_stream=True,
         input_size=args.input_size,
         autoaugment=args.autoaug,
@@ -134,6 +134,7 @@ def training_data(
         args.target,
         args.data_dir_target,
         list_file=args.data_list_target,
+        split=args.set,
         labelled_stream=False,
         input_size=args.input_size_target,
         random_scale=args.random_scale,
@@ -141,19 +142,12 @@ def training_data(
         autoaugment=args.autoaug_target,
         **common,
     )
-    return labelled, target
-
-
-def validation_data(pair: Adaptation, args: Namespace) -> SegmentationDataset:
-    """The images of `--eval-set` and `--eval-list`."""
-    return build_dataset(
-        args.target,
-        args.data_dir_target,
-        split=args.eval_set,
-        list_file=args.eval_list,
-        colors=pair.colors,
-        ignore_label=args.ignore_label,
+    if not args.eval_every:
+        return labelled, target, None
+    validation = build_dataset(
+        args.target, args.data_dir_target, split=args.eval_set, list_file=args.eval_list, **common
     )
+    return labelled, target, validation
 
 
 def check_snapshot_folder(args: Namespace) -> None:
@@ -217,9 +211,8 @@ def load_streams(
     """The streams of samples from iteration `start` on, and their batches, decoded by worker processes."""
     drawn = args.iter_size * args.batch_size  # per iteration
     length = max(0, args.num_steps_stop - start) * drawn
-    workers = args.num_workers
-    if workers is None:
-        workers = default_workers(len(datasets) * processes.local_world_size)
+    shared = len(datasets) * processes.local_world_size
+    workers = default_workers(shared) if args.num_workers is None else args.num_workers
     streams = [
         TrainingStream(dataset, length, (args.random_seed, number), start=start * drawn)
         for number, dataset in enumerate(datasets)
@@ -227,13 +220,6 @@ def load_streams(
     pinned = device.type == "cuda"
     options = (args.batch_size, workers, pinned, processes.shard, ignore_stop_signals)
     return streams, [batches(stream, *options) for stream in streams]
-
-
-def log_data(labelled: SegmentationDataset, target: SegmentationDataset, target_has_labels: bool) -> None:
-    """Log the sizes and folders of both data sets."""
-    log.info("Labelled: %d images in %s", len(labelled), labelled.image_folder)
-    labels = "labels only for the logged val loss" if target_has_labels else "no labels"
-    log.info("Target:   %d images in %s (%s)", len(target), target.image_folder, labels)
 
 
 def open_run_folder(args: Namespace, pair: Adaptation, start: int) -> TrainingLog:
