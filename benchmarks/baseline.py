@@ -15,14 +15,14 @@ from torch import Tensor
 from model.deeplab_multi import DeeplabMulti
 from model.ms_discriminator import MsImageDis
 from trainer_ms import published_repeats
+from utils.preprocess import MEAN_BGR
 
 IGNORED = 255
-MEAN_BGR = np.array((104.00698793, 116.66876762, 122.67891434), np.float32)
 
 
 def float_batch(batch: dict) -> dict:
     """The batch a data set with float images would load: BGR minus mean (N, 3, H, W), labels int64."""
-    images = batch["image"].numpy()[..., ::-1].astype(np.float32) - MEAN_BGR
+    images = batch["image"].numpy()[..., ::-1].astype(np.float32) - np.array(MEAN_BGR, np.float32)
     return dict(image=torch.from_numpy(images.transpose(0, 3, 1, 2).copy()), label=batch["label"].long())
 
 

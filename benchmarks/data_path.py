@@ -1,64 +1,50 @@
-"""Training samples per second and core, against a baseline and against decoding alone.
+"""Training samples per second on one core, against a baseline and against decoding alone.
 
     python benchmarks/data_path.py [--seconds 10] [--json FILE]
 
-It draws street scenes of GTA5's and Cityscapes' size into a temporary folder. Every sample is made both ways
-from the same random draws, and the two must agree up to one grey level. The ways take turns; seconds are CPU
-time, except with workers.
+Street scenes of GTA5's and Cityscapes' size are drawn into a temporary folder. Each sample is made both ways
+from the same random draws, in turns, and the results must agree to one grey level. Seconds are CPU time.
 
 - baseline: a competent first version. Pillow opens and resizes the whole image and label, a loop over the
-  label ids maps the whole label, NumPy crops and counts, and float32 in the network's layout is shipped.
-- ours: `dataset`, which ships uint8.
-- decoding: the limit, the sample's files decoded whole by our decoder and nothing else. A sample can be
-  faster, because the PNG rows below the crop are not decoded.
+  label ids maps the whole label, NumPy crops and counts; samples are float32 in the network's layout.
+- ours: `dataset`; samples are uint8.
+- decoding alone: our decoder on the whole files, and nothing else. A sample can be faster, because the PNG
+  rows below its crop are not decoded.
 """
 
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 from itertools import product
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks.harness import (
-    BASELINE,
-    OURS,
-    parser,
-    print_table,
-    take_turns,
-    write_json,
-)
+from benchmarks.harness import BASELINE, OURS, parser, print_table, write_json
 from dataset import build_dataset, png
 from dataset.cityscapes import CITYSCAPES_IDS
 from dataset.labels import IGNORE
-from dataset.sampling import TrainingStream, batches
 from dataset.transforms import CROP_REDRAWS, MIN_LABEL_VALUES, MIRROR_PROBABILITY, SCALES
 from synthetic import make_image
 from synthetic.layouts import SOURCE, TARGET, label_palette
-from utils.device import default_workers
+from utils.preprocess import MEAN_BGR
 
 GTA5_SIZE, CITYSCAPES_SIZE = (1914, 1052), (2048, 1024)  # width, height
 IMAGES = 4  # per domain
-MEAN_BGR = np.array((104.00698793, 116.66876762, 122.67891434), np.float32)
-CITY = Path("aachen")
-# Where two pixels are equally near, Pillow takes either: this share of the label's pixels may differ, and
-# this share of the samples may find another crop because a class more or less is counted.
+DECODING = "decoding alone"
+MEAN = np.array(MEAN_BGR, np.float32)
+# Where two pixels are equally near, Pillow takes either: this share of a label's pixels may differ, and this
+# share of the samples may have another crop, because one class more or less was counted.
 TIES, ODD_CROPS = 0.005, 0.02
-SAMPLES = 200_000  # of a Stage-I run: 100,000 iterations of 2
-CPU = torch.device("cpu")
 
 
-@dataclass(frozen=True)
-class Work:
+class Work(NamedTuple):
     """A stream of one of the published commands; sizes are (height, width)."""
 
     title: str
@@ -82,9 +68,8 @@ WORKS = (
 )
 
 
-def draw(folder: Path, job: tuple[int, int]) -> None:
-    """Write scene job = (split, index) with its label, and a pseudo label for the target."""
-    split, index = job
+def draw(folder: Path, split: int, index: int) -> None:
+    """Write a scene with its label and, for the target, a pseudo label."""
     source = split == SOURCE
     pixels, ids = make_image(0, split, index, GTA5_SIZE if source else CITYSCAPES_SIZE)
     image, label = Image.fromarray(pixels), Image.fromarray(ids)
@@ -95,7 +80,7 @@ def draw(folder: Path, job: tuple[int, int]) -> None:
     else:
         train_ids = np.full(256, IGNORE, np.uint8)
         train_ids[list(CITYSCAPES_IDS)] = list(CITYSCAPES_IDS.values())
-        name = str(CITY / f"aachen_{index:06}_000019_leftImg8bit.png")
+        name = f"aachen/aachen_{index:06}_000019_leftImg8bit.png"
         files = {
             f"Cityscapes/leftImg8bit/train/{name}": image,
             f"Cityscapes/gtFine/train/{name.replace('leftImg8bit', 'gtFine_labelIds')}": label,
@@ -106,21 +91,15 @@ def draw(folder: Path, job: tuple[int, int]) -> None:
         picture.save(folder / path)
 
 
-class BaselineSamples(Dataset):
-    """The samples of `Work` made from whole images in full precision; item k uses the draws of position k."""
+class BaselineSamples:
+    """The samples of `Work`, made from whole images in full precision."""
 
-    def __init__(self, work: Work, folder: Path, length: int = SAMPLES):
+    def __init__(self, work: Work, folder: Path):
         data = work.dataset(folder)
-        self.work, self.length = work, length
+        self.work = work
         self.files = [(data.image_path(name), data.label_path(name), name) for name in map(str, data.names)]
         pseudo = work.name.endswith("_pseudo")
         self.train_ids = {i: i for i in range(len(CITYSCAPES_IDS))} if pseudo else CITYSCAPES_IDS
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, position: int) -> dict:
-        return self.sample(position % len(self.files), np.random.default_rng(position))
 
     def sample(self, index: int, rng: np.random.Generator) -> dict:
         image_path, label_path, name = self.files[index]
@@ -145,7 +124,7 @@ class BaselineSamples(Dataset):
         image = image[top : top + crop_height, left : left + crop_width]
         if self.work.labelled and rng.random() < MIRROR_PROBABILITY:
             image, cropped = image[:, ::-1], cropped[:, ::-1]
-        image = image.astype(np.float32)[:, :, ::-1] - MEAN_BGR
+        image = image.astype(np.float32)[:, :, ::-1] - MEAN
         return {
             "image": torch.from_numpy(image.transpose(2, 0, 1).copy()),
             "label": torch.from_numpy(cropped.astype(np.float32)),
@@ -153,122 +132,73 @@ class BaselineSamples(Dataset):
         }
 
 
-def decode_whole(data: Dataset, name: str, pillow: bool) -> None:
-    """Decode the files of a sample, with Pillow or with the decoder of `dataset`."""
+def decode_whole(data: Dataset, name: str) -> None:
+    """Decode the files of a sample with the decoder of `dataset`."""
     for path in (data.image_path(name), data.label_path(name)):
-        pixels = None if pillow else png.decode(path.read_bytes())
-        if pixels is None:
+        if png.decode(path.read_bytes()) is None:  # without kornia-rs
             Image.open(path).load()
 
 
 def same(ours: dict, baseline: dict) -> bool:
     """Whether both ways made the same sample, up to one grey level."""
-    pixels = (baseline["image"].numpy().transpose(1, 2, 0) + MEAN_BGR)[:, :, ::-1].round()
+    pixels = (baseline["image"].numpy().transpose(1, 2, 0) + MEAN)[:, :, ::-1].round()
     farthest = np.abs(pixels - ours["image"].numpy()).max()
     return farthest <= 1 and np.mean(baseline["label"].numpy() != ours["label"].numpy()) <= TIES
 
 
-def per_core(work: Work, folder: Path, seconds: float) -> dict:
-    """Samples per second of one process with one thread, collated into batches."""
-    data, baseline = work.dataset(folder), BaselineSamples(work, folder)
-    spent: dict[str, list[float]] = {BASELINE: [], OURS: [], "decoding": [], "by Pillow": []}
+def compare_samples(work: Work, folder: Path, seconds: float) -> dict:
+    """Samples per second of one process with one thread, collated into batches.
+
+    Raises:
+        SystemExit: more samples differ than equally near pixels explain.
+    """
+    data = work.dataset(folder)
+    ways = {
+        BASELINE: BaselineSamples(work, folder).sample,
+        OURS: data.sample,
+        DECODING: lambda index, _: decode_whole(data, data.names[index]),
+    }
+    spent, made = {way: [] for way in ways}, {}
     until, turn, different = time.monotonic() + seconds, 0, 0
     while time.monotonic() < until or turn < 4 * IMAGES:
-        index, name, made = turn % IMAGES, data.names[turn % IMAGES], {}
-
-        def make(way: str, dataset: Dataset, index: int = index, turn: int = turn, made: dict = made) -> None:
-            made[way] = dataset.sample(index, np.random.default_rng(turn))
-
-        jobs = {
-            BASELINE: partial(make, BASELINE, baseline),
-            OURS: partial(make, OURS, data),
-            "decoding": partial(decode_whole, data, name, pillow=False),
-            "by Pillow": partial(decode_whole, data, name, pillow=True),
-        }
-        for way in list(jobs) if turn % 2 else reversed(list(jobs)):
-            spent[way].append(cpu_time(jobs[way]))
+        for way, make in ways.items():
+            rng = np.random.default_rng(turn)
+            start = time.process_time()
+            made[way] = make(turn % IMAGES, rng)
+            spent[way].append(time.process_time() - start)
         different += not same(made[OURS], made[BASELINE])
         turn += 1
     if different > max(1, ODD_CROPS * turn):
-        raise AssertionError(f"{work.title}: {different} of {turn} samples differ")
+        sys.exit(f"{work.title}: {different} of {turn} samples differ")
     cost = {way: median(times) for way, times in spent.items()}
-    for way in (BASELINE, OURS):  # collation
-        images = [made[way]["image"]] * work.batch_size
-        cost[way] += cpu_time(partial(torch.stack, images)) / work.batch_size
+    for way in (BASELINE, OURS):
+        start = time.process_time()
+        torch.stack([made[way]["image"]] * work.batch_size)
+        cost[way] += (time.process_time() - start) / work.batch_size
     return {
         "samples": turn,
-        "other_crops": different,
         "images_per_second": {way: 1 / took for way, took in cost.items()},
         "ratio": cost[BASELINE] / cost[OURS],
-        "ratio_quartiles": np.quantile(np.divide(spent[BASELINE], spent[OURS]), (0.25, 0.75)).tolist(),
-        "share_of_decoding": cost["decoding"] / cost[OURS],
+        "share_of_decoding": cost[DECODING] / cost[OURS],
     }
-
-
-def cpu_time(job: Callable[[], object]) -> float:
-    """CPU seconds of one call."""
-    start = time.process_time()
-    job()
-    return time.process_time() - start
-
-
-def with_workers(work: Work, folder: Path, seconds: float, workers: int) -> dict:
-    """Images per second from the loader, by the clock."""
-    stream = TrainingStream(work.dataset(folder), SAMPLES, (0, 0))
-    options = dict(batch_size=work.batch_size, num_workers=workers)
-
-    def batches_of(way: str) -> int:
-        if way == OURS:
-            loader = batches(stream, work.batch_size, workers, pin_memory=False)
-        else:
-            loader = iter(DataLoader(BaselineSamples(work, folder), worker_init_fn=one_thread, **options))
-        for _ in range(2 * workers + 1):  # the queue filled while the workers started
-            next(loader)
-        start, count = time.monotonic(), 0
-        while time.monotonic() - start < seconds / 6 or count < 4:
-            next(loader)
-            count += 1
-        return count * work.batch_size / (time.monotonic() - start)
-
-    turns = take_turns({way: partial(batches_of, way) for way in (BASELINE, OURS)}, CPU, rounds=3)
-    speed = {way: median(run.value for run in runs) for way, runs in turns.items()}
-    return {"workers": workers, "images_per_second": speed, "ratio": speed[OURS] / speed[BASELINE]}
-
-
-def one_thread(worker: int) -> None:
-    torch.set_num_threads(1)
-
-
-def measure_streams(folder: Path, seconds: float) -> dict:
-    """Both tables, printed."""
-    found = {"per_core": {}, "workers": {}}
-    rows = [("images/s, one core", BASELINE, OURS, "ratio", "decoding alone", "by Pillow")]
-    for work in WORKS:
-        found["per_core"][work.title] = core = per_core(work, folder, seconds)
-        speed = core["images_per_second"]
-        cells = speed[BASELINE], speed[OURS], core["ratio"], speed["decoding"], speed["by Pillow"]
-        rows.append((work.title, *cells))
-    print_table(*rows)
-    workers = default_workers(streams=1)
-    rows = [(f"images/s, {workers} workers", BASELINE, OURS, "ratio")]
-    for work in WORKS:
-        found["workers"][work.title] = loader = with_workers(work, folder, seconds, workers)
-        rows.append((work.title, *loader["images_per_second"].values(), loader["ratio"]))
-    print_table(*rows)
-    return found
 
 
 def main() -> None:
     flags = parser(__doc__)
-    flags.add_argument("--seconds", type=float, default=10, help="per row of the tables")
+    flags.add_argument("--seconds", type=float, default=10, help="per row of the table")
     args = flags.parse_args()
     torch.set_num_threads(1)
-    decoder = "kornia-rs" if png.decode_8_bits else "Pillow (kornia-rs is not installed)"
-    print(f"{default_workers(streams=1)} cores; PNG decoder: {decoder}", flush=True)
+    found = {"decoder": "kornia-rs" if png.decode_8_bits else "Pillow (kornia-rs is not installed)"}
+    print(f"PNG decoder: {found['decoder']}", flush=True)
+    rows = [("images/s, one core", BASELINE, OURS, "ratio", DECODING)]
     with TemporaryDirectory() as name:
         for split, index in product((SOURCE, TARGET), range(IMAGES)):
-            draw(Path(name), (split, index))
-        found = {"decoder": decoder} | measure_streams(Path(name), args.seconds)
+            draw(Path(name), split, index)
+        for work in WORKS:
+            found[work.title] = of_work = compare_samples(work, Path(name), args.seconds)
+            speed = of_work["images_per_second"]
+            rows.append((work.title, speed[BASELINE], speed[OURS], of_work["ratio"], speed[DECODING]))
+    print_table(*rows)
     write_json(args.json, found)
 
 

@@ -2,12 +2,10 @@
 
 import argparse
 import json
-import os
 import time
 import weakref
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -25,26 +23,25 @@ GB = 1e9
 
 
 class Run(NamedTuple):
-    """One measured call: its value, seconds by the clock and of CPU time, peak memory in bytes."""
+    """One measured call: its value, seconds by the clock, peak bytes of GPU memory (nan on a CPU)."""
 
     value: object
     seconds: float
-    cpu: float
     peak: float
 
 
 def measure(work: Callable[[], object], device: torch.device) -> Run:
-    """Call `work` and wait for the device. On a CPU the peak is the process's own, without its workers."""
-    synchronize(device)
-    if device.type == "cuda":
+    """Call `work` and wait for the device."""
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
-    reset_resident_peak()
-    busy, start = cpu_seconds(), time.perf_counter()
+    start = time.perf_counter()
     value = work()
-    synchronize(device)
-    seconds, busy = time.perf_counter() - start, cpu_seconds() - busy
-    peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else resident("VmHWM")
-    return Run(value, seconds, busy, peak)
+    if on_gpu:
+        torch.cuda.synchronize(device)
+    seconds = time.perf_counter() - start
+    return Run(value, seconds, torch.cuda.max_memory_allocated(device) if on_gpu else float("nan"))
 
 
 def take_turns(
@@ -59,50 +56,11 @@ def take_turns(
 
 
 def figures(runs: Mapping[str, list[Run]]) -> dict:
-    """Medians by way, and the median over rounds of baseline / ours, which other load hardly affects."""
-    found = {
-        way: dict(
-            seconds=median(run.seconds for run in of_way),
-            cpu=median(run.cpu for run in of_way),
-            peak_gb=max(run.peak for run in of_way) / GB,
-        )
-        for way, of_way in runs.items()
-    }
-    if {OURS, BASELINE} <= set(runs):
-        pairs = list(zip(runs[BASELINE], runs[OURS], strict=True))
-        found["ratios"] = [theirs.seconds / ours.seconds for theirs, ours in pairs]
-        found["ratio"] = median(found["ratios"])
-        found["cpu_ratio"] = median(theirs.cpu / ours.cpu for theirs, ours in pairs)
-    return found
-
-
-def synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def cpu_seconds() -> float:
-    """CPU time of this process and of the workers that have ended."""
-    return sum(os.times()[:4])
-
-
-def resident(field: str) -> float:
-    """Resident bytes of this process: now (VmRSS) or at the peak (VmHWM); nan off Linux."""
-    with suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith(field):
-                return 1024.0 * int(line.split()[1])
-    return float("nan")
-
-
-def allocated(device: torch.device) -> float:
-    """Bytes in use now, on the GPU or by the process."""
-    return torch.cuda.memory_allocated(device) if device.type == "cuda" else resident("VmRSS")
-
-
-def reset_resident_peak() -> None:
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
+    """Median seconds of both ways, and the median ratio of a round, which other load hardly affects."""
+    found = {way: dict(seconds=median(run.seconds for run in of_way)) for way, of_way in runs.items()}
+    pairs = zip(runs[BASELINE], runs[OURS], strict=True)
+    found["ratios"] = [theirs.seconds / ours.seconds for theirs, ours in pairs]
+    return found | {"ratio": median(found["ratios"])}
 
 
 def device_name(device: torch.device) -> str:
@@ -120,9 +78,8 @@ def print_table(*rows: tuple) -> None:
 
 def parser(description: str) -> argparse.ArgumentParser:
     """A parser with the flags of every benchmark."""
-    made = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    form = argparse.RawDescriptionHelpFormatter
+    made = argparse.ArgumentParser(description=description, formatter_class=form)
     made.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
     return made
 
@@ -145,7 +102,7 @@ class Meter(TorchDispatchMode):
 
     `flops`: a multiply-add is 2. `live` and `peak`: bytes of tensors made inside; kernels' work space,
     fragmentation and the CUDA context are not included. `moved`: bytes that all operations but convolutions
-    and matrix products read and write. `operations`: how many compute anything.
+    and matrix products read and write.
     """
 
     def __init__(self):
@@ -156,7 +113,7 @@ class Meter(TorchDispatchMode):
 
     def start(self) -> None:
         """Reset the counts; live tensors stay."""
-        self.flops = self.moved = self.operations = 0
+        self.flops = self.moved = 0
         self.peak = self.live
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
@@ -167,7 +124,6 @@ class Meter(TorchDispatchMode):
             self.flops += count(*args, **kwargs, out_val=result)
         elif _computes(func):
             self.moved += _moved(func, args, kwargs, made)
-        self.operations += _computes(func)
         for storage in (leaf.untyped_storage() for leaf in made):
             if storage not in self._seen:
                 self._seen.add(storage)

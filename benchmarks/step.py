@@ -1,6 +1,6 @@
 """The training steps of both stages against a baseline, in one run; see docs/performance.md.
 
-    python benchmarks/step.py                                  # what this machine can do
+    python benchmarks/step.py                                  # bf16 on a GPU, fp32 on a CPU
     python benchmarks/step.py --precision bf16 --checkpointing
     python benchmarks/step.py --memory                         # memory and FLOPs by arithmetic, anywhere
 
@@ -11,7 +11,8 @@ take turns; times are medians.
 
 import sys
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -22,22 +23,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import trainer_ms
 import trainer_ms_variance
+from benchmarks import harness
 from benchmarks.baseline import BaselineTrainer, float_batch
-from benchmarks.harness import (
-    BASELINE,
-    GB,
-    OURS,
-    Meter,
-    allocated,
-    device_name,
-    figures,
-    measure,
-    parser,
-    print_table,
-    take_turns,
-    write_json,
-)
-from model.deeplab_multi import ARCHS
+from benchmarks.harness import BASELINE, GB, OURS, Meter
 from utils.device import PRECISIONS, set_precision, to_device
 from utils.flag_types import format_size
 from utils.options import stage1_args, stage2_args
@@ -57,10 +45,12 @@ TOLERANCE = 1e-4  # relative, of the first step's losses in full precision
 NEAR_0 = 1e-3  # the divergence of untrained classifiers is a difference of almost equal numbers
 
 
-def stage_args(stage: str, options: Namespace, crop: str | None = None) -> Namespace:
-    """The README's flags of a stage with the benchmark's own."""
-    flags = f"{COMMON} {STAGES[stage]} --arch {options.arch} --precision {options.precision}".split()
-    flags += ["--checkpointing"] * options.checkpointing + (["--crop-size", crop] if crop else [])
+def stage_args(
+    stage: str, precision: str, checkpointing: bool, arch: str = "resnet101", crop: str | None = None
+) -> Namespace:
+    """The README's flags of a stage, at the `crop` width,height if given."""
+    flags = f"{COMMON} {STAGES[stage]} --arch {arch} --precision {precision}".split()
+    flags += ["--checkpointing"] * checkpointing + (["--crop-size", crop] if crop else [])
     return (stage1_args if stage == "stage1" else stage2_args)(flags)
 
 
@@ -96,38 +86,28 @@ def our_step(trainer: nn.Module, batches: list[dict], device: torch.device) -> d
 
 
 def runner(
-    way: str, stage: str, args: Namespace, device: torch.device, exact: bool = False, compiled: bool = False
+    way: str, stage: str, args: Namespace, device: torch.device, compiled: bool = False
 ) -> Callable[[], dict]:
-    """A function that runs one step, after setting the device's arithmetic.
+    """A function that runs one step, after setting the device's arithmetic for it.
 
-    `exact`: full precision for the baseline too, instead of torch's default TensorFloat-32.
+    The baseline uses TensorFloat-32, torch's default for convolutions, unless ours is in full precision.
     """
+    precision = args.precision if way == OURS or args.precision == "fp32" else "tf32"
     batches = [make_batch(args, seed, pinned=device.type == "cuda") for seed in (1, 2)]
+    trainer = build(way, stage, args)
     if way == OURS:
-        trainer = build(OURS, stage, args).to(device, memory_format=torch.channels_last)
+        trainer.to(device, memory_format=torch.channels_last)
         if compiled:
             trainer.G.compile()
+    else:
+        trainer.to(device)
+        batches = [float_batch(batch) for batch in batches]
 
-        def run() -> dict:
-            set_precision(args.precision, device)
-            return our_step(trainer, batches, device)
+    def run() -> dict:
+        set_precision(precision, device)
+        return our_step(trainer, batches, device) if way == OURS else trainer.step(*batches)
 
-        return run
-    trainer = build(BASELINE, stage, args).to(device)
-    batches = [float_batch(batch) for batch in batches]
-    for optimizer in (*(optimizer for optimizer, _ in trainer.sgd), *trainer.adam):
-        for group in optimizer.param_groups:
-            group["lr"] *= (1 - AFTER_REG_START / args.num_steps) ** args.power
-
-    def run_baseline() -> dict:
-        if exact:
-            set_precision("fp32", device)
-        elif device.type == "cuda":  # torch's defaults, and cuDNN's search, which everybody enables
-            torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = True, False
-            torch.backends.cudnn.benchmark = True
-        return trainer.step(*batches)
-
-    return run_baseline
+    return run
 
 
 def matrix_rate(precision: str, device: torch.device) -> float:
@@ -136,7 +116,7 @@ def matrix_rate(precision: str, device: torch.device) -> float:
     set_precision(precision, device)
     dtype = PRECISIONS[precision] or torch.float32
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    runs = [measure(lambda: [a @ b for _ in range(repeats)], device) for _ in range(6)]
+    runs = [harness.measure(lambda: [a @ b for _ in range(repeats)], device) for _ in range(6)]
     return 2 * size**3 * repeats / min(run.seconds for run in runs[1:])
 
 
@@ -149,7 +129,7 @@ def compare_losses(stage: str, args: Namespace, device: torch.device) -> float:
     args = Namespace(**vars(args) | dict(precision="fp32"))
     found = {}
     for way in (BASELINE, OURS):
-        run = runner(way, stage, args, device, exact=True)
+        run = runner(way, stage, args, device)
         torch.manual_seed(1)  # of dropout
         found[way] = {name: float(loss) for name, loss in run().items()}
     worst = max(
@@ -161,7 +141,7 @@ def compare_losses(stage: str, args: Namespace, device: torch.device) -> float:
 
 
 def count(stage: str, args: Namespace, way: str = OURS) -> Meter:
-    """FLOPs and peak bytes of a step by arithmetic; `states` has the bytes of weights and optimisers."""
+    """FLOPs and peak bytes of a step by arithmetic; `states`: bytes of weights and optimisers."""
     meter = Meter()
     with FakeTensorMode(allow_non_fake_inputs=True), meter:
         trainer = build(way, stage, args)
@@ -178,7 +158,7 @@ def count(stage: str, args: Namespace, way: str = OURS) -> Meter:
                 trainer.dis_update(*predictions)
             else:
                 _count_baseline(trainer, images, labels)
-        meter.states = state_sizes(trainer)
+        meter.states = state_size(trainer)
     return meter
 
 
@@ -204,93 +184,85 @@ def _normalise_as_cuda(network: nn.Module) -> None:
             module.register_forward_pre_hook(lambda _, inputs: inputs[0].float())
 
 
-def state_sizes(trainer: nn.Module | BaselineTrainer) -> dict[str, int]:
+def state_size(trainer: nn.Module | BaselineTrainer) -> int:
     """Bytes of parameters, gradients, SGD's momentum and Adam's two averages."""
 
-    def size(parameters) -> int:
+    def size(parameters: Iterable[Tensor]) -> int:
         return sum(p.numel() * p.element_size() for p in parameters)
 
-    D = [*trainer.D1.parameters(), *trainer.D2.parameters()]  # noqa: N806
     trained = size(p for p in trainer.G.parameters() if p.requires_grad)
-    adam = 2 * size(D) if trainer.args.lambda_adv_target1 > 0 else 0
-    parameters = size(trainer.G.parameters()) + size(D)
-    return dict(parameters=parameters, gradients=trained, momentum=trained, adam=adam)
+    discriminators = size([*trainer.D1.parameters(), *trainer.D2.parameters()])
+    adam = 2 * discriminators if trainer.args.lambda_adv_target1 > 0 else 0
+    return size(trainer.G.parameters()) + discriminators + 2 * trained + adam
 
 
-def memory_table(options: Namespace) -> list[dict]:
-    """Peak memory of the chosen stages by arithmetic, with every relevant setting; printed as a table."""
+def memory_table() -> list[dict]:
+    """Peak memory of both stages by arithmetic, with every relevant setting; printed as a table."""
     settings = [(BASELINE, "fp32", False)]
     settings += [(OURS, precision, checks) for precision in ("fp32", "bf16") for checks in (False, True)]
     rows = []
-    for stage in options.stages:
-        for way, precision, checkpointing in settings:
-            chosen = Namespace(arch=options.arch, precision=precision, checkpointing=checkpointing)
-            meter = count(stage, stage_args(stage, chosen), way)
-            row = dict(stage=stage, way=way, precision=precision, checkpointing=checkpointing)
-            row |= {f"{name}_gb": value / GB for name, value in meter.states.items()}
-            row["activations_gb"] = (meter.peak - sum(meter.states.values())) / GB
-            row |= dict(peak_gb=meter.peak / GB, tflop=meter.flops / TERA)
-            rows.append(row | dict(moved_gb=meter.moved / GB, operations=meter.operations))
-    print_table(tuple(rows[0]), *(tuple(row.values()) for row in rows))
+    for stage, (way, precision, checkpointing) in product(STAGES, settings):
+        meter = count(stage, stage_args(stage, precision, checkpointing), way)
+        row = dict(stage=stage, way=way, precision=precision, checkpointing=checkpointing)
+        row |= dict(states_gb=meter.states / GB, rest_gb=(meter.peak - meter.states) / GB)
+        row |= dict(peak_gb=meter.peak / GB, tflop=meter.flops / TERA, moved_gb=meter.moved / GB)
+        rows.append(row)
+    harness.print_table(tuple(rows[0]), *(tuple(row.values()) for row in rows))
     return rows
 
 
-def compare_steps(stage: str, options: Namespace, device: torch.device) -> dict:
+def compare_steps(
+    stage: str, args: Namespace, device: torch.device, rounds: int, compiled: bool = False
+) -> dict:
     """Both ways' figures of one stage, printed as they are found."""
-    on_gpu = device.type == "cuda"
-    args = stage_args(stage, options, options.crop_size or (None if on_gpu else CPU_CROPS[stage]))
     size = f"batch {args.batch_size} + {args.batch_size}, crop {format_size(args.crop_size)}"
-    print(f"\n{stage}: {args.arch}, {size}, {args.precision} on {device_name(device)}", flush=True)
+    print(f"\n{stage}: {args.arch}, {size}, {args.precision} on {harness.device_name(device)}", flush=True)
     difference = compare_losses(stage, args, device)
     print(f"first losses in full precision differ by {difference:.1e}", flush=True)
     counted = Namespace(**vars(args) | dict(checkpointing=False, precision="fp32"))
     flops = count(stage, counted).flops
-    steps = 10 if on_gpu else 1  # per turn, without waiting for the device in between
-    peaks, runs = {}, {}
+    steps = 10 if device.type == "cuda" else 1  # per turn, without waiting for the device in between
+    peaks, turns = {}, {}
     for way in (OURS, BASELINE):
-        before = allocated(device)
-        try:
-            runs[way] = runner(way, stage, args, device, compiled=options.compile)
-            runs[way]()  # kernel search, compilation, optimiser states
-            peaks[way] = measure(runs[way], device).peak - before
-        except torch.OutOfMemoryError:
-            runs.pop(way, None)
-            print(f"{way}: does not fit into this GPU's memory", flush=True)
-    turns = {way: lambda run=run: [run() for _ in range(steps)] for way, run in runs.items()}
-    found = figures(take_turns(turns, device, options.rounds))
+        before = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+        run = runner(way, stage, args, device, compiled=compiled)
+        run()  # kernel search, compilation, optimiser states
+        peaks[way] = harness.measure(run, device).peak - before
+        turns[way] = lambda run=run: [run() for _ in range(steps)]
+    found = harness.figures(harness.take_turns(turns, device, rounds))
     limit = matrix_rate(args.precision, device)
-    for way, peak in peaks.items():
+    for way in (OURS, BASELINE):
         seconds = found[way]["seconds"] / steps
         rate = 2 * args.batch_size / seconds
-        found[way] = dict(seconds=seconds, images_per_second=rate, peak_gb=peak / GB)
-        found[way]["share"] = flops / seconds / limit
-    head = ("", "s per step", "images/s", "peak GB", "of the matrix rate")
-    print_table(head, *((way, *found[way].values()) for way in peaks))
+        share = flops / seconds / limit
+        found[way] = dict(seconds=seconds, images_per_second=rate, share=share, peak_gb=peaks[way] / GB)
+    head = ("", "s per step", "images/s", "of the matrix rate", "GPU GB")
+    harness.print_table(head, *((way, *found[way].values()) for way in (OURS, BASELINE)))
     print(f"{flops / TERA:.3f} TFLOP per step; matrix product {limit / TERA:.3f} TFLOP/s")
-    print(f"baseline / ours: {found.get('ratio', float('nan')):.2f}", flush=True)
-    found |= dict(stage=stage, device=device_name(device), size=size, tflop=flops / TERA, limit=limit)
-    return found | {key: getattr(options, key) for key in ("arch", "precision", "checkpointing", "compile")}
+    print(f"baseline / ours: {found['ratio']:.2f}", flush=True)
+    found |= dict(stage=stage, device=harness.device_name(device), size=size, tflop=flops / TERA, limit=limit)
+    return found | dict(precision=args.precision, checkpointing=args.checkpointing, compile=compiled)
 
 
 def main() -> None:
-    flags = parser(__doc__)
-    flags.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
+    flags = harness.parser(__doc__)
     flags.add_argument("--precision", choices=PRECISIONS, help="default: bf16 on a GPU, fp32 on a CPU")
     flags.add_argument("--checkpointing", action="store_true")
     flags.add_argument("--compile", action="store_true")
-    flags.add_argument("--arch", choices=ARCHS, default="resnet101")
-    flags.add_argument("--crop-size", help="width,height instead of the README's or the CPU's")
-    flags.add_argument("--rounds", type=int, help="turns of each way; default: 5 on a GPU, 3 on a CPU")
     flags.add_argument("--memory", action="store_true", help="memory and FLOPs by arithmetic")
     options = flags.parse_args()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    options.precision = options.precision or ("bf16" if device.type == "cuda" else "fp32")
-    options.rounds = options.rounds or (5 if device.type == "cuda" else 3)
+    on_gpu = torch.cuda.is_available()
     if options.memory:
-        found = memory_table(options)
+        found = memory_table()
     else:
-        found = [compare_steps(stage, options, device) for stage in options.stages]
-    write_json(options.json, found)
+        found = []
+        for stage in STAGES:
+            precision = options.precision or ("bf16" if on_gpu else "fp32")
+            crop = None if on_gpu else CPU_CROPS[stage]
+            args = stage_args(stage, precision, options.checkpointing, crop=crop)
+            device, rounds = torch.device("cuda" if on_gpu else "cpu"), 5 if on_gpu else 3
+            found.append(compare_steps(stage, args, device, rounds, options.compile))
+    harness.write_json(options.json, found)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """The benchmarks run, and both of their ways do the same work; speed is not tested here."""
 
 import json
-from argparse import Namespace
 
 import pytest
 import torch
@@ -16,9 +15,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def test_prediction_compares_pseudo_labels_and_evaluation(tmp_path):
     file = tmp_path / "figures.json"
-    done = run_script(
-        *("benchmarks/prediction", "--images", "1", "--repeats", "1", "--cpu", "--json", file), cwd=ROOT
-    )
+    flags = ("--images", "1", "--repeats", "1", "--json", file)
+    done = run_script("benchmarks/prediction", *flags, cwd=ROOT)
     assert done.returncode == 0, done.stderr  # it ends with an error where the confusion matrices differ
     found = json.loads(file.read_text())
     for task in ("pseudo labels", "evaluation"):
@@ -29,10 +27,8 @@ def test_prediction_compares_pseudo_labels_and_evaluation(tmp_path):
 
 @pytest.mark.parametrize("stage", step.STAGES)
 def test_step_compares_losses(stage):
-    flags = dict(precision="fp32", checkpointing=False, compile=False, crop_size="32,32", rounds=1)
-    found = step.compare_steps(
-        stage, Namespace(arch="mini", **flags), torch.device("cpu")
-    )  # exits if they differ
+    args = step.stage_args(stage, "fp32", checkpointing=False, arch="mini", crop="32,32")
+    found = step.compare_steps(stage, args, torch.device("cpu"), rounds=1)  # exits if they differ
     assert found["ratio"] == pytest.approx(found["baseline"]["seconds"] / found["ours"]["seconds"])
 
 
@@ -59,8 +55,7 @@ def test_meter_counts_what_operations_move(work, tensors):
 def test_data_path_compares_the_samples_of_each_stream(tmp_path, monkeypatch):
     monkeypatch.setattr(data_path, "IMAGES", 1)
     for split in (SOURCE, TARGET):
-        data_path.draw(tmp_path, (split, 0))
+        data_path.draw(tmp_path, split, 0)
     for work in WORKS:
-        found = data_path.per_core(work, tmp_path, 0.1)  # raises where samples differ
+        found = data_path.compare_samples(work, tmp_path, 0.1)  # exits if samples differ
         assert found["samples"] > 0 and found["ratio"] > 0
-    assert data_path.with_workers(WORKS[0], tmp_path, 0.1, 1)["ratio"] > 0

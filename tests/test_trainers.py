@@ -313,10 +313,9 @@ def test_apples_gpu_is_chosen_if_it_is_the_only_one(monkeypatch, caplog):
     assert choose_device(Namespace(cpu=True, gpu_ids=[0])) == (torch.device("cpu"), [])
 
 
-@pytest.mark.parametrize(("flags", "limit"), [([], 16e9), (["--checkpointing"], 8e9)])
-def test_memory_and_flops_of_the_published_step(flags, limit):
+@pytest.mark.parametrize(("checkpointing", "limit"), [(False, 16e9), (True, 8e9)])
+def test_memory_and_flops_of_the_published_step(checkpointing, limit):
     """Stage I of the README with bf16, counted without computing; kernel workspaces are not included."""
-    options = Namespace(arch="resnet101", precision="bf16", checkpointing=bool(flags), compile=False)
-    meter = count("stage1", stage_args("stage1", options))
+    meter = count("stage1", stage_args("stage1", "bf16", checkpointing=checkpointing))
     assert 2e9 < meter.peak < limit
     assert 18.9e12 < meter.flops < 23e12  # checkpointing repeats the backbone's forward pass
