@@ -123,11 +123,10 @@ class UncertaintyGap:
     def _add(self, label: Tensor, prediction: Tensor, uncertainty: Tensor) -> None:
         known = (label >= 0) & (label < self.classes)
         right = label == prediction
-        groups = (
-            torch.stack([known & right, known & ~right]).flatten(1).view(torch.uint8)
-        )  # bool -> double is slow
+        groups = torch.stack([known & right, known & ~right]).flatten(1).view(torch.uint8)
         certainty = uncertainty.double().neg().exp_().flatten()
-        self.certainty = self.certainty.to(groups.device) + groups.double() @ certainty
+        # uint8 converts to float64 several times as fast as bool.
+        self.certainty = self.certainty.to(groups.device) + groups.double().mul_(certainty).sum(1)
         self.pixels = self.pixels.to(groups.device) + groups.sum(1)
 
     def gather(self, processes: Processes, device: torch.device) -> None:
