@@ -32,10 +32,11 @@ from report.pages import write_comparison
 from report.pictures import Picture, color_map, read_example, source_pictures
 from report.result_folder import read_result
 from synthetic import make_synthetic_data
+from utils.atomic import atomic_write
 from utils.errors import UserError, run_script
 from utils.flag_types import OneLineParser, seed
 from utils.metrics import format_iou_columns
-from utils.pictures import save_overview
+from utils.pictures import overview
 
 HERE = Path(__file__).resolve().parent
 EXAMPLES = 4  # target images in the report
@@ -182,7 +183,8 @@ def write_overview_and_page(
         predictions = [result.prediction(name) for result in results.values()]
         maps = [color_map(ids, target.colors) for ids in (target.train_ids(name), *predictions)]
         rows.append([Image.open(target.image_path(name)), *maps])
-    save_overview(args.out / "overview.png", ["target image", "label", *results], rows)
+    sheet = overview(["target image", "label", *results], rows)
+    atomic_write(args.out / "overview.png", lambda tmp: sheet.save(tmp, "PNG"))
     intro = (
         "A small network of the papers' structure, trained from random weights on drawn street scenes: "
         f"{len(source)} labelled images of one world, as many without labels of another, tested on "

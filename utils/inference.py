@@ -73,8 +73,9 @@ def predict_weightings(
         for index, size in enumerate(sizes):  # full-size maps of one image at a time
             image = slice(index, index + 1)
             shown = upsample(uncertainty[image], size)[0, 0]
-            weighted = [label_and_score([p[image] for p in of_w], size, 2 * len(scales)) for of_w in maps]
-            results.append([Prediction(label, score, shown) for label, score in weighted])
+            best = [max_of_sum([p[image] for p in of_weighting], size) for of_weighting in maps]
+            passes = 2 * len(scales)
+            results.append([Prediction(label, score.div_(passes), shown) for score, label in best])
     return results
 
 
@@ -118,21 +119,6 @@ def pixel_uncertainty(
     with single_thread():
         aux, main = map(sum, zip(logits, mirrored, strict=True)) if mirrored_uncertainty else logits
         return classifier_divergence(aux, main)
-
-
-@single_thread()
-def label_and_score(
-    probabilities: Sequence[Tensor], size: tuple[int, int], passes: int = 1
-) -> tuple[Tensor, Tensor]:
-    """Label (H, W) uint8 and score (H, W) of one image.
-
-    Args:
-        probabilities: (1, C, h, w) at each scale, summed over all of its passes.
-        size: (H, W).
-        passes: how many were summed, over all scales.
-    """
-    score, label = max_of_sum(probabilities, size)
-    return label, score.div_(passes)
 
 
 def predict_all(

@@ -197,8 +197,3 @@ def overview(titles: list[str], rows: list[list[Image.Image]], width: int = 256)
             picture = pictures[column].convert("RGB").resize((width, height), Image.Resampling.BOX)
             sheet.paste(picture, (left, head + row * (height + gap)))
     return sheet
-
-
-def save_overview(path: Path, titles: list[str], rows: list[list[Image.Image]], width: int = 256) -> None:
-    """Write `overview` as a PNG."""
-    atomic_write(path, lambda tmp: overview(titles, rows, width).save(tmp, "PNG"))
