@@ -10,7 +10,7 @@ from argparse import Namespace
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from model.deeplab_multi import DeeplabMulti
 from model.ms_discriminator import MsImageDis
@@ -26,11 +26,12 @@ def float_batch(batch: dict) -> dict:
     return dict(image=torch.from_numpy(images.transpose(0, 3, 1, 2).copy()), label=batch["label"].long())
 
 
-class BaselineTrainer:
+class BaselineTrainer(nn.Module):
     """The step of Stage I or, with `rectified`, of Stage II."""
 
     def __init__(self, args: Namespace, rectified: bool):
-        self.args, self.rectified, self.device = args, rectified, torch.device("cpu")
+        super().__init__()
+        self.args, self.rectified = args, rectified
         self.G = DeeplabMulti(
             args.num_classes, args.use_se, args.train_bn, args.norm_style, args.droprate, args.arch
         )
@@ -46,19 +47,13 @@ class BaselineTrainer:
         self.adam = [
             torch.optim.Adam(D.parameters(), args.learning_rate_D, (0.9, 0.99)) for D in (self.D1, self.D2)
         ]
-        self.often = torch.ones(args.num_classes)
-
-    def to(self, device: torch.device) -> "BaselineTrainer":
-        self.device, self.often = device, self.often.to(device)
-        for network in (self.G, self.D1, self.D2):
-            network.to(device)
-        return self
+        self.register_buffer("often", torch.ones(args.num_classes))
 
     def step(self, labelled: dict, target: dict) -> dict[str, float]:
         """An iteration after `--reg-start` on two batches of `float_batch`; returns its losses."""
-        args = self.args
-        images, labels = labelled["image"].to(self.device), labelled["label"].to(self.device)
-        images_t = target["image"].to(self.device)
+        args, device = self.args, self.often.device
+        images, labels = labelled["image"].to(device), labelled["label"].to(device)
+        images_t = target["image"].to(device)
         z1, z2 = self.segment(images)
         z1_t, z2_t = self.segment(images_t)
         weight = self.class_weight(labels)
@@ -100,7 +95,7 @@ class BaselineTrainer:
             if count < 64 * 64 * len(labels):
                 weight[c] = args.max_value
             self.often[c] = 0.9 * self.often[c] + 0.1 * (args.max_value if count == 0 else 1)
-        return weight.to(self.device) * self.often
+        return weight.to(self.often.device) * self.often
 
     def hard_loss(self, z: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
         """Cross entropy of the hardest pixels."""

@@ -67,7 +67,7 @@ def device_name(device: torch.device) -> str:
     """The GPU, or the CPU's threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"CPU, {torch.get_num_threads()} threads"
+    return f"CPU, threads: {torch.get_num_threads()}"
 
 
 def print_table(*rows: tuple) -> None:

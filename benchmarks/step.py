@@ -54,7 +54,7 @@ def stage_args(
     return (stage1_args if stage == "stage1" else stage2_args)(flags)
 
 
-def build(way: str, stage: str, args: Namespace) -> nn.Module | BaselineTrainer:
+def build(way: str, stage: str, args: Namespace) -> nn.Module:
     """A trainer on the CPU, with the same weights for both ways."""
     torch.manual_seed(0)
     if way == BASELINE:
@@ -63,15 +63,12 @@ def build(way: str, stage: str, args: Namespace) -> nn.Module | BaselineTrainer:
 
 
 def make_batch(args: Namespace, seed: int, pinned: bool) -> dict:
-    """uint8 images (N, H, W, 3), and labels (N, H, W) in blocks, one in twenty of them ignored."""
+    """Random uint8 images (N, H, W, 3) and labels (N, H, W), one in twenty of them ignored."""
     generator = torch.Generator().manual_seed(seed)
-    height, width = args.crop_size
-    blocks = (args.batch_size, -(-height // 16), -(-width // 16))
-    labels = torch.randint(0, args.num_classes, blocks, generator=generator, dtype=torch.uint8)
-    labels[torch.rand(blocks, generator=generator) < 0.05] = args.ignore_label
-    labels = labels.repeat_interleave(16, 1).repeat_interleave(16, 2)[:, :height, :width].contiguous()
-    shape = (args.batch_size, height, width, 3)
-    images = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+    size = (args.batch_size, *args.crop_size)
+    images = torch.randint(0, 256, (*size, 3), generator=generator, dtype=torch.uint8)
+    labels = torch.randint(0, args.num_classes, size, generator=generator, dtype=torch.uint8)
+    labels[torch.rand(size, generator=generator) < 0.05] = args.ignore_label
     batch = dict(image=images, label=labels)
     return {key: value.pin_memory() for key, value in batch.items()} if pinned else batch
 
@@ -94,14 +91,13 @@ def runner(
     """
     precision = args.precision if way == OURS or args.precision == "fp32" else "tf32"
     batches = [make_batch(args, seed, pinned=device.type == "cuda") for seed in (1, 2)]
-    trainer = build(way, stage, args)
-    if way == OURS:
-        trainer.to(device, memory_format=torch.channels_last)
+    trainer = build(way, stage, args).to(device)
+    if way == BASELINE:
+        batches = [float_batch(batch) for batch in batches]
+    else:
+        trainer.to(memory_format=torch.channels_last)
         if compiled:
             trainer.G.compile()
-    else:
-        trainer.to(device)
-        batches = [float_batch(batch) for batch in batches]
 
     def run() -> dict:
         set_precision(precision, device)
@@ -184,7 +180,7 @@ def _normalise_as_cuda(network: nn.Module) -> None:
             module.register_forward_pre_hook(lambda _, inputs: inputs[0].float())
 
 
-def state_size(trainer: nn.Module | BaselineTrainer) -> int:
+def state_size(trainer: nn.Module) -> int:
     """Bytes of parameters, gradients, SGD's momentum and Adam's two averages."""
 
     def size(parameters: Iterable[Tensor]) -> int:
