@@ -75,7 +75,7 @@ def segment_image(segmenter: Segmenter, item: Input, args: Namespace) -> None:
 
 
 def segment_video(segmenter: Segmenter, item: Input, args: Namespace) -> None:
-    """Write the overlay of every frame; the legend lists every class, so that its layout is constant."""
+    """Write the overlay of every frame, above one legend of all classes."""
 
     def convert(frame: Image.Image) -> Image.Image:
         label = segmenter(frame, fast=args.fast).label

@@ -1,13 +1,17 @@
-"""Predictions drawn over their image: classes with a legend, uncertainty with a colour bar.
+"""Predictions drawn over their image: classes above a legend, uncertainty above a colour bar.
 
-The legend or the bar stands on a strip below the image. Letters grow with the image, so that they can be read
-both at full size and scaled to a screen.
+Letters grow with the image, so that they can be read both at full size and scaled to a screen.
 """
 
-from contextlib import suppress
+import math
+from collections.abc import Callable
+from functools import lru_cache, partial
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from PIL import Image
 
 from dataset.labels import Color, Colors, palette
 from utils.pictures import BAR_TICKS, MIN_BAR_END, bar_colors, blend, heat_overlay, heat_position
@@ -15,36 +19,28 @@ from utils.pictures import BAR_TICKS, MIN_BAR_END, bar_colors, blend, heat_overl
 CLASS_OPACITY = 0.5
 # Limits of the longer side of an annotated image, in pixels.
 MIN_SIDE, MAX_SIDE = 512, 4096
-MIN_LETTERS = 14  # letter height in pixels
-WHITE, BLACK, GREY = (255, 255, 255), (20, 20, 20), (165, 165, 165)
-BAR_TITLE = "Uncertainty (KL divergence, nats)"
+MIN_LETTERS = 14  # font size in pixels
+MAX_NAME = 24  # characters of a class name in the legend
+DPI = 72  # matplotlib's point is 1/72 inch: lengths in points are lengths in pixels
 MAX_TICK = 0.88  # a tick further right would touch the number at the bar's end
 MAX_TICKS = 4  # between the bar's ends
 
 
 def class_overlay(image: Image.Image, label: np.ndarray, colors: Colors) -> Image.Image:
     """The image blended with the colours of its train ids (H, W)."""
-    if label.shape != (image.height, image.width):
-        raise ValueError(f"the label is {label.shape}, the image {(image.height, image.width)}")
     return Image.fromarray(blend(np.asarray(image), palette(colors)[label], CLASS_OPACITY))
 
 
 def overlay_with_legend(
     image: Image.Image, label: np.ndarray, colors: Colors, every_class: bool = False
 ) -> Image.Image:
-    """`class_overlay` above a legend with each class's share of the pixels.
+    """`class_overlay` above a legend of the classes that occur and their shares of the pixels, largest first.
 
     Args:
-        every_class: list all named classes in train id order, so that the legend keeps its layout from frame
-            to frame of a video; otherwise those that occur, largest first.
+        every_class: list all named classes, without shares: the same legend for every frame of a video.
     """
-    overlay = _resized(class_overlay(image, label, colors))
-    entries = legend_entries(label, colors)
-    if every_class:
-        entries = entries[: len(colors)]
-    else:
-        entries = sorted((entry for entry in entries if entry[2]), key=lambda entry: -entry[2])
-    return _above(overlay, _legend(entries, *_strip_layout(overlay)))
+    entries = tuple(colors.items()) if every_class else tuple(legend_entries(label, colors))
+    return _above(class_overlay(image, label, colors), partial(_legend, entries))
 
 
 def uncertainty_overlay(
@@ -56,93 +52,87 @@ def uncertainty_overlay(
         maximum: right end of the bar in nats; None: the largest value.
     """
     end = max(float(uncertainty.max()) if maximum is None else maximum, MIN_BAR_END)
-    overlay = _resized(heat_overlay(image, heat_position(uncertainty, end)))
     saturated = bool((uncertainty > end).any())
-    return _above(overlay, _color_bar(end, saturated, *_strip_layout(overlay)))
+    return _above(heat_overlay(image, heat_position(uncertainty, end)), partial(_color_bar, end, saturated))
 
 
 def legend_entries(label: np.ndarray, colors: Colors) -> list[tuple[str, Color, float]]:
-    """Name, colour and share of the pixels of every class; outputs beyond the named ones are numbered."""
-    shares = np.bincount(label.ravel(), minlength=len(colors)) / label.size
+    """Name, colour and share of the pixels of each class in `label` (H, W), largest share first.
+
+    Train ids beyond the named classes are numbered.
+    """
+    shares = np.bincount(label.ravel()) / label.size
     names = [*colors, *(f"class {index}" for index in range(len(colors), len(shares)))]
-    table = [tuple(color) for color in palette(colors)[: len(shares)].tolist()]
-    return list(zip(names, table, shares.tolist(), strict=True))
+    order = np.argsort(-shares, kind="stable")[: np.count_nonzero(shares)]
+    return [(names[i], tuple(palette(colors)[i].tolist()), shares[i]) for i in order]
 
 
-def _legend(entries: list[tuple[str, Color, float]], width: int, letters: int) -> Image.Image:
-    """Columns of swatch, name and share."""
-    font = _font("".join(name for name, _, _ in entries), letters)
-    gap, line = letters // 2, round(1.7 * letters)
-    share_width = round(font.getlength("100.0 %"))
-    around_name = letters + 4 * gap + share_width
-    names = [_shortened(name, font, width - gap - around_name) for name, _, _ in entries]
-    column = around_name + round(max(map(font.getlength, names)))
-    columns = max(1, min(len(entries), (width - gap) // column))
-    strip = Image.new("RGB", (width, gap + -(-len(entries) // columns) * line), WHITE)
-    pen = ImageDraw.Draw(strip)
-    for index, (name, (_, color, share)) in enumerate(zip(names, entries, strict=True)):
-        row, place = divmod(index, columns)
-        left, top = gap + place * ((width - gap) // columns), gap // 2 + row * line
-        middle = top + line // 2
-        swatch = (left, middle - letters // 2, left + letters, middle + letters // 2)
-        pen.rectangle(swatch, color, outline=GREY)
-        ink, percent = (BLACK, f"{100 * share:.1f} %") if share else (GREY, "-")
-        pen.text((left + letters + gap, middle), name, ink, font, anchor="lm")
-        pen.text((left + column - 2 * gap, middle), percent, ink, font, anchor="rm")
-    return strip
+@lru_cache(maxsize=1)  # a video has one legend
+def _legend(entries: tuple[tuple, ...], width: int, letters: int) -> Image.Image:
+    """Swatch, name and share (if given) of each entry, in as many columns as fit."""
+    patches = []
+    for name, color, *share in entries:
+        shown = name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}…"
+        # matplotlib would leave out names that begin with an underscore, and typeset $…$ as a formula.
+        text = "  ".join([" " + shown.replace("$", r"\$"), *(f"{100 * value:.1f} %" for value in share)])
+        patches.append(Patch(facecolor=np.divide(color, 255), edgecolor="darkgrey", label=text))
+    figure = Figure((width / DPI, 1), DPI)
+    columns = 1
+    for _ in range(2):  # the first time to measure one column
+        figure.legends.clear()
+        legend = figure.legend(
+            handles=patches,
+            loc="center left",
+            ncols=columns,
+            fontsize=letters,
+            frameon=False,
+            borderaxespad=0,
+            borderpad=0.5,
+            columnspacing=1,  # twice `borderpad`: n columns are at most n times as wide as one
+            handlelength=1,
+            handleheight=1,
+            handletextpad=0.3,
+        )
+        size = legend.get_window_extent()
+        columns = max(1, int(width // size.width))
+    return _rendered(figure, math.ceil(size.height))
 
 
 def _color_bar(end: float, saturated: bool, width: int, letters: int) -> Image.Image:
     """The colours from 0 to `end` nats between a title and a scale."""
-    font, margin = ImageFont.load_default(letters), 2 * letters
-    strip = Image.new("RGB", (width, 6 * letters), WHITE)
-    pen = ImageDraw.Draw(strip)
-    pen.text((width // 2, letters), BAR_TITLE, BLACK, font, anchor="mm")
-    bar = Image.fromarray(bar_colors(width - 2 * margin)[None]).resize((width - 2 * margin, letters))
-    strip.paste(bar, (margin, 2 * letters))
+    margin = 2 * letters
+    figure = Figure((width / DPI, 1), DPI)
+    axes = figure.add_axes((margin / width, 0.5, 1 - 2 * margin / width, 1 / 6), frameon=False)
+    axes.imshow(bar_colors(width - 2 * margin)[None], aspect="auto", extent=(0, 1, 0, 1))
+    axes.set_title("Uncertainty (KL divergence, nats)", fontsize=letters, pad=letters / 2)
     inner = [value for value in BAR_TICKS if heat_position(value, end) < MAX_TICK][-MAX_TICKS:]
-    numbers = {0: "0"} | {value: f"{value:g}" for value in inner} | {end: f"{end:.2g}" + "+" * saturated}
-    for value, number in numbers.items():
-        x = margin + round(heat_position(value, end) * (bar.width - 1))
-        pen.line((x, 3 * letters, x, 3 * letters + letters // 3), BLACK, letters // 12)
-        pen.text((x, 3 * letters + round(1.2 * letters)), number, BLACK, font, anchor="mm")
-    return strip
+    numbers = ["0", *(f"{value:g}" for value in inner), f"{end:.2g}" + "+" * saturated]
+    axes.set_xticks([heat_position(value, end) for value in (0, *inner, end)], numbers)
+    axes.set_yticks([])
+    axes.tick_params(labelsize=letters, length=letters / 3, width=letters / 12, pad=letters / 4)
+    return _rendered(figure, 6 * letters)
 
 
-def _font(text: str, letters: int) -> ImageFont.FreeTypeFont:
-    """Pillow's own font, which is ASCII; for other text DejaVu if it is installed."""
-    if not text.isascii():
-        with suppress(OSError):
-            return ImageFont.truetype("DejaVuSans.ttf", letters)
-    return ImageFont.load_default(letters)
+def _rendered(figure: Figure, height: int) -> Image.Image:
+    figure.set_figheight(height / DPI)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
 
-def _shortened(name: str, font: ImageFont.FreeTypeFont, width: float) -> str:
-    """The name, cut to `width` pixels."""
-    if font.getlength(name) > width:
-        while font.getlength(name + "…") > width:
-            name = name[:-1]
-        name += "…"
-    return name
+def _above(image: Image.Image, draw_strip: Callable[[int, int], Image.Image]) -> Image.Image:
+    """The image centred above a strip drawn for a width and a font size, with an even width and height.
 
-
-def _resized(image: Image.Image) -> Image.Image:
-    """The image with its longer side within the limits: enlarged by a whole factor, or reduced."""
+    The image is enlarged by a whole factor, or reduced, to sides within the limits. Video codecs require the
+    even sides.
+    """
     longer = max(image.size)
     factor = -(-MIN_SIDE // longer) if longer <= MAX_SIDE else MAX_SIDE / longer
-    return image.resize([max(1, round(factor * side)) for side in image.size], Image.Resampling.BOX)
-
-
-def _strip_layout(image: Image.Image) -> tuple[int, int]:
-    """Width of the strip below an image, and the height of its letters."""
+    image = image.resize([max(1, round(factor * side)) for side in image.size], Image.Resampling.BOX)
     width = max(image.width, MIN_SIDE)
-    return width, max(MIN_LETTERS, min(max(image.size) // 64, width // 26))
-
-
-def _above(image: Image.Image, strip: Image.Image) -> Image.Image:
-    """The image centred above the strip; both sides of the result are even, as video codecs require."""
-    width, height = strip.width, image.height + strip.height
-    sheet = Image.new("RGB", (width + width % 2, height + height % 2), WHITE)
+    strip = draw_strip(width, max(MIN_LETTERS, min(max(image.size) // 64, width // 26)))
+    height = image.height + strip.height
+    sheet = Image.new("RGB", (width + width % 2, height + height % 2), "white")
     sheet.paste(image, ((width - image.width) // 2, 0))
     sheet.paste(strip, (0, image.height))
     return sheet
