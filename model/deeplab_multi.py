@@ -5,9 +5,7 @@ Caffe arrangement; the classifiers are atrous spatial pyramids.
 """
 
 import contextlib
-from collections import OrderedDict
 from collections.abc import Iterator
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -21,6 +19,7 @@ STRIDE = 8  # image pixels per logit cell (output stride)
 GROUPS = 32  # of group normalisation
 DILATIONS = (6, 12, 18, 24)  # of the 3x3 branches of a classifier
 SE_REDUCTION = 16
+CLASSIFIERS = ("layer5.", "layer6.")  # prefixes of their parameters' names
 
 
 class Arch(NamedTuple):
@@ -172,13 +171,13 @@ class DeeplabMulti(nn.Module):
             elif isinstance(module, nn.BatchNorm2d):
                 module.requires_grad_(train_bn)
 
-    def backbone_parameters(self) -> "OrderedDict[str, nn.Parameter]":
+    def backbone_parameters(self) -> dict[str, nn.Parameter]:
         """The parameters outside the classifiers, by name."""
-        return OrderedDict((k, p) for k, p in self.named_parameters() if not is_classifier(k))
+        return {k: p for k, p in self.named_parameters() if not k.startswith(CLASSIFIERS)}
 
-    def classifier_parameters(self) -> "OrderedDict[str, nn.Parameter]":
+    def classifier_parameters(self) -> dict[str, nn.Parameter]:
         """The parameters of the two classifiers, by name."""
-        return OrderedDict((k, p) for k, p in self.named_parameters() if is_classifier(k))
+        return {k: p for k, p in self.named_parameters() if k.startswith(CLASSIFIERS)}
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Images (N, 3, H, W), BGR minus mean -> auxiliary and primary logits (N, num_classes, H/8, W/8)."""
@@ -192,31 +191,24 @@ class DeeplabMulti(nn.Module):
         if not (self.checkpointing and torch.is_grad_enabled()):
             return stage(x)
         for block in stage:
-            contexts = partial(_checkpoint_contexts, block)
+
+            def contexts(block: nn.Module = block) -> tuple:  # of the forward pass and of the recomputation
+                return contextlib.nullcontext(), _frozen_running_statistics(block)
+
             # A block draws no random numbers, so there is no RNG state to preserve.
             x = checkpoint(block, x, use_reentrant=False, context_fn=contexts, preserve_rng_state=False)
         return x
-
-
-def _checkpoint_contexts(block: nn.Module) -> tuple[contextlib.AbstractContextManager, ...]:
-    """Contexts of a block's forward pass and of its recomputation in the backward pass."""
-    return contextlib.nullcontext(), _frozen_running_statistics(block)
 
 
 @contextlib.contextmanager
 def _frozen_running_statistics(block: nn.Module) -> Iterator[None]:
     """Recomputation must not update the running statistics a second time: it writes to temporary buffers."""
     norms = [module for module in block.modules() if isinstance(module, _BatchNorm) and module.training]
-    kept = [dict(norm._buffers) for norm in norms]
-    for norm, buffers in zip(norms, kept, strict=True):
+    kept = [(norm, dict(norm._buffers)) for norm in norms]
+    for norm, buffers in kept:
         norm._buffers.update({name: torch.empty_like(buffer) for name, buffer in buffers.items()})
     try:
         yield
     finally:
-        for norm, buffers in zip(norms, kept, strict=True):
+        for norm, buffers in kept:
             norm._buffers.update(buffers)
-
-
-def is_classifier(key: str) -> bool:
-    """Whether a parameter or buffer of `DeeplabMulti` belongs to one of the two classifiers."""
-    return key.startswith(("layer5.", "layer6."))

@@ -14,25 +14,16 @@ GRADIENT_PENALTY = 0.01  # weight of the squared gradient norm on real samples
 
 
 class ConvBlock(nn.Module):
-    """3x3 convolution with bias and zero padding, then leaky ReLU 0.2."""
+    """3x3 convolution with bias and zero padding, then leaky ReLU 0.2 (optional)."""
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int = 1):
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1, activation: bool = True):
         super().__init__()
         self.conv = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1)
+        self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.leaky_relu(self.conv(x), 0.2, inplace=True)
-
-
-class LinearBlock(nn.Module):
-    """3x3 convolution without an activation: the second half of a residual block."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x)
+        x = self.conv(x)
+        return F.leaky_relu(x, 0.2, inplace=True) if self.activation else x
 
 
 class ResidualBlock(nn.Module):
@@ -40,7 +31,9 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.model = nn.Sequential(ConvBlock(channels, channels), LinearBlock(channels))
+        self.model = nn.Sequential(
+            ConvBlock(channels, channels), ConvBlock(channels, channels, activation=False)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.model(x)

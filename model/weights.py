@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torchvision.models import ResNet101_Weights
 
-from model.deeplab_multi import DeeplabMulti, is_classifier
+from model.deeplab_multi import CLASSIFIERS, DeeplabMulti
 
 PIXEL_MAX = 255
 FIRST_KEY = "conv1.weight"  # of the first convolution
@@ -51,20 +51,21 @@ def load_weights(network: DeeplabMulti, source: str, restore_classifiers: bool =
     if source == "none":
         log.info("Starting from random weights.")
         return
-    state = strip_data_parallel(fetch(source))
-    torchvision = "fc.weight" in state and "layer5.head.1.weight" not in state
+    state, expected = fetch(source), network.state_dict()
+    torchvision = "fc.weight" in state
+    first_names = {key.partition(".")[0] for key in state}
     if torchvision:
-        state = {k: v for k, v in state.items() if not k.startswith("fc.")}
-        what = "torchvision's ResNet backbone"
-    elif prefix := _extra_name(state, network):
-        state, what = from_caffe(state, prefix), "a Caffe-style backbone"
+        what, left_out = "torchvision's ResNet backbone", "fc."
+    elif len(first_names) == 1 and not hasattr(network, *first_names):
+        state = {key.partition(".")[2]: value for key, value in state.items()}
+        what, left_out = "a Caffe-style backbone", ("layer5.", "fc.")  # its own classifiers
     elif restore_classifiers:
-        what = "network"
+        what, left_out = "network", ()
     else:
-        state, what = {k: v for k, v in state.items() if not is_classifier(k)}, "backbone of a network"
-    expected = network.state_dict()
+        what, left_out = "backbone of a network", CLASSIFIERS
+    state = {k: v for k, v in state.items() if not k.startswith(left_out)}
     if what != "network":
-        expected = {k: v for k, v in expected.items() if not is_classifier(k)}
+        expected = {k: v for k, v in expected.items() if not k.startswith(CLASSIFIERS)}
     check_weights(state, expected, source)
     if torchvision:
         state[FIRST_KEY] = to_bgr_in_0_to_255(state[FIRST_KEY])
@@ -124,7 +125,7 @@ def cache_name(url: str) -> str:
 
 
 def read_state(path: Path, source: str) -> StateDict:
-    """The state dictionary in a file; `source` is what the user called it."""
+    """The state dictionary in a file; `source` is the user's name for it."""
     try:
         state = load_tensors(path)
     except ValueError as error:
@@ -136,7 +137,7 @@ def read_state(path: Path, source: str) -> StateDict:
         raise WeightsError(
             f"--restore-from {source}: holds no network; name a snapshot such as GTA5_25000.pth"
         )
-    return dict(state)
+    return {key.removeprefix("module."): value for key, value in state.items()}  # of DataParallel
 
 
 def load_tensors(path: Path) -> object:
@@ -161,7 +162,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _is_weight(key: object, value: object) -> bool:
-    """Whether both belong into a state dictionary: a name, and a dense array of real numbers."""
+    """Whether this is an entry of a state dictionary: a name and a dense tensor of real numbers."""
     plain = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
     return isinstance(key, str) and plain and not value.is_quantized and not value.is_complex()
 
@@ -172,13 +173,8 @@ def count_classes(snapshot: Path) -> int | None:
     Raises:
         WeightsError: the file is not a checkpoint.
     """
-    head = strip_data_parallel(fetch(str(snapshot))).get(CLASSES_KEY)
+    head = fetch(str(snapshot)).get(CLASSES_KEY)
     return len(head) if head is not None and head.ndim else None
-
-
-def strip_data_parallel(state: StateDict) -> StateDict:
-    """The state without DataParallel's `module.` in front of its keys."""
-    return {key.removeprefix("module."): value for key, value in state.items()}
 
 
 def to_bgr_in_0_to_255(weight: Tensor) -> Tensor:
@@ -189,18 +185,6 @@ def to_bgr_in_0_to_255(weight: Tensor) -> Tensor:
     """
     scale = torch.tensor(IMAGENET_STD_RGB) * PIXEL_MAX
     return (weight.to(scale.dtype) / scale[:, None, None]).flip(1)
-
-
-def from_caffe(state: StateDict, prefix: str) -> StateDict:
-    """The papers' original initial weights, without the prefix of the keys and without their classifier."""
-    state = {key.removeprefix(prefix + "."): value for key, value in state.items()}
-    return {k: v for k, v in state.items() if not k.startswith(("layer5.", "fc."))}
-
-
-def _extra_name(state: StateDict, network: DeeplabMulti) -> str | None:
-    """The prefix that all keys share in front of the network's own names, if any."""
-    first, *others = {key.partition(".")[0] for key in state}
-    return first if not others and not hasattr(network, first) else None
 
 
 def check_weights(state: StateDict, expected: StateDict, source: str) -> None:

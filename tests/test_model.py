@@ -19,7 +19,7 @@ import yaml
 
 from dataset.cityscapes import CITYSCAPES_COLORS
 from engine.snapshots import remove_old_snapshots
-from model.deeplab_multi import ARCHS, DeeplabMulti, is_classifier
+from model.deeplab_multi import ARCHS, CLASSIFIERS, DeeplabMulti
 from model.weights import WeightsError, cache_name, load_weights
 from tests.conftest import TRAINING, one_line_error
 from utils.atomic import atomic_write
@@ -52,7 +52,7 @@ def same(state, other, keys=None):
 
 def split(state):
     """Keys of the backbone and of the classifiers."""
-    classifiers = {key for key in state if is_classifier(key)}
+    classifiers = {key for key in state if key.startswith(CLASSIFIERS)}
     return state.keys() - classifiers, classifiers
 
 
