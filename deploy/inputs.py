@@ -1,8 +1,8 @@
 """The images and videos to segment, and where their results go."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from dataset.images import PICTURE_SUFFIXES, DataError, check_image, scan
 from deploy.video import VIDEO_SUFFIXES, check_video
@@ -13,22 +13,12 @@ IMAGE_OUTPUTS = (".png", "_overlay.png", "_uncertainty.png")
 VIDEO_OUTPUTS = ("_overlay.mp4",)
 
 
-@dataclass(frozen=True)
-class Input:
-    """An image or video; `stem` is the path of its results without their endings."""
+class Input(NamedTuple):
+    """An image or video, and the files to write for it."""
 
     path: Path
-    stem: Path
-
-    @property
-    def is_video(self) -> bool:
-        return self.path.name.lower().endswith(VIDEO_SUFFIXES)
-
-    @property
-    def outputs(self) -> list[Path]:
-        """Every file that will be written."""
-        suffixes = VIDEO_OUTPUTS if self.is_video else IMAGE_OUTPUTS
-        return [self.stem.with_name(self.stem.name + suffix) for suffix in suffixes]
+    is_video: bool
+    outputs: list[Path]
 
 
 def find_inputs(paths: Sequence[Path], folder: Path) -> list[Input]:
@@ -52,7 +42,7 @@ def find_inputs(paths: Sequence[Path], folder: Path) -> list[Input]:
 
 def _expand(path: Path, folder: Path) -> list[Input]:
     if path.is_file():
-        return [Input(path, folder / path.stem)]
+        return [_input(path, folder / path.stem)]
     if not path.is_dir():
         raise UserError(f"{path}: no such file; name an image, a folder of images or a video")
     path = resolve_path(path)
@@ -61,7 +51,14 @@ def _expand(path: Path, folder: Path) -> list[Input]:
         names = scan(path, (*PICTURE_SUFFIXES, *VIDEO_SUFFIXES), excluded_folders=[resolve_path(folder)])
     except DataError:
         raise UserError(f"{path}: no image or video in this folder; name another one") from None
-    return [Input(path / name, folder / Path(name).with_suffix("")) for name in names]
+    return [_input(path / name, folder / Path(name).with_suffix("")) for name in names]
+
+
+def _input(path: Path, stem: Path) -> Input:
+    """An input whose outputs are `stem` and their endings."""
+    is_video = path.name.lower().endswith(VIDEO_SUFFIXES)
+    endings = VIDEO_OUTPUTS if is_video else IMAGE_OUTPUTS
+    return Input(path, is_video, [stem.with_name(stem.name + ending) for ending in endings])
 
 
 def _check_outputs(inputs: Sequence[Input], folder: Path) -> None:

@@ -12,12 +12,12 @@ import torch.nn.functional as F
 
 from dataset.labels import Colors
 from utils.errors import UserError
-from utils.inference import NOT_FINITE, SingleScaleModel
+from utils.inference import SingleScaleModel
 
 INPUT, OUTPUTS, LOGITS = "images", ("label", "score", "uncertainty"), "logits"
 OPSET = 18  # the first in which Resize supports align_corners exactly
 BATCH = 2  # with an example batch of 1 the exporter would take the batch size for a constant
-TOLERANCE = 1e-3  # absolute and relative; rounding in another order of summation is far below
+TOLERANCE = 1e-3  # absolute and relative; a different order of summation changes far less
 
 
 def write_onnx(path: Path, model: SingleScaleModel, size: tuple[int, int], colors: Colors) -> None:
@@ -27,7 +27,7 @@ def write_onnx(path: Path, model: SingleScaleModel, size: tuple[int, int], color
     """
     load_onnxruntime()
     example = torch.zeros(BATCH, *size, 3, dtype=torch.uint8)
-    logging.disable(logging.WARNING)  # of the exporter's internals
+    logging.disable(logging.WARNING)  # the exporter's internals warn
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -51,44 +51,37 @@ def write_onnx(path: Path, model: SingleScaleModel, size: tuple[int, int], color
 def check_onnx(path: Path, model: SingleScaleModel, size: tuple[int, int]) -> dict[str, float]:
     """Run the file on the CPU in batches of 2 and 1: output name -> largest difference from the network.
 
-    A label counts by the score that the network gives to that class, because two classes may tie.
+    Labels are compared by the network's scores for them, because two classes may tie.
 
     Raises:
         UserError: onnxruntime cannot run the file, or a difference exceeds `TOLERANCE`.
     """
     onnxruntime = load_onnxruntime()
     generator = torch.Generator().manual_seed(0)
-    images = torch.randint(256, (BATCH, *size, 3), dtype=torch.uint8, generator=generator)
-    _, score, uncertainty, logits = SingleScaleModel(model.network, logits=True)(images)
-    if not (score.isfinite().all() and uncertainty.isfinite().all()):
-        raise UserError(NOT_FINITE)
-    class_scores = F.interpolate(logits.softmax(1), size, mode="bilinear", align_corners=True)
-    expected = {"label": score, "score": score, "uncertainty": uncertainty, LOGITS: logits}
-    differences = dict.fromkeys(OUTPUTS, 0.0)
-    for count in (BATCH, 1):
-        found = _run(onnxruntime, path, images[:count])
-        label = torch.from_numpy(found["label"]).long()
-        found["label"] = class_scores[:count].gather(1, label[:, None])[:, 0].numpy()
-        for name, values in found.items():
-            wanted = expected[name][:count].numpy()
-            difference = float(np.abs(values - wanted).max())
-            differences[name] = max(difference, differences.get(name, 0.0))
-            if not np.allclose(values, wanted, rtol=TOLERANCE, atol=TOLERANCE):
-                raise UserError(
-                    f"the exported network differs from the original: {name} by up to {difference:.1e} "
-                    f"(tolerance {TOLERANCE:g}); no file is kept"
-                )
-    return differences
-
-
-def _run(onnxruntime: ModuleType, path: Path, images: torch.Tensor) -> dict[str, np.ndarray]:
+    images = torch.randint(256, (BATCH + 1, *size, 3), dtype=torch.uint8, generator=generator)
     try:
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         names = [output.name for output in session.get_outputs()]
-        return dict(zip(names, session.run(None, {INPUT: images.numpy()}), strict=True))
+        runs = [session.run(None, {INPUT: batch.numpy()}) for batch in images.split(BATCH)]
     except Exception as error:  # onnxruntime's exceptions have no common class
         reason = str(error).splitlines()[0]
         raise UserError(f"{path}: onnxruntime cannot run the exported network ({reason})") from error
+    found = {name: np.concatenate(parts) for name, *parts in zip(names, *runs, strict=True)}
+    _, score, uncertainty, logits = SingleScaleModel(model.network, logits=True)(images)
+    class_scores = F.interpolate(logits.softmax(1), size, mode="bilinear", align_corners=True)
+    label = torch.from_numpy(found["label"]).long()
+    found["label"] = class_scores.gather(1, label[:, None])[:, 0].numpy()
+    expected = {"label": score, "score": score, "uncertainty": uncertainty, LOGITS: logits}
+    differences = {}
+    for name, values in found.items():
+        wanted = expected[name].numpy()
+        differences[name] = float(np.abs(values - wanted).max())
+        if not np.allclose(values, wanted, rtol=TOLERANCE, atol=TOLERANCE):
+            raise UserError(
+                f"the exported network differs from the original: {name} by up to {differences[name]:.1e} "
+                f"(tolerance {TOLERANCE:g}); no file is kept"
+            )
+    return differences
 
 
 def load_onnxruntime() -> ModuleType:

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor
 
 from dataset.images import HIGH_DEPTH_MODES
 from dataset.labels import Colors
@@ -71,14 +70,16 @@ class Segmenter:
         """
         image = to_rgb(image)
         size = image.height, image.width
-        working_size = _limit_pixels(size, MAX_PIXELS)
-        input_size = self.size_for(size)
+        factor = min(1.0, math.sqrt(MAX_PIXELS / (size[0] * size[1])))
+        working_size = tuple(max(1, int(factor * side)) for side in size)
+        sizes = scaled_sizes(self.size_for(size), self.scales)
+        # Resized as in the evaluation, (1, height, width, 3) uint8 each.
+        resized = (resize_whole(np.array(image), scaled)[None].to(self.device) for scaled in sizes)
         if fast:
             model = SingleScaleModel(self.network)
-            maps = [values[0] for values in model(self._batch(image, input_size), working_size)]
+            maps = [values[0] for values in model(next(resized), working_size)]
         else:
-            sizes = scaled_sizes(input_size, self.scales)
-            inputs = [to_network_input(self._batch(image, scaled)) for scaled in sizes]
+            inputs = [to_network_input(batch) for batch in resized]
             (maps,) = predict(self.network, inputs, [working_size], mirrored_uncertainty=True)
         label, score, uncertainty = maps
         if not (score.isfinite().all() and uncertainty.isfinite().all()):
@@ -115,10 +116,6 @@ class Segmenter:
             maximum: right end of the colour bar, to compare images; None: this image's maximum.
         """
         return uncertainty_overlay(to_rgb(image), prediction.uncertainty, maximum)
-
-    def _batch(self, image: Image.Image, size: tuple[int, int]) -> Tensor:
-        """The image resized as in the evaluation: (1, height, width, 3) uint8 on the device."""
-        return resize_whole(np.array(image), size)[None].to(self.device)
 
 
 def load_segmenter(
@@ -167,9 +164,3 @@ def to_rgb(image: Image.Image | np.ndarray) -> Image.Image:
     if image.mode in HIGH_DEPTH_MODES:
         raise ValueError(f"a PIL image of mode {image.mode} has more than 8 bits; convert it to 8-bit RGB")
     return image.convert("RGB")
-
-
-def _limit_pixels(size: tuple[int, int], pixels: int) -> tuple[int, int]:
-    """(height, width) scaled down to at most `pixels`, with the same aspect ratio."""
-    factor = min(1.0, math.sqrt(pixels / (size[0] * size[1])))
-    return size if factor == 1 else tuple(max(1, int(factor * side)) for side in size)
