@@ -47,7 +47,7 @@ def _expand(path: Path, folder: Path) -> list[Input]:
         raise UserError(f"{path}: no such file; name an image, a folder of images or a video")
     path = resolve_path(path)
     try:
-        # A results folder inside holds no inputs.
+        # Skip the results if their folder is inside this one.
         names = scan(path, (*PICTURE_SUFFIXES, *VIDEO_SUFFIXES), excluded_folders=[resolve_path(folder)])
     except DataError:
         raise UserError(f"{path}: no image or video in this folder; name another one") from None

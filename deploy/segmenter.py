@@ -125,7 +125,7 @@ def load_segmenter(
 ) -> Segmenter:
     """Load a snapshot, of this or of the published code, with the `opts.yaml` beside it.
 
-    The data it was trained on is not needed, and neither file can execute code.
+    The training data is not needed, and no code in either file is executed.
 
     Args:
         device: None: a GPU if there is one.

@@ -29,7 +29,7 @@ def check_video(path: Path) -> None:
 
 
 def convert_video(source: Path, target: Path, convert: Callable[[Image.Image], Image.Image]) -> None:
-    """Apply `convert` to every frame and write an MP4 without sound; frames keep their times.
+    """Apply `convert` to every frame and write an MP4 without sound; frames keep their timestamps.
 
     Args:
         convert: must return images of one size with even sides.
@@ -70,7 +70,7 @@ def _read(path: Path, progress: bool = False) -> Iterator[tuple]:
                 raise UserError(f"{path}: this file has no video stream")
             video = container.streams.video[0]
             video.thread_type = "AUTO"
-            size = {"width": video.width, "height": video.height}  # of every frame, even if the file varies
+            size = {"width": video.width, "height": video.height}  # frames of a file may differ in size
             frames = container.decode(video)
             if progress:
                 frames = tqdm(frames, total=video.frames or None, unit="frame", disable=None)

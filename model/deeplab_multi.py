@@ -23,16 +23,12 @@ CLASSIFIERS = ("layer5.", "layer6.")  # prefixes of their parameters' names
 
 
 class Arch(NamedTuple):
-    """Sizes of a network; every size has the same structure and the same parameter names.
+    """Sizes of a network; every size has the same structure and the same parameter names."""
 
-    `blocks` per stage; `width`, the planes of the first stage, doubled in each next one; channels of each
-    `branch` of a classifier and of its `bottleneck`.
-    """
-
-    blocks: tuple[int, int, int, int]
-    width: int
-    branch: int
-    bottleneck: int
+    blocks: tuple[int, int, int, int]  # per stage
+    width: int  # planes of the first stage, doubled in each following stage
+    branch: int  # channels of each dilated branch of a classifier
+    bottleneck: int  # channels of a classifier's bottleneck
 
 
 ARCHS = {

@@ -1,7 +1,7 @@
 """Initial weights and snapshots: finding them, recognising them and loading them completely.
 
 The keys distinguish three kinds of file: a network of this project or of the published code, a Caffe-style
-backbone (every key has one more name in front), and torchvision's ResNet.
+backbone (every key has a prefix), and torchvision's ResNet.
 """
 
 import hashlib
@@ -25,7 +25,8 @@ CLASSES_KEY = "layer6.head.1.weight"  # one row per class
 IMAGENET_STD_RGB = (0.229, 0.224, 0.225)  # torchvision divides its inputs by it
 # The V1 recipe; V2 was trained much longer, with other augmentations.
 IMAGENET_WEIGHTS = ResNet101_Weights.IMAGENET1K_V1
-HASH_IN_NAME = re.compile(r"-(?![0-9]+\.)([0-9a-f]{8,})\.")  # as torch.hub names files; a date is none
+# As in torch.hub's file names; a date does not count.
+HASH_IN_NAME = re.compile(r"-(?![0-9]+\.)([0-9a-f]{8,})\.")
 UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 LONGEST_REASON = 120  # characters of a library's message
 MAX_NAME = 100  # characters of a URL's file name that are kept
@@ -111,10 +112,10 @@ def download(url: str, path: Path) -> None:
         torch.hub.download_url_to_file(
             url, str(path), hash_prefix=digest and digest[1], progress=sys.stderr.isatty()
         )
-    except Exception as error:  # networks and servers fail in any way
+    except Exception as error:  # networks and servers fail in many ways
         raise WeightsError(
-            f"--restore-from {url}: cannot be downloaded ({_first_line(error)}); fetch it elsewhere and pass "
-            f"the file, or put it there as {path}"
+            f"--restore-from {url}: cannot be downloaded ({_first_line(error)}); download it elsewhere and "
+            f"pass the file, or save it as {path}"
         ) from error
 
 
@@ -148,9 +149,9 @@ def load_tensors(path: Path) -> object:
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what matters about an odd file is raised
+            warnings.simplefilter("ignore")  # whatever makes the file unusable raises an error
             return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged and hostile files fail in any way
+    except Exception as error:  # damaged and hostile files fail in many ways
         reason = _first_line(error) or "it is empty"
         if isinstance(error, pickle.UnpicklingError) or "TorchScript" in reason:
             reason = "it is another kind of file, or contains code, which is never executed"
