@@ -19,7 +19,7 @@ from dataset.survey import Survey, survey_images
 from engine.run_log import log_to_terminal, progress
 from utils.device import default_workers
 from utils.errors import UserError, run_script
-from utils.flag_types import MAX_WORKERS, OneLineParser, any_domain, format_size, integer, source, split
+from utils.flag_types import OneLineParser, any_domain, format_size, source, split, workers
 from utils.options import OWN_DATA
 
 SHOWN = 5  # sizes, names and files listed; the others are only counted
@@ -37,7 +37,7 @@ def check_data_args(argv: list[str] | None = None) -> Namespace:
     add("--data-dir", type=Path, help="root of the data (default: the data set's)")
     add("--data-list", type=Path, help="images, one name per line; without it the folder is scanned")
     add("--set", type=split, default="train", help="split of the data, where it has splits")
-    add("--num-workers", type=integer(0, MAX_WORKERS), help="decoding processes (default: by cores)")
+    add("--num-workers", type=workers, help="decoding processes (default: by cores)")
     return parser.parse_args(argv)
 # fmt: on
 

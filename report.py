@@ -18,7 +18,7 @@ from report.pages import write_comparison, write_evaluation
 from report.result_folder import read_result
 from utils.atomic import resolve_path
 from utils.errors import UserError, run_script
-from utils.flag_types import OneLineParser, not_negative, target, words
+from utils.flag_types import OneLineParser, not_negative, target, text
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ def report_args(argv: list[str] | None = None) -> Namespace:
     parser = OneLineParser("Write a page of one or several evaluations.", usage="RESULT [RESULT ...] [flags]")
     add = parser.add_argument
     add("results", type=Path, nargs="+", metavar="RESULT", help="folder that evaluate_cityscapes.py wrote")
-    add("--titles", type=words, help="titles of the results, separated by commas (default: their folders')")
+    add("--titles", type=text, help="titles of the results, separated by commas (default: their folders')")
     add("--images", type=not_negative, default=4, help="number of worst and of best images; with several "
         "results, of those where the last one loses and gains most over the first")
     add("--names", nargs="+", default=(), metavar="NAME", help="compare these images, named as in images.csv")

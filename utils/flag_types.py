@@ -5,7 +5,6 @@ text. The values in `opts.yaml` and in result files are checked by the same type
 """
 
 import argparse
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,7 @@ from dataset.domains import BUILT_IN
 from utils.errors import UserError, exit_with_error
 
 PUBLISHED_WEIGHTS = "1:0.5"  # of the primary and the auxiliary classifier
-MAX_NAME, MAX_PATH = 255, 4095  # bytes in a file name and in a path, as in common file systems
+MAX_TEXT = 4095  # characters; as many bytes as a path can have
 MAX_NUMBER = 2**31 - 1  # anything larger is a typing error, and overflows somewhere
 MAX_SIDE = 2**16 - 1  # pixels
 MIN_SCALE, MAX_SCALE = 1 / 16, 16
@@ -47,6 +46,7 @@ def integer(low: int, high: int = MAX_NUMBER) -> Callable[[str], int]:
 
 
 positive, not_negative, seed = integer(1), integer(0), integer(0, 2**64 - 1)
+workers = integer(0, MAX_WORKERS)
 positive_float = number(float, lambda x: 0 < x < INF, "a number above 0", "X")
 not_negative_float = number(float, lambda x: 0 <= x < INF, "a number of at least 0", "X")
 share = number(float, lambda x: 0 <= x < 1, "a number from 0 to below 1", "X")
@@ -75,29 +75,15 @@ def boolean(text: str) -> bool:
 
 
 @shown_as("TEXT")
-def words(value: str) -> str:
+def text(value: str) -> str:
     """Any printable text on one line."""
     if not value:
         raise argparse.ArgumentTypeError("is empty; give a value or leave the flag out")
     if re.search(r"[\x00-\x1f\x7f]", value):
         raise argparse.ArgumentTypeError(f"{value!r} contains control characters")
-    if len(value) > MAX_PATH:
+    if len(value) > MAX_TEXT:
         raise argparse.ArgumentTypeError(f"{value!r} is too long")
     return value
-
-
-def text(value: str) -> str:
-    """Text that can name a file."""
-    name = os.fsencode(words(value))
-    if len(name) > MAX_PATH or any(len(part) > MAX_NAME for part in name.split(b"/")):
-        raise argparse.ArgumentTypeError(f"{value!r} is too long for a file name")
-    return value
-
-
-@shown_as("SOURCE")
-def weights(value: str) -> str:
-    """A file, or a URL of any length."""
-    return words(value) if "://" in value else text(value)
 
 
 @shown_as("PATH")

@@ -5,7 +5,6 @@ GPUs. Flags whose default depends on `--source` and `--target` are None until `_
 utils/flag_types.py, the flags of one script alone are in that script.
 """
 
-import os
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -17,27 +16,11 @@ from dataset.labels import Colors
 from dataset.transforms import SCALES
 from dataset.yaml_file import load_yaml
 from model.deeplab_multi import ARCHS, GROUPS, NORM_STYLES, STRIDE
-from utils import flag_types
+from utils import flag_types as types
 from utils.atomic import atomic_write
 from utils.device import PRECISIONS
 from utils.errors import UserError
-from utils.flag_types import (
-    MAX_WORKERS,
-    OneLineParser,
-    boolean,
-    format_size,
-    fraction,
-    gpu_ids,
-    integer,
-    not_negative,
-    not_negative_float,
-    percentile,
-    positive,
-    positive_float,
-    share,
-    size,
-    split,
-)
+from utils.flag_types import OneLineParser, boolean, format_size
 from utils.losses import DIVERGENCES
 
 OPTIONS_FILE = "opts.yaml"
@@ -65,8 +48,8 @@ def stage2_args(argv: list[str] | None = None) -> Namespace:
     parser = OneLineParser("Stage II: fine-tune on pseudo labels rectified by their uncertainty.")
     _add_training_flags(parser)
     add = parser.group("pseudo labels")
-    add("--threshold", fraction, None, "confidence threshold the labels were made with; 1.0: every pixel has "
-        "a label (Rectifying, table 6; default: 0.9 from SYNTHIA and to RobotCar, else 1.0)")
+    add("--threshold", types.fraction, None, "confidence threshold of the labels; 1.0: every pixel has one "
+        "(Rectifying, table 6; default: 0.9 from SYNTHIA and to RobotCar, else 1.0)")
     add("--pseudo-dir", Path, None, "folder of pseudo labels made by any model: PNGs of train ids, named as "
         "the images (Rectifying, table 5; default: where generate_plabel_cityscapes.py writes them)")
     add("--conventional", boolean, False, "train as Stage I does on true labels (Rectifying, tables 2-4)")
@@ -84,15 +67,15 @@ def _add_network_flags(parser: OneLineParser) -> None:
     add = parser.group("network")
     add("--model", ["DeepLab"], "DeepLab", "family of the network")
     add("--arch", ARCHS, "resnet101", "size of the network; mini is the demo's")
-    add("--num-classes", integer(1, 255), None, "number of classes (default: the source's)")
+    add("--num-classes", types.integer(1, 255), None, "number of classes (default: the source's)")
     add("--norm-style", NORM_STYLES, "bn", "normalisation in the classifiers")
     add("--use-se", boolean, False, "squeeze and excitation in the classifiers")
-    add("--droprate --drop", share, 0.1, "channel dropout in the classifiers (Rectifying, table 7)")
+    add("--droprate --drop", types.share, 0.1, "channel dropout in the classifiers (Rectifying, table 7)")
     add("--train_bn", boolean, False, "train the affine parameters of the backbone's batch normalisation")
     add("--is-training", boolean, True, "update the backbone's BN statistics while training")
-    add("--sync_bn", boolean, False, "synchronise batch normalisation across torchrun's processes")
-    add("--restore-from", flag_types.weights, "imagenet",
-        "initial weights: a file, a URL, imagenet (torchvision's, converted) or none")
+    add("--sync_bn", boolean, False, "batch statistics of all GPUs; needs torchrun with one GPU per process")
+    add("--restore-from", types.text, "imagenet",
+        "initial weights: a file, a URL, imagenet (torchvision's, converted) or none", metavar="SOURCE")
     add("--not-restore-last", boolean, False, "initialise the classifiers at random")
 
 
@@ -105,72 +88,72 @@ def _add_training_flags(parser: OneLineParser) -> None:
     add("--data-list", Path, None, "its images, one name per line; without it the folder is scanned")
     add("--data-dir-target", Path, None, "root of the target stream (default: its data set's)")
     add("--data-list-target", Path, None, "its images, one name per line")
-    add("--set", split, "train", "split of the target to train on")
-    add("--input-size", size, None, "size of the labelled images in pixels (default: the data set's)")
-    add("--input-size-target", size, None, "size of the target images in pixels (default: the data set's)")
-    add("--crop-size", size, "640,360", "size of the crops of both streams in pixels")
+    add("--set", types.split, "train", "split of the target to train on")
+    add("--input-size", types.size, None, "size of the labelled images (default: the data set's)")
+    add("--input-size-target", types.size, None, "size of the target images (default: the data set's)")
+    add("--crop-size", types.size, "640,360", "size of the crops of both streams")
     add("--random-mirror", boolean, False, "mirror the target stream too (the labelled stream always is)")
     add("--random-scale", boolean, False, "scale the target stream too (the labelled stream always is)")
     add("--autoaug", boolean, False, "ImageNet AutoAugment on the labelled images")
     add("--autoaug_target", boolean, False, "ImageNet AutoAugment on the target images")
-    add("--ignore-label", integer(0, 255), 255, "train id of pixels without a label")
-    add("--num-workers", integer(0, MAX_WORKERS), None, "decoding processes per stream (default: by cores)")
+    add("--ignore-label", types.integer(0, 255), 255, "train id of pixels without a label")
+    add("--num-workers", types.workers, None, "decoding processes per stream (default: by cores)")
 
     add = parser.group("losses")
-    add("--lambda-seg", not_negative_float, 0.1, "weight of the auxiliary classifier's loss")
-    add("--lambda-adv-target1", not_negative_float, 0.0002,
+    add("--lambda-seg", types.not_negative_float, 0.1, "weight of the auxiliary classifier's loss")
+    add("--lambda-adv-target1", types.not_negative_float, 0.0002,
         "adversarial loss, auxiliary; both 0: no adversarial training (MRNet, table 2)")
-    add("--lambda-adv-target2", not_negative_float, 0.001, "adversarial loss, primary")
-    add("--lambda-me-target", not_negative_float, 0.0, "confidence-weighted entropy")
-    add("--lambda-kl-target", not_negative_float, 0.0,
+    add("--lambda-adv-target2", types.not_negative_float, 0.001, "adversarial loss, primary")
+    add("--lambda-me-target", types.not_negative_float, 0.0, "confidence-weighted entropy")
+    add("--lambda-kl-target", types.not_negative_float, 0.0,
         "memory regularization (MRNet, tables 2 and 3; in Stage II: Rectifying, table 10)")
-    add("--reg-start", not_negative, 15000, "first iteration with entropy and memory regularization")
+    add("--reg-start", types.not_negative, 15000, "first iteration with entropy and memory regularization")
     add("--class-balance", boolean, False, "raise the weight of classes with few pixels in the batch")
     add("--often-balance", boolean, False, "raise the weight of classes that are often absent")
-    add("--max-value", positive_float, 2.0, "the weight that both raise a class to")
-    add("--only-hard-label", percentile, 0.0, "learn from pixels with a loss above this percentile; 0: all")
+    add("--max-value", types.positive_float, 2.0, "the weight that both raise a class to")
+    add("--only-hard-label", types.percentile, 0.0, "learn from losses above this percentile; 0: all")
 
     add = parser.group("optimisation")
-    add("--batch-size", positive, 16, "images per step and stream, over all GPUs and processes")
-    add("--iter-size", positive, 1, "batches per update (gradient accumulation)")
-    add("--learning-rate", positive_float, 2.5e-4, "rate of the backbone; the classifiers use 10 times it")
-    add("--learning-rate-D", positive_float, 1e-4, "rate of the discriminators")
-    add("--momentum", share, 0.9, "momentum of SGD")
-    add("--weight-decay", not_negative_float, 5e-4, "weight decay of SGD")
-    add("--power", not_negative_float, 0.9, "exponent of the polynomial decay of the rates")
-    add("--warm-up", not_negative, 0, "iterations of linear warm-up")
-    add("--num-steps", positive, 100000, "iterations over which the rates decay")
-    add("--num-steps-stop", positive, None, "iteration to stop at (default: --num-steps)")
+    add("--batch-size", types.positive, 16, "images per step and stream, over all GPUs and processes")
+    add("--iter-size", types.positive, 1, "batches per update (gradient accumulation)")
+    add("--learning-rate", types.positive_float, 2.5e-4, "of the backbone; 10 times that for the classifiers")
+    add("--learning-rate-D", types.positive_float, 1e-4, "of the discriminators")
+    add("--momentum", types.share, 0.9, "momentum of SGD")
+    add("--weight-decay", types.not_negative_float, 5e-4, "weight decay of SGD")
+    add("--power", types.not_negative_float, 0.9, "exponent of the polynomial decay of the rates")
+    add("--warm-up", types.not_negative, 0, "iterations of linear warm-up")
+    add("--num-steps", types.positive, 100000, "iterations over which the rates decay")
+    add("--num-steps-stop", types.positive, None, "iteration to stop at (default: --num-steps)")
     add("--single-updates", boolean, False, "update the backbone once per step (published: up to 4 times)")
     add("--precision", PRECISIONS, None,
         f"arithmetic of the network; fp16 needs CUDA (docs/performance.md; default: {DEFAULT_PRECISION})")
     add("--fp16", boolean, False, "the published switch: --precision fp16")
     add("--checkpointing", boolean, False, "recompute blocks in the backward pass: less memory, slower")
-    add("--compile", boolean, False, "run the network through torch.compile; dropout masks differ")
+    add("--compile", boolean, False, "torch.compile the network, on one device only; dropout masks differ")
 
     add = parser.group("device and repeatability")
-    add("--random-seed", flag_types.seed, 1234, "seed of weights, order and augmentation")
+    add("--random-seed", types.seed, 1234, "seed of weights, order and augmentation")
     add("--deterministic", boolean, False, "bit-reproducible operations on a GPU, which are slower")
-    add("--gpu-ids", gpu_ids, "0", "GPUs that one process splits a batch over; torchrun assigns one each")
+    add("--gpu-ids", types.gpu_ids, "0", "GPUs to split each batch over; torchrun assigns one per process")
     add("--cpu", boolean, False, "compute on the CPU")
 
     add = parser.group("saving and resuming")
     add("--snapshot-dir", Path, "./snapshots/", "folder of everything that the run writes")
-    add("--save-pred-every", positive, 5000, "iterations between snapshots")
-    add("--keep", not_negative, 0, "number of latest snapshots to keep; 0: all, as published")
-    add("--save-state-every", positive, 1000, "iterations between saves of the state that --resume needs")
+    add("--save-pred-every", types.positive, 5000, "iterations between snapshots")
+    add("--keep", types.not_negative, 0, "number of latest snapshots to keep; 0: all, as published")
+    add("--save-state-every", types.positive, 1000, "iterations between saves of the state for --resume")
     add("--resume", boolean, False, "resume the run in --snapshot-dir exactly, with its flags where none are "
         "given; starts a new run if none is saved")
     add("--config", Path, None, "opts.yaml of an earlier run, whose values replace the defaults")
 
     add = parser.group("monitoring")
-    add("--log-every", positive, 20, "iterations between log lines")
+    add("--log-every", types.positive, 20, "iterations between log lines")
     add("--tensorboard", boolean, True, "write TensorBoard files too")
     add("--log-dir", Path, "./log", "folder of the TensorBoard files")
-    add("--save-num-images", not_negative, 2, "images in each picture of the training; 0: no pictures")
-    add("--pictures-every", not_negative, 1000, "iterations between pictures in TensorBoard; 0: none")
-    add("--eval-every", not_negative, 0, "iterations between validations (single-scale mIoU); 0: never")
-    add("--eval-set", split, "val", "split of the target to validate on")
+    add("--save-num-images", types.not_negative, 2, "images in each picture of the training; 0: no pictures")
+    add("--pictures-every", types.not_negative, 1000, "iterations between pictures in TensorBoard; 0: none")
+    add("--eval-every", types.not_negative, 0, "iterations between validations (single-scale mIoU); 0: never")
+    add("--eval-set", types.split, "val", "split of the target to validate on")
     add("--eval-list", Path, None, "its images, one name per line, to validate on fewer")
     add("--keep-best", boolean, False, "keep the network of the highest validation mIoU as <prefix>_best.pth")
 
@@ -178,29 +161,29 @@ def _add_training_flags(parser: OneLineParser) -> None:
 def add_domain_flags(add: Callable, source: str | None, target: str | None) -> None:
     """`--source` and `--target`; a default of None means: take it from the snapshot."""
     default = "" if source else " (default: the snapshot's)"
-    add("--source", flag_types.source, source, f"labelled domain, names the snapshots: {', '.join(SOURCES)}, "
+    add("--source", types.source, source, f"labelled domain, names the snapshots: {', '.join(SOURCES)}, "
         f"{OWN_DATA}{default}")
-    add("--target", flag_types.target, target, f"domain to adapt to: {', '.join(TARGETS)}, "
+    add("--target", types.target, target, f"domain to adapt to: {', '.join(TARGETS)}, "
         f"{OWN_DATA}{default}")
 
 
 def add_prediction_flags(parser: OneLineParser, batchsize: int, split: str) -> None:
     """What pseudo labels and evaluation share; None means: take it from the snapshot's opts.yaml."""
     add = parser.group("network")
-    add("--restore-from", flag_types.text, None, "snapshot, with opts.yaml beside it", metavar="FILE")
-    add("--num-classes", integer(1, 255), None, "number of classes (default: the snapshot's)")
+    add("--restore-from", types.text, None, "snapshot, with opts.yaml beside it", metavar="FILE")
+    add("--num-classes", types.integer(1, 255), None, "number of classes (default: the snapshot's)")
     add = parser.group("data")
     add_domain_flags(add, source=None, target=None)
     add("--data-dir", Path, None, "root of the target data (default: its data set's)")
     add("--data-list", Path, None, "images, one name per line; without it the folder is scanned")
-    add("--set", flag_types.split, split, "split of the data to predict")
-    add("--input-size", size, None, "size at scale 1 in pixels (default: the training's --input-size-target)")
-    add("--scales", flag_types.scales, None,
+    add("--set", types.split, split, "split of the data to predict")
+    add("--input-size", types.size, None, "size at scale 1 (default: the training's --input-size-target)")
+    add("--scales", types.scales, None,
         "scales to predict at, each also mirrored (default: 1,1.25; evaluating RobotCar: 1,0.8)")
     add = parser.group("device")
-    add("--batchsize --batch-size", positive, batchsize, "images per pass on a GPU; a CPU takes one")
-    add("--num-workers", integer(0, MAX_WORKERS), None, "decoding processes (default: by cores)")
-    add("--gpu --gpu-ids", gpu_ids, "0", "GPU to use", dest="gpu_ids")
+    add("--batchsize --batch-size", types.positive, batchsize, "images per pass on a GPU; a CPU takes one")
+    add("--num-workers", types.workers, None, "decoding processes (default: by cores)")
+    add("--gpu --gpu-ids", types.gpu_ids, "0", "GPU to use", dest="gpu_ids")
     add("--cpu", boolean, False, "compute on the CPU")
 # fmt: on
 
@@ -242,18 +225,16 @@ def _check_training(parser: OneLineParser, args: Namespace) -> None:
             f"--crop-size {format_size(args.crop_size)}: --norm-style in needs a crop of more than "
             f"{STRIDE} pixels, one cell of the logits"
         )
-    largest = [SCALES[1] * side for side in args.input_size]
-    _check_crop(parser, args.crop_size, largest, f"--input-size, scaled by at most {SCALES[1]}")
-    _check_crop(parser, args.crop_size, args.input_size_target, "--input-size-target")
-
-
-def _check_crop(parser: OneLineParser, crop: tuple[int, int], image: list[float], flag: str) -> None:
-    """Refuse a crop that no image can fill; one that only some scales can fill is padded."""
-    if crop[0] > image[0] or crop[1] > image[1]:
-        parser.error(
-            f"--crop-size {format_size(crop)} is larger than the image, {image[1]:g},{image[0]:g} "
-            f"({flag}); reduce the crop or enlarge the image"
-        )
+    images = {
+        f"--input-size, scaled by at most {SCALES[1]}": [SCALES[1] * side for side in args.input_size],
+        "--input-size-target": args.input_size_target,
+    }
+    for flag, (height, width) in images.items():  # a crop that only some scales can fill is padded
+        if args.crop_size[0] > height or args.crop_size[1] > width:
+            parser.error(
+                f"--crop-size {format_size(args.crop_size)} is larger than the image, {width:g},{height:g} "
+                f"({flag}); reduce the crop or enlarge the image"
+            )
 
 
 def check_threshold(parser: OneLineParser, threshold: float, folder: Path | None, flag: str) -> None:
@@ -272,8 +253,6 @@ def _parse_with_earlier(parser: OneLineParser, argv: list[str] | None) -> Namesp
     """
     args = parser.parse_args(argv)
     file = args.config
-    if file and not os.path.isfile(file):
-        raise UserError(f"--config {file}: no such file; name the opts.yaml in an earlier --snapshot-dir")
     if file is None and args.resume and (args.snapshot_dir / OPTIONS_FILE).is_file():
         file = args.snapshot_dir / OPTIONS_FILE
     return args if file is None else parser.parse_args(argv, parse_options(parser, load_options(file), file))
@@ -331,17 +310,11 @@ def load_options(path: Path) -> dict:
     """
     try:
         options = load_yaml(path)
-    except FileNotFoundError as error:
-        raise UserError(
-            f"{path}: no such file; copy it from the training's folder to beside the snapshot"
-        ) from error
+        if not isinstance(options, dict):
+            raise ValueError("it holds no flags")
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path}: cannot be read as the flags of a training ({error}); copy it again from the "
-            "training's folder"
-        ) from error
-    if not isinstance(options, dict):
-        raise UserError(f"{path}: holds no flags; copy it again from the training's folder")
+        reason = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read: {error}"
+        raise UserError(f"{path}: {reason}; copy opts.yaml from the training's folder") from error
     return options
 
 
