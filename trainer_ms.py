@@ -269,8 +269,8 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
 
     def segmentation_losses(self, z1: Tensor, z2: Tensor, labels: Tensor) -> Losses:
         """seg1 and seg2, which Stage II replaces."""
-        options = (labels, self.class_weight, self.args.ignore_label, self.args.only_hard_label)
-        options += (self.processes,)
+        args = self.args
+        options = (labels, self.class_weight, args.ignore_label, args.only_hard_label, self.processes)
         return {"seg1": segmentation_loss(z1, *options), "seg2": segmentation_loss(z2, *options)}
 
     def target_losses(self, z1_t: Tensor, z2_t: Tensor, i_iter: int) -> Losses:
