@@ -44,23 +44,18 @@ def value_counts(values: Tensor, number: int) -> Tensor:
 
 
 def _percentile_over_ranks(values: Tensor, q: float, across: Processes) -> Tensor:
-    keys = _sortable_keys(values)
+    keys = _sortable(values.contiguous().view(INTEGERS[values.dtype]))
     number = across.all_reduce_sum(torch.full((), keys.numel(), device=keys.device))
     # float64: float32 cannot tell the positions of more than 2^24 values apart.
     position = q / 100 * (number - 1).to(torch.float64)
     places = torch.stack((position.floor(), position.ceil())).long()
-    lower, upper = _values_of_keys(_smallest_keys(keys, places + 1, across), values.dtype)
+    lower, upper = _sortable(_smallest_keys(keys, places + 1, across)).view(values.dtype)
     return torch.lerp(lower, upper, (position - position.floor()).to(values.dtype))
 
 
-def _sortable_keys(values: Tensor) -> Tensor:
-    """Integers in the order of the floats: their bits, all but the sign flipped where negative."""
-    bits = values.contiguous().view(INTEGERS[values.dtype])
+def _sortable(bits: Tensor) -> Tensor:
+    """Bits of floats -> integers in the floats' order, and back: if negative, all but the sign flip."""
     return torch.where(bits < 0, bits ^ torch.iinfo(bits.dtype).max, bits)
-
-
-def _values_of_keys(keys: Tensor, dtype: torch.dtype) -> Tensor:
-    return torch.where(keys < 0, keys ^ torch.iinfo(keys.dtype).max, keys).view(dtype)
 
 
 def _smallest_keys(keys: Tensor, counts: Tensor, across: Processes) -> Tensor:
