@@ -104,11 +104,6 @@ def wrap_ddp(network: nn.Module, device: torch.device) -> DistributedDataParalle
     )
 
 
-def started_by_torchrun() -> bool:
-    """Whether torchrun started this process as one of several."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
-
-
 def init_distributed(cpu: bool) -> Processes:
     """Connect to the other processes that `torchrun` started, if any.
 
@@ -118,7 +113,7 @@ def init_distributed(cpu: bool) -> Processes:
     Raises:
         UserError: this machine has fewer GPUs than processes, or the other processes are unreachable.
     """
-    if not started_by_torchrun():
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2 or "RANK" not in os.environ:
         return SINGLE_PROCESS
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     gpus = 0 if cpu or not torch.cuda.is_available() else torch.cuda.device_count()
