@@ -53,6 +53,9 @@ class RepeatedSGD(torch.optim.Optimizer):
         keep_layout(self)
         found_inf, scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
         for group in self.param_groups:
+            options = {name: group[name] for name in ("lr", "momentum", "weight_decay")}
+            options |= dict(dampening=0, nesterov=True, maximize=False)
+            options |= dict(fused=True, grad_scale=None, found_inf=found_inf)
             for (repeats, new), params in self._buckets(group).items():
                 if new:
                     self._start(params)
@@ -68,7 +71,7 @@ class RepeatedSGD(torch.optim.Optimizer):
                         torch._foreach_mul_(buffers, started)
                     elif new:
                         torch._foreach_zero_(buffers)
-                    _nesterov_update(params, gradients, buffers, found_inf, group)
+                    sgd(params, gradients, buffers, **options)  # does nothing where found_inf is 1
                 if found_inf is None:
                     started.fill_(1)
                 else:
@@ -94,27 +97,3 @@ class RepeatedSGD(torch.optim.Optimizer):
             if parameter.grad is not None:
                 buckets[count, "momentum_buffer" not in self.state[parameter]].append(parameter)
         return buckets
-
-
-def _nesterov_update(
-    params: list[Tensor],
-    gradients: list[Tensor],
-    buffers: list[Tensor],
-    found_inf: Tensor | None,
-    group: dict,
-) -> None:
-    """One Nesterov update with weight decay, in place; a no-op where `found_inf` is 1."""
-    sgd(
-        params,
-        gradients,
-        buffers,
-        fused=True,
-        grad_scale=None,
-        found_inf=found_inf,
-        weight_decay=group["weight_decay"],
-        momentum=group["momentum"],
-        lr=group["lr"],
-        dampening=0,
-        nesterov=True,
-        maximize=False,
-    )
