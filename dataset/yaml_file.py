@@ -4,7 +4,7 @@ from pathlib import Path
 
 import yaml
 
-MAX_BYTES = 2**18  # the flags of a training take a few thousand
+MAX_BYTES = 2**22  # a run.yaml of thousands of restarts still fits
 MAX_REASON = 200  # characters
 
 
