@@ -241,7 +241,7 @@ def read_header(path: Path) -> tuple[tuple[int, int], str]:
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
             start = file.read(png.HEADER.size)
             file.seek(-len(png.END), os.SEEK_END)
-            end = file.read()
+            end = file.read(len(png.END))  # of a device, reading on would not end
         size, mode = _size_and_mode(png.read_header(start), path)
     if start.startswith(png.SIGNATURE) and end != png.END:
         raise DataError(f"{path}: the file is cut short; copy it again")
