@@ -8,7 +8,7 @@ from scipy.stats import bootstrap
 
 from engine.evaluation import LABELLED
 from report.pictures import DASH, percent
-from report.result_folder import COUNTS, Result
+from report.result_folder import COUNTS, Result, with_maps
 from utils.errors import UserError
 
 CONFIDENCE_LEVEL = 0.95
@@ -126,9 +126,9 @@ def most_changed(results: Results, count: int) -> dict[str, list[str]]:
     """
     (_, first), *_, (title, last) = results.items()
     change = {
-        name: last.images[name].accuracy - scores.accuracy
-        for name, scores in first.images.items()
-        if scores.pixels
+        name: last.images[name].accuracy - first.images[name].accuracy
+        for name in with_maps(list(results.values()))
+        if first.images[name].pixels
     }
     ordered = sorted(change, key=change.get)
     return {

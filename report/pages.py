@@ -15,7 +15,7 @@ from dataset import SegmentationDataset
 from report import pictures
 from report.comparison import Gain, Results, interval_notes, points
 from report.pictures import CHANGE_COLORS, ERROR_COLORS, NO_CLASS, Example, percent, read_example
-from report.result_folder import ImageScores, Result, labelled_pixels
+from report.result_folder import ImageScores, Result, labelled_pixels, with_maps
 from utils.atomic import atomic_write
 from utils.pictures import bar_colors
 from utils.uncertainty import UNCERTAINTIES
@@ -52,7 +52,7 @@ def write_evaluation(path: Path, result: Result, data: SegmentationDataset, imag
     bars = metrics["means"] | {"pixel accuracy": metrics["pixel_accuracy"]}
     if len(columns) > 1:  # the first mean of each weighting
         bars = {title: next(iter(column["means"].values())) for title, column in columns.items()}
-    worst, best = worst_and_best(result.images, images)
+    worst, best = worst_and_best({name: result.images[name] for name in with_maps([result])}, images)
     end = pictures.common_end([result], [*worst, *best])
     intro = (
         f"{metrics['restore_from']} ({metrics['data']['source']} → {metrics['data']['target']}): predictions "

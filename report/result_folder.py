@@ -5,6 +5,7 @@ docs/results.md describes every file and column.
 
 import csv
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,6 +28,7 @@ METRICS, CLASSES, IMAGES, COUNTS = "metrics.json", "metrics.csv", "images.csv", 
 MALFORMED = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, EOFError)
 MALFORMED += (OverflowError, csv.Error, BadZipFile)
 LEVELS = 255  # the highest in a score map or heat map
+log = logging.getLogger(__name__)
 
 
 def write_result(
@@ -126,15 +128,32 @@ class Result:
         """The mean probability of the predicted class (H, W) float32; predictions from files have none."""
         return np.float32(self._map(image, "_score")) / LEVELS
 
-    def _map(self, image: str, suffix: str) -> np.ndarray:
+    def has_maps(self, image: str) -> bool:
+        """Whether the files of an image that a page shows are still there."""
+        suffixes = ("", "_heatmap", "_score") if self.metrics["uncertainty"] else ("",)
+        return all(self._path(image, suffix).is_file() for suffix in suffixes)
+
+    def _path(self, image: str, suffix: str) -> Path:
         # Scored prediction files stay in their own folder.
         folder = self.folder if self.metrics["uncertainty"] else Path(self.metrics["restore_from"])
         stem = folder / Path(image).with_suffix("")
-        path = stem.with_name(f"{stem.name}{suffix}.png")
+        return stem.with_name(f"{stem.name}{suffix}.png")
+
+    def _map(self, image: str, suffix: str) -> np.ndarray:
+        path = self._path(image, suffix)
         if not path.is_file():
-            raise DataError(f"{path}: no such file; evaluate again, or leave out pictures with --images 0")
+            raise DataError(f"{path}: no such file; evaluate again")
         # Files of 16 bits may hold more than 255, which is no class.
         return np.clip(IdReader().read(path), 0, LEVELS).astype(np.uint8)
+
+
+def with_maps(results: Sequence[Result]) -> list[str]:
+    """The images whose maps are still in all result folders; warns of the others."""
+    images = list(results[0].images)
+    kept = [image for image in images if all(result.has_maps(image) for result in results)]
+    if len(kept) < len(images):
+        log.warning("%d images are not shown: their maps are gone.", len(images) - len(kept))
+    return kept
 
 
 def read_result(folder: Path) -> Result:
