@@ -173,7 +173,9 @@ def read_result(folder: Path) -> Result:
             title = next(iter(metrics["classifiers"]))
             rows = list(csv.DictReader(file))
         images = {row["image"]: _image_scores(row, title, metrics["uncertainty"]) for row in rows}
-        _require(len(images) == len(rows) > 0 and "" not in images, "it lists no image, or one twice")
+        _require(len(images) == len(rows) > 0, "it lists no image, or one twice")
+        stems = [str(Path(name).with_suffix("")) for name in images]
+        _require(stems == metrics["names"], f"its images are not those of {METRICS}")
         path = folder / COUNTS
         counts = _read_counts(path, images, len(metrics["colors"])) if path.is_file() else None
     except MALFORMED as error:
