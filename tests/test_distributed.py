@@ -16,7 +16,7 @@ import torch.multiprocessing as mp
 from PIL import Image
 
 from report.result_folder import read_result
-from tests.conftest import PREDICTION, ROOT, TRAINING, files_of, run_script, write_world
+from tests.conftest import PREDICTION, ROOT, TRAINING, files_of, run_in, write_world
 from tests.global_batch_norm import convert_global_batchnorm
 from tests.test_trainers import REGULARISED, WEIGHTING, build
 from tests.test_trainers import step as one_step
@@ -196,18 +196,8 @@ def torchrun(count: int, name: str, *flags: str, cwd: Path) -> subprocess.Comple
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, env=ENVIRONMENT)
 
 
-TRAIN = (
-    *TRAINING,
-    "--batch-size",
-    "3",
-    "--drop",
-    "0",
-    "--is-training",
-    "False",
-    "--norm-style",
-    "gn",
-    "--use-se",
-)
+FROZEN = "--is-training False"  # batch statistics would be those of each process's images
+TRAIN = (*TRAINING, *f"--batch-size 3 --drop 0 --norm-style gn --use-se {FROZEN}".split())
 
 
 def losses_of(folder: Path) -> list[dict]:
@@ -217,15 +207,18 @@ def losses_of(folder: Path) -> list[dict]:
 
 def test_scripts_under_torchrun_do_what_one_process_does(tmp_path):
     write_world(tmp_path)
-    for count, name in ((1, "one"), (2, "two")):
-        run = run_script if count == 1 else lambda *a, count=count, **k: torchrun(count, *a, **k)
-        trained = run("train_ms", "--snapshot-dir", f"snapshots/{name}", *TRAIN, cwd=tmp_path)
+    runs = {
+        "one": lambda *command: run_in(tmp_path, *command),
+        "two": lambda *command: torchrun(2, *command, cwd=tmp_path),
+    }
+    for name, run in runs.items():
+        trained = run("train_ms", "--snapshot-dir", f"snapshots/{name}", *TRAIN)
         assert trained.returncode == 0, trained.stderr
         assert trained.stdout.count("Saved snapshots") == 2
         flags = ("--restore-from", "snapshots/one/GTA5_4.pth", *PREDICTION)
-        made = run("generate_plabel_cityscapes", *flags, "--save", f"pseudo/{name}", cwd=tmp_path)
+        made = run("generate_plabel_cityscapes", *flags, "--save", f"pseudo/{name}")
         assert made.returncode == 0 and "of 4 images" in made.stdout, made.stderr
-        scored = run("evaluate_cityscapes", *flags, "--report", "--save", f"result/{name}", cwd=tmp_path)
+        scored = run("evaluate_cityscapes", *flags, "--report", "--save", f"result/{name}")
         assert scored.returncode == 0 and scored.stdout.count("mIoU") == 1, scored.stderr
     for one, two in zip(*(losses_of(tmp_path / "snapshots" / name) for name in ("one", "two")), strict=True):
         assert two == pytest.approx(one, rel=2e-4)
