@@ -67,10 +67,10 @@ def gpu(monkeypatch):
         pytest.skip("this torch needs a driver even to pretend")
     monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
     monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda *_, **__: True)
-    preprocess._mean_row.cache_clear()
+    preprocess.mean_row.cache_clear()
     with FakeTensorMode(allow_non_fake_inputs=True):
         yield torch.device("cuda", 0)
-    preprocess._mean_row.cache_clear()
+    preprocess.mean_row.cache_clear()
 
 
 def gradients_instead(monkeypatch, trainer) -> None:

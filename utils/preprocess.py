@@ -13,8 +13,8 @@ MEAN_BGR = MEAN_RGB[::-1]
 def to_network_input(images: Tensor) -> Tensor:
     """RGB (N, H, W, 3) uint8 -> BGR minus mean (N, 3, H, W) in torch's default dtype, without division."""
     # Under export or compilation tensors are symbolic, and the cache must not keep one.
-    mean_row = _mean_row.__wrapped__ if torch.compiler.is_compiling() else _mean_row
-    mean = mean_row(images.shape[2], torch.get_default_dtype(), images.device)
+    row = mean_row.__wrapped__ if torch.compiler.is_compiling() else mean_row
+    mean = row(images.shape[2], torch.get_default_dtype(), images.device)
     bgr = torch.stack(images.unbind(3)[::-1], 3)  # flip() takes twice as long
     return bgr.to(mean.dtype).sub_(mean).permute(0, 3, 1, 2)
 
@@ -26,7 +26,7 @@ def to_pixels(images: Tensor) -> Tensor:
 
 
 @lru_cache
-def _mean_row(width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+def mean_row(width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """The mean colour repeated for each pixel of a row, (W, 3): broadcasting a long row is faster.
 
     Cached on the device, because a copy from the CPU would synchronise.
