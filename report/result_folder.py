@@ -151,8 +151,8 @@ def with_maps(results: Sequence[Result]) -> list[str]:
     """The images whose maps are still in all result folders; warns of the others."""
     images = list(results[0].images)
     kept = [image for image in images if all(result.has_maps(image) for result in results)]
-    if len(kept) < len(images):
-        log.warning("%d images are not shown: their maps are gone.", len(images) - len(kept))
+    if gone := len(images) - len(kept):
+        log.warning("Not shown, because their maps are gone: %d of %d images.", gone, len(images))
     return kept
 
 
