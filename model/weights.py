@@ -1,7 +1,8 @@
 """Initial weights and snapshots: finding them, recognising them and loading them completely.
 
 The keys distinguish three kinds of file: a network of this project or of the published code, a Caffe-style
-backbone (every key has a prefix), and torchvision's ResNet.
+backbone (every key has a prefix such as `Scale.`), and torchvision's ResNet. With --not-restore-last any file
+will do whose backbone fits, such as AdaptSegNet's and CLAN's.
 """
 
 import hashlib
@@ -25,6 +26,8 @@ CLASSES_KEY = "layer6.head.1.weight"  # one row per class
 IMAGENET_STD_RGB = (0.229, 0.224, 0.225)  # torchvision divides its inputs by it
 # The V1 recipe; V2 was trained much longer, with other augmentations.
 IMAGENET_WEIGHTS = ResNet101_Weights.IMAGENET1K_V1
+TORCHVISION = "torchvision's ResNet backbone"
+WRAPPERS = {"module", "_orig_mod"}  # what DataParallel and torch.compile put before every key
 # As in torch.hub's file names; a date does not count.
 HASH_IN_NAME = re.compile(r"-(?![0-9]+\.)([0-9a-f]{8,})\.")
 UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
@@ -52,26 +55,27 @@ def load_weights(network: DeeplabMulti, source: str, restore_classifiers: bool =
     if source == "none":
         log.info("Starting from random weights.")
         return
-    state, expected = fetch(source), network.state_dict()
-    torchvision = "fc.weight" in state
-    first_names = {key.partition(".")[0] for key in state}
-    if torchvision:
-        what, left_out = "torchvision's ResNet backbone", "fc."
-    elif len(first_names) == 1 and not hasattr(network, *first_names):
-        state = {key.partition(".")[2]: value for key, value in state.items()}
-        what, left_out = "a Caffe-style backbone", ("layer5.", "fc.")  # its own classifiers
-    elif restore_classifiers:
-        what, left_out = "network", ()
+    (state, prefixes), expected = without_prefixes(fetch(source)), network.state_dict()
+    has_primary = any(key.startswith("layer6.") for key in state)  # which a Caffe-style backbone lacks
+    if prefixes - WRAPPERS and not has_primary:
+        what = "a Caffe-style backbone"
+    elif "fc.weight" in state:
+        what = TORCHVISION
     else:
-        what, left_out = "backbone of a network", CLASSIFIERS
-    state = {k: v for k, v in state.items() if not k.startswith(left_out)}
+        what = "network" if restore_classifiers else "backbone of a network"
     if what != "network":
-        expected = {k: v for k, v in expected.items() if not k.startswith(CLASSIFIERS)}
+        expected = {key: value for key, value in expected.items() if not key.startswith(CLASSIFIERS)}
+        state = {key: value for key, value in state.items() if key.startswith(backbone_modules(expected))}
     check_weights(state, expected, source)
-    if torchvision:
+    if what == TORCHVISION:
         state[FIRST_KEY] = to_bgr_in_0_to_255(state[FIRST_KEY])
     network.load_state_dict(state, strict=False)  # `check_weights` made sure that nothing is missing
     log.info("Starting from %s (%s).", source, what)
+
+
+def backbone_modules(state: StateDict) -> tuple[str, ...]:
+    """Prefixes of the backbone's keys in the state of a network of this project: `conv1.`, `layer1.` ..."""
+    return tuple({key.partition(".")[0] + "." for key in state if not key.startswith(CLASSIFIERS)})
 
 
 def fetch(source: str) -> StateDict:
@@ -138,7 +142,16 @@ def read_state(path: Path, source: str) -> StateDict:
         raise WeightsError(
             f"--restore-from {source}: holds no network; name a snapshot such as GTA5_25000.pth"
         )
-    return {key.removeprefix("module."): value for key, value in state.items()}  # of DataParallel
+    return state
+
+
+def without_prefixes(state: StateDict) -> tuple[StateDict, set[str]]:
+    """The state without the names that stand before every key, such as `module.Scale.`, and these names."""
+    prefixes = set()
+    while len(first := {key.partition(".")[0] for key in state}) == 1 and all("." in key for key in state):
+        prefixes |= first
+        state = {key.partition(".")[2]: value for key, value in state.items()}
+    return state, prefixes
 
 
 def load_tensors(path: Path) -> object:
@@ -174,7 +187,7 @@ def count_classes(snapshot: Path) -> int | None:
     Raises:
         WeightsError: the file is not a checkpoint.
     """
-    head = fetch(str(snapshot)).get(CLASSES_KEY)
+    head = without_prefixes(fetch(str(snapshot)))[0].get(CLASSES_KEY)
     return len(head) if head is not None and head.ndim else None
 
 
@@ -207,11 +220,15 @@ def check_weights(state: StateDict, expected: StateDict, source: str) -> None:
     missing = [k for k in expected if k not in state and not k.endswith("num_batches_tracked")]
     unexpected = [key for key in state if key not in expected]
     shapes = [k for k in state if k in expected and state[k].shape != expected[k].shape]
+    advice = "check --arch, --norm-style and --use-se"
+    if not any(key.startswith(backbone_modules(expected)) for key in (*missing, *unexpected, *shapes)):
+        ours = "check --norm-style and --use-se, or " if found else ""
+        advice = f"its backbone fits; {ours}train from that with new classifiers: --not-restore-last"
     for what, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes)):
         if keys:
             raise WeightsError(
                 f"--restore-from {source}: belongs to another network: {len(keys)} tensors {what}, such as "
-                f"{keys[0]}; check --arch, --norm-style and --use-se"
+                f"{keys[0]}; {advice}"
             )
     for key, value in state.items():
         if value.is_floating_point() != expected[key].is_floating_point():

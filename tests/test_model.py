@@ -59,8 +59,11 @@ def split(state):
 # Files that are to load
 
 
-@pytest.mark.parametrize("before", ["", "module."])
-def test_a_network_loads_completely_with_and_without_module(before, tmp_path):
+@pytest.mark.parametrize(
+    "before",
+    ["", "module.", "module.module.", "_orig_mod.module.", "module._orig_mod.Scale.", "Scale.module."],
+)
+def test_a_network_loads_completely_behind_any_wrappers(before, tmp_path):
     saved, network = copied(mini(1)), mini(2)
     torch.save({before + key: value for key, value in saved.items()}, tmp_path / "network.pth")
     assert not same(copied(network), saved)
@@ -77,16 +80,15 @@ def test_a_network_of_an_old_pytorch_without_bn_counters_loads(tmp_path):
     assert same(copied(network), saved, kept)
 
 
-@pytest.mark.parametrize("name", ["Scale", "model"])
-@pytest.mark.parametrize("before", ["", "module."])
-def test_a_backbone_behind_one_more_name_loads_and_its_classifier_does_not(name, before, tmp_path):
+@pytest.mark.parametrize("before", ["Scale.", "model.", "module.Scale.", "Scale._orig_mod.module."])
+def test_a_backbone_behind_one_more_name_loads_and_its_classifier_does_not(before, tmp_path):
     network, other = mini(2), copied(mini(1))
     initial = copied(network)
     backbone, classifiers = split(other)
     state = {key: other[key] for key in backbone if not key.endswith("num_batches_tracked")}
     loaded = set(state)
     state["layer5.conv2d_list.0.weight"], state["fc.weight"] = torch.rand(21, 8, 3, 3), torch.rand(10, 8)
-    torch.save({f"{before}{name}.{key}": value for key, value in state.items()}, tmp_path / "backbone.pth")
+    torch.save({before + key: value for key, value in state.items()}, tmp_path / "backbone.pth")
     load_weights(network, str(tmp_path / "backbone.pth"))
     assert same(copied(network), other, loaded)
     assert same(copied(network), initial, classifiers)
@@ -99,6 +101,34 @@ def test_not_restore_last_keeps_fresh_classifiers_whatever_their_classes(tmp_pat
     backbone, classifiers = split(initial)
     load_weights(network, str(tmp_path / "network.pth"), restore_classifiers=False)
     assert same(copied(network), copied(mini(1, classes=16)), backbone)
+    assert same(copied(network), initial, classifiers)
+
+
+# Heads of AdaptSegNet and CLAN, of a fully convolutional network, and no head at all.
+OTHER_HEADS = {
+    "AdaptSegNet": [
+        "layer5.conv2d_list.0.weight",
+        "layer6.conv2d_list.0.weight",
+        "layer6.conv2d_list.3.bias",
+    ],
+    "FCN": ["classifier.0.weight", "fc8.bias"],
+    "none": [],
+}
+
+
+@pytest.mark.parametrize("before", ["", "module.", "Scale."])
+@pytest.mark.parametrize("heads", OTHER_HEADS)
+def test_the_backbone_of_another_method_loads_with_the_flag_that_its_refusal_names(heads, before, tmp_path):
+    network, theirs = mini(2), copied(mini(1))
+    initial = copied(network)
+    backbone, classifiers = split(theirs)
+    state = {key: theirs[key] for key in backbone} | {key: torch.rand(19) for key in OTHER_HEADS[heads]}
+    torch.save({before + key: value for key, value in state.items()}, tmp_path / "theirs.pth")
+    if before != "Scale." or heads == "AdaptSegNet":  # else a Caffe-style backbone
+        message = refused(tmp_path / "theirs.pth", network)
+        assert "backbone fits" in message and "--not-restore-last" in message and "--arch" not in message
+    load_weights(network, str(tmp_path / "theirs.pth"), restore_classifiers=False)
+    assert same(copied(network), theirs, backbone)
     assert same(copied(network), initial, classifiers)
 
 
@@ -177,15 +207,16 @@ def test_a_network_with_other_tensors_is_refused_by_name(damage, named, tmp_path
     state = copied(mini(1))
     damage(state)
     torch.save(state, tmp_path / "network.pth")
-    assert named in refused(tmp_path / "network.pth")
+    message = refused(tmp_path / "network.pth")
+    assert named in message and "--not-restore-last" not in message  # the backbone does not fit
 
 
 @pytest.mark.parametrize(
     ("options", "named"),
     [
         (dict(classes=16), ("16 classes", "not 19", "--num-classes", "--not-restore-last")),
-        (dict(norm_style="bn"), ("another network", "running_mean", "--norm-style")),
-        (dict(use_se=False), ("another network", "--use-se")),
+        (dict(norm_style="bn"), ("another network", "running_mean", "--norm-style", "--not-restore-last")),
+        (dict(use_se=False), ("another network", "--use-se", "--not-restore-last")),
         (dict(arch="deeper"), ("another network", "--arch")),
     ],
 )
