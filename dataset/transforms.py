@@ -93,6 +93,14 @@ class TrainingView:
         return box, kept
 
 
+def offset_around(pixel: tuple[int, int], crop: Size, image: Size) -> tuple[int, int]:
+    """(top, left) of the crop that has `pixel` (row, column) in its centre, moved inside the image."""
+    return tuple(
+        min(max(place - side // 2, 0), whole - side)
+        for place, side, whole in zip(pixel, crop, image, strict=True)
+    )
+
+
 def resize_box(picture: Image.Image | Picture, size: Size, box: Box) -> Image.Image:
     """A box of the picture resized to `size`, without resizing the rest.
 

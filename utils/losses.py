@@ -1,7 +1,8 @@
 """The loss terms, one pure function each.
 
-Shapes: logits (N, C, H, W), labels (N, H, W) int64, class weights (C,); every loss is 0-dimensional.
-MRNet is arXiv 1912.11164, Rectifying is arXiv 2003.03773.
+Shapes: logits (N, C, H, W), labels (N, H, W) int64, class weights (C,); every loss is 0-dimensional. Where
+labels may be soft, they may also be (N, C, H, W), a vector per pixel that is all 0 where it is ignored.
+MRNet is arXiv 1912.11164, Rectifying is arXiv 2003.03773, CRST is arXiv 1908.09822.
 """
 
 from collections.abc import Callable
@@ -41,8 +42,22 @@ def update_often_weight(often: Tensor, counts: Tensor, max_value: float) -> Tens
 
 
 def pixel_cross_entropy(log_p: Tensor, labels: Tensor, weight: Tensor, ignore_index: int) -> Tensor:
-    """Class-weighted cross entropy of each pixel from log-probabilities, 0 where ignored: (N, H, W)."""
+    """Class-weighted cross entropy of each pixel from log-probabilities, 0 where ignored: (N, H, W).
+
+    `labels` may be soft.
+    """
+    if labels.dim() == log_p.dim():
+        return -(weight[:, None, None] * labels * log_p).sum(1)
     return F.nll_loss(log_p, labels, weight, ignore_index=ignore_index, reduction="none")
+
+
+def label_weight(labels: Tensor, weight: Tensor, ignore_index: int) -> Tensor:
+    """The class weight of each pixel's label, for soft labels their mean, 0 where ignored: (N, H, W)."""
+    if labels.dim() == 4:
+        total = labels.sum(1)
+        return (weight[:, None, None] * labels).sum(1) / total.clamp_min(torch.finfo(total.dtype).tiny)
+    ignored = labels == ignore_index
+    return torch.where(ignored, 0.0, weight[labels.masked_fill(ignored, 0)])
 
 
 def segmentation_loss(
@@ -58,11 +73,10 @@ def segmentation_loss(
     With `hard_percentile` q > 0, pixels whose weighted loss lies below the q-th percentile over all pixels
     (ignored ones included, with loss 0) are ignored as well. The loss is 0 where no pixel is left. Over
     several ranks, mean and percentile are those of the global batch, and the result is this rank's share:
-    the shares add up to the loss.
+    the shares add up to the loss. `labels` may be soft (CRST, LRENT).
     """
     losses = pixel_cross_entropy(logits.log_softmax(1), labels, weight, ignore_index)
-    ignored = labels == ignore_index
-    pixel_weight = torch.where(ignored, 0.0, weight[labels.masked_fill(ignored, 0)])
+    pixel_weight = label_weight(labels, weight, ignore_index)
     if hard_percentile > 0:
         hard = losses.detach() >= percentile(losses.detach(), hard_percentile, across)
         losses, pixel_weight = losses * hard, pixel_weight * hard
@@ -82,6 +96,28 @@ def confidence_weighted_entropy(z1: Tensor, z2: Tensor) -> Tensor:
     p = log_p.exp()
     confidence = p.detach().square().sum(1)
     return (-confidence * (p * log_p).sum(1)).mean()
+
+
+def uniform_divergence(
+    logits: Tensor,
+    labels: Tensor,
+    image_weights: Tensor,
+    ignore_index: int = 255,
+    across: Processes = SINGLE_PROCESS,
+) -> Tensor:
+    """Cross entropy from the uniform distribution to the prediction (CRST, MRKLD), smoothing the network.
+
+    The sum over labelled pixels of r_n * -mean_c(log p_c), divided by the number of labelled pixels of those
+    images whose weight r_n is not 0; 0 if there is none. Over several ranks this rank's share.
+
+    Args:
+        labels: hard ones; they say which pixels count.
+        image_weights: r_n, (N,).
+    """
+    valid = labels != ignore_index
+    counted = across.all_reduce_sum((valid & (image_weights != 0)[:, None, None]).sum())
+    divergence = -logits.log_softmax(1).mean(1) * valid * image_weights[:, None, None]
+    return divergence.sum() / counted.clamp_min(1)
 
 
 def kl_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
