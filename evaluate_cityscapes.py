@@ -8,8 +8,8 @@
 Source, target and classes are the snapshot's, unless --source or --target override them.
 
 Writes for each image <name>.png (train ids), <name>_color.png, <name>_heatmap.png (uncertainty) and
-<name>_score.png; for the set metrics.json, metrics.csv, images.csv, image_counts.npz and, with --report,
-report.html (docs/results.md).
+<name>_score.png, or with --label-ids only <name>.png; for the set metrics.json, metrics.csv, images.csv,
+image_counts.npz and, with --report, report.html (docs/results.md).
 """
 
 import logging
@@ -17,12 +17,14 @@ from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from dataset import Adaptation, PredictionDataset, SegmentationDataset
 from dataset.labels import palette
 from engine.evaluation import PixelCounts, Scored, predictions_in_files, summary, table
 from engine.restore import (
+    label_ids,
     prediction_batches,
     prediction_order,
     prediction_target,
@@ -81,6 +83,9 @@ def evaluate_args(argv: list[str] | None = None) -> Namespace:
     parser.require(source, "--restore-from is missing; name the snapshot to evaluate")
     if args.restore_from and args.predictions:
         parser.error("--predictions scores files and --restore-from a network; give one of the two")
+    if args.label_ids and (args.predictions or args.report):
+        flag = "--predictions" if args.predictions else "--report"
+        parser.error(f"--label-ids writes label ids and nothing else, so it cannot go with {flag}")
     return args
 # fmt: on
 
@@ -104,7 +109,8 @@ def main() -> None:
     else:
         titles = list(args.weights)
         save = args.save or Path(f"./result/cityscapes{resolve_path(args.restore_from).parent.name}")
-        scored = predictions_of_network(data, args, save, gap, processes, device)
+        ids = label_ids(pair) if args.label_ids else None
+        scored = predictions_of_network(data, args, save, ids, gap, processes, device)
     counts = PixelCounts(len(data), titles, len(pair.colors), device)
     order = prediction_order(len(data), processes)
     for index, image in zip(order, progress(scored, len(data), processes), strict=True):
@@ -151,13 +157,15 @@ def predictions_of_network(
     data: SegmentationDataset,
     args: Namespace,
     save: Path,
+    ids: np.ndarray | None,
     gap: UncertaintyGap,
     processes: Processes,
     device: torch.device,
 ) -> Iterator[Scored]:
     """Every image in `prediction_order`, on the device, with one prediction per pair of `--weights`.
 
-    The first prediction's files are written to `save` and its uncertainty is added to `gap` on the way.
+    The first prediction's files are written to `save`, in train ids or in the label ids `ids` of these, and
+    its uncertainty is added to `gap` on the way.
     """
     network = restore_network(args, device)
     images = PredictionDataset(data, scaled_sizes(args.input_size, args.scales), labels=True)
@@ -172,7 +180,7 @@ def predictions_of_network(
         droprate=args.mc_droprate,
         seed=args.random_seed,
     )
-    with PredictionWriter(save, palette(data.colors), scores=True) as writer:
+    with PredictionWriter(save, palette(data.colors), scores=True, label_ids=ids) as writer:
         for name, label, weighted in predictions:
             label = label.to(device)
             writer.write(name, weighted[0])

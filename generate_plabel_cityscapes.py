@@ -13,7 +13,7 @@ import torch
 
 from dataset import NO_THRESHOLD, PredictionDataset
 from dataset.labels import IGNORE, palette
-from engine.restore import prediction_batches, prediction_target, resolve_domains, restore_network
+from engine.restore import label_ids, prediction_batches, prediction_target, resolve_domains, restore_network
 from engine.run_log import log_to_terminal, progress
 from engine.snapshots import record_result
 from utils.device import choose_device
@@ -39,6 +39,9 @@ def generate_args(argv: list[str] | None = None) -> Namespace:
     add("--save", Path, None, "output folder (default: where train_ft.py looks)")
     args = parser.parse_args(argv)
     parser.require(args.restore_from, "--restore-from is missing; name the snapshot to label with")
+    if args.label_ids:
+        parser.require(args.save, "--label-ids is not for train_ft.py; name another folder with --save")
+        args.threshold = NO_THRESHOLD if args.threshold is None else args.threshold
     if args.threshold is not None:
         check_threshold(parser, args.threshold, args.save, "--save")
     return args
@@ -52,6 +55,7 @@ def main() -> None:
     log_to_terminal(processes.is_main)
     pair = resolve_domains(args, scales="pseudo labels")
     target = prediction_target(pair, args)
+    ids = label_ids(pair) if args.label_ids else None
     if processes.is_main:
         target.check(labels_required=False)
     device, _ = choose_device(args, processes)
@@ -61,7 +65,7 @@ def main() -> None:
     folder = args.save or pair.pseudo_folder(args.data_dir, args.set, args.threshold)
     predictions = predict_all(network, batches, device, [args.weights])
     pixels = torch.zeros(2, dtype=torch.int64, device=device)  # labelled and all
-    with PredictionWriter(folder, palette(target.colors), scores=False) as writer:
+    with PredictionWriter(folder, palette(target.colors), scores=False, label_ids=ids) as writer:
         for name, _, (prediction,) in progress(predictions, len(images), processes):
             if args.threshold < NO_THRESHOLD:
                 unsure = prediction.score < args.threshold

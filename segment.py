@@ -3,7 +3,8 @@
     python segment.py --restore-from ./snapshots/stage2/GTA5_25000.pth street.jpg walk/ drive.mp4 --save seen
 
 Writes for each image <name>.png (train ids), <name>_overlay.png (classes over the image, with a legend) and
-<name>_uncertainty.png (heat map with a colour bar), for each video <name>_overlay.mp4.
+<name>_uncertainty.png (heat map with a colour bar), for each video <name>_overlay.mp4; with --label-ids only
+<name>.png.
 """
 
 import logging
@@ -11,6 +12,7 @@ from argparse import Namespace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from dataset.images import decode_image
@@ -18,11 +20,14 @@ from deploy.inputs import Input, find_inputs
 from deploy.legends import overlay_with_legend
 from deploy.segmenter import Segmenter, load_segmenter
 from deploy.video import convert_video
+from engine.restore import label_ids, read_snapshot, recognise
 from engine.run_log import log_to_terminal, progress
 from utils.atomic import atomic_write
 from utils.device import choose_device
 from utils.errors import run_script
 from utils.flag_types import OneLineParser, gpu_ids, positive_float, size
+from utils.options import LABEL_IDS
+from utils.pictures import check_only_label_ids, write_ids
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +40,7 @@ def segment_args(argv: list[str] | None = None) -> Namespace:
     add("inputs", type=Path, nargs="+", metavar="INPUT", help="picture, folder (with subfolders) or video")
     add("--restore-from", metavar="FILE", help="snapshot, with opts.yaml beside it")
     add("--save", type=Path, default="./result/segmented", help="output folder")
+    add("--label-ids", action="store_true", help=LABEL_IDS)
     add("--fast", action="store_true", help="one pass instead of the evaluation's four")
     add("--input-size", type=size, help="size that pictures are resized to (default: the training's "
         "--input-size-target, or as many pixels in the picture's proportions if those are very different)")
@@ -52,19 +58,28 @@ def main() -> None:
     """Check all inputs, then segment one after another."""
     args = segment_args()
     log_to_terminal()
-    inputs = find_inputs(args.inputs, args.save)
+    inputs = find_inputs(args.inputs, args.save, args.label_ids)
+    ids = None
+    if args.label_ids:
+        check_only_label_ids(args.save)
+        ids = label_ids(recognise(*read_snapshot(args.restore_from), None, None, images=False))
     device, _ = choose_device(args)
     segmenter = load_segmenter(args.restore_from, device, args.input_size)
     for item in progress(inputs, len(inputs)):
-        segment = segment_video if item.is_video else segment_image
-        segment(segmenter, item, args)
+        if item.is_video:
+            segment_video(segmenter, item, args)
+        else:
+            segment_image(segmenter, item, args, ids)
     log.info("%d inputs: %s", len(inputs), args.save)
 
 
-def segment_image(segmenter: Segmenter, item: Input, args: Namespace) -> None:
-    """Write the train ids, the overlay and the uncertainty of one image."""
+def segment_image(segmenter: Segmenter, item: Input, args: Namespace, ids: np.ndarray | None) -> None:
+    """Write the train ids, the overlay and the uncertainty of one image, or only its label ids `ids`."""
     image = decode_image(item.path)
     result = segmenter(image, fast=args.fast)
+    if ids is not None:
+        write_ids(item.outputs[0], ids[result.label])
+        return
     written = (
         Image.fromarray(result.label),
         segmenter.overlay(image, result, legend=True),

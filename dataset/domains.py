@@ -105,12 +105,16 @@ def adapt(source: Domain, target: Domain) -> Adaptation:
 
 def label_table(domain: Domain, colors: Colors, ignore_label: int = IGNORE) -> LabelTable:
     """The domain's label ids -> train ids of the classes `colors`, matched by name."""
+    return LabelTable.from_ids(train_id_of(domain, colors), domain.known_ids, ignore_label)
+
+
+def train_id_of(domain: Domain, colors: Colors) -> dict[int, int]:
+    """The domain's label ids -> train ids of the classes `colors`, in the order of its table."""
     class_of_id = domain.class_of_id
     if domain.name in SOURCES and tuple(colors) == tuple(ROBOTCAR_COLORS):
         class_of_id = {i: robotcar.CLASS_OF_CITYSCAPES.get(name) for i, name in class_of_id.items()}
     train_id = {name: index for index, name in enumerate(colors)}
-    ids = {i: train_id[name] for i, name in class_of_id.items() if name in train_id}
-    return LabelTable.from_ids(ids, domain.known_ids, ignore_label)
+    return {i: train_id[name] for i, name in class_of_id.items() if name in train_id}
 
 
 def min_label_values(domain: Domain, colors: Colors) -> int:

@@ -21,16 +21,21 @@ class Input(NamedTuple):
     outputs: list[Path]
 
 
-def find_inputs(paths: Sequence[Path], folder: Path) -> list[Input]:
+def find_inputs(paths: Sequence[Path], folder: Path, only_labels: bool = False) -> list[Input]:
     """The images and videos among `paths`, with results in `folder`; folders are searched recursively.
 
     Opens every header, so that an unreadable file is reported before the first result is written.
+    With `only_labels` an image has only one output, its label, and a video is refused.
 
     Raises:
         UserError, DataError: a file is missing or unreadable, two inputs would have the same output, or an
             output would overwrite an input.
     """
     inputs = [item for path in paths for item in _expand(path, folder)]
+    if only_labels:
+        inputs = [item._replace(outputs=item.outputs[:1]) for item in inputs]
+        if video := next((item.path for item in inputs if item.is_video), None):
+            raise UserError(f"{video}: --label-ids writes labels of images; leave videos out")
     _check_outputs(inputs, folder)
     for item in inputs:
         if item.is_video:

@@ -14,14 +14,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from dataset import Adaptation, PredictionDataset, SegmentationDataset, adapt, build_dataset, find_domain
 from dataset.base import prediction_name
-from dataset.domains import BUILT_IN, EVALUATION_SCALES, Domain
-from dataset.images import DataError
-from dataset.labels import Colors
+from dataset.domains import BUILT_IN, EVALUATION_SCALES, Domain, train_id_of
+from dataset.images import ColorReader, DataError
+from dataset.labels import IGNORE, Colors
 from dataset.robotcar import ROBOTCAR_COLORS
 from dataset.sampling import batches, sharded_positions
 from model.deeplab_multi import DeeplabMulti
@@ -199,6 +200,31 @@ def _domain(flag: str | None, written: object, guessed: str, own: Colors | None,
 
 def _no_images(**_):
     raise DataError("--source: the description that the snapshot was trained with is missing; give --source")
+
+
+def label_ids(pair: Adaptation) -> np.ndarray:
+    """The label id to write for each train id, (256,) uint8 or uint16; 255 for none.
+
+    It is the first of its class in the target's table, or in the source's if the target describes no labels.
+
+    Raises:
+        UserError: there are no label ids.
+    """
+    domain = pair.target if pair.target.colors else pair.source
+    if isinstance(domain.reader, ColorReader):
+        raise UserError(f"--label-ids: the labels of {domain.name} are colours; leave it out for train ids")
+    first: dict[int, int] = {}
+    for label_id, train_id in train_id_of(domain, pair.colors).items():
+        first.setdefault(train_id, label_id)
+    if not first:
+        raise UserError(f"--label-ids: the label ids of {domain.name} are not known: its description is gone")
+    if lacking := [name for train_id, name in enumerate(pair.colors) if train_id not in first]:
+        log.warning(
+            "Classes without a label id in %s become %d: %s.", domain.name, IGNORE, ", ".join(lacking)
+        )
+    table = np.full(256, IGNORE, np.uint16)
+    table[list(first)] = list(first.values())
+    return table.astype(np.min_scalar_type(table.max()))
 
 
 def prediction_target(pair: Adaptation, args: Namespace) -> SegmentationDataset:

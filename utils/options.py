@@ -28,6 +28,10 @@ NETWORK_OPTIONS = ("num_classes", "use_se", "train_bn", "norm_style", "droprate"
 SHAPING_OPTIONS = ("num_classes", "use_se", "norm_style", "arch")  # a snapshot loads only with the same
 CALL_OPTIONS = ("config", "resume")  # say what to do with a run, so they are not written to opts.yaml
 DEFAULT_PRECISION = "tf32"  # torch's own default for convolutions
+LABEL_IDS = (
+    "write nothing but one PNG of label ids per image, as Cityscapes' test server takes them, instead of "
+    "train ids: the first id of each class in the target's table (docs/results.md)"
+)
 OWN_DATA = "or a description file or folder of your own data (docs/data.md)"
 
 
@@ -177,6 +181,7 @@ def add_prediction_flags(parser: OneLineParser, batchsize: int, split: str) -> N
     add("--data-dir", Path, None, "root of the target data (default: its data set's)")
     add("--data-list", Path, None, "images, one name per line; without it the folder is scanned")
     add("--set", types.split, split, "split of the data to predict")
+    add("--label-ids", boolean, False, LABEL_IDS)
     add("--input-size", types.size, None, "size at scale 1 (default: the training's --input-size-target)")
     add("--scales", types.scales, None,
         "scales to predict at, each also mirrored (default: 1,1.25; evaluating RobotCar: 1,0.8)")

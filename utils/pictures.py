@@ -19,6 +19,7 @@ from utils.uncertainty import classifier_divergence
 
 WRITERS = 4  # threads suffice: compression releases the GIL
 PENDING = 16  # images in memory that wait for a writer
+OTHER_PICTURES = ("_color", "_overlay")  # endings of files that predictions in train ids come with
 HEAT_GAIN = 10  # heat maps show log(1 + 10 * KL)
 # Dark blue over green to yellow: also readable in grey and with colour-blind eyes.
 HEAT_STOPS = np.array([(68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37)])
@@ -88,10 +89,18 @@ class PredictionWriter:
 
     For each name: `<name>.png` (train ids), `<name>_color.png`, `<name>_heatmap.png` and, with `scores`,
     `<name>_score.png` (score * 255). Colours and heat map are palette images, one byte per pixel.
+
+    Args:
+        label_ids: the label id of each train id, (256,): write only `<name>.png`, and these instead.
+
+    Raises:
+        UserError: the folder holds predictions of the other kind.
     """
 
-    def __init__(self, folder: Path, palette: np.ndarray, scores: bool):
-        self.folder, self.palette, self.scores = folder, palette, scores
+    def __init__(self, folder: Path, palette: np.ndarray, scores: bool, label_ids: np.ndarray | None = None):
+        self.folder, self.palette, self.scores, self.label_ids = folder, palette, scores, label_ids
+        if label_ids is not None:
+            check_only_label_ids(folder)
         self.pool = ThreadPoolExecutor(WRITERS)
         self.pending: list[Future] = []
 
@@ -139,6 +148,9 @@ class PredictionWriter:
                 copied.synchronize()
         if not np.isfinite(total):
             raise UserError(f"{stem}: {NOT_FINITE}")
+        if self.label_ids is not None:
+            write_ids(self.folder / stem.with_name(f"{stem.name}.png"), self.label_ids[label])
+            return
         labels = compress(label)
         files = {
             "": png_file(label.shape, labels),
@@ -150,6 +162,21 @@ class PredictionWriter:
         for suffix, file in files.items():
             path = self.folder / stem.with_name(f"{stem.name}{suffix}.png")
             atomic_write(path, lambda tmp, file=file: tmp.write_bytes(file), durable=False)
+
+
+def write_ids(path: Path, ids: np.ndarray) -> None:
+    """Write ids (H, W) uint8 or uint16 as a grey PNG."""
+    atomic_write(path, lambda tmp: Image.fromarray(ids).save(tmp, "PNG"), durable=False)
+
+
+def check_only_label_ids(folder: Path) -> None:
+    """Refuse a folder for label ids that already holds other pictures of predictions.
+
+    Raises:
+        UserError: the test server would find several files for an image, or train ids would be replaced.
+    """
+    if other := next((path for end in OTHER_PICTURES for path in folder.rglob(f"*{end}.png")), None):
+        raise UserError(f"--label-ids: {other} is of other predictions; choose another folder with --save")
 
 
 @torch.no_grad()

@@ -591,7 +591,25 @@ def place_cases() -> Iterator[Case]:
         )
 
 
+def label_ids_cases() -> Iterator[Case]:
+    """`--label-ids` where it would spoil pseudo labels, mix files or have no effect."""
+    maps = at(RESULT, lambda path: path.rename(path.with_name("out")))
+    for script in ("generate_plabel_cityscapes", "evaluate_cityscapes", "segment"):
+        flags = (*GOOD[script], "--label-ids")
+        yield Case(
+            f"{script}: other predictions there", script, flags, ("--label-ids", "--save", "out"), maps
+        )
+    named = ("--label-ids", "train_ft.py", "--save")
+    yield Case("no folder", "generate_plabel_cityscapes", (*PREDICT[:-2], "--label-ids"), named)
+    evaluated = ("evaluate_cityscapes", (*EVALUATE, "--label-ids", "--report"), ("--label-ids", "--report"))
+    yield Case("a page of them", *evaluated)
+    yield Case(
+        "files scored", "evaluate_cityscapes", (*SCORING, "--label-ids"), ("--label-ids", "--predictions")
+    )
+
+
 KINDS = {
+    "label ids": label_ids_cases,
     "flags": lambda: list(flag_cases())[::FLAGS_STEP],
     "images": image_cases,
     "labels": label_cases,
