@@ -15,7 +15,7 @@ from engine.loop import Training
 from engine.restore import check_common_classes
 from engine.resume import STATE_FILE, back_up, check_resumable, load_state, restore, restore_process
 from engine.run_log import TrainingLog, log_to_terminal
-from engine.snapshots import PICTURES, record_start
+from engine.snapshots import PICTURES, record_start, result_flags
 from engine.validation import Validation
 from model.weights import load_weights
 from utils.atomic import remove_partial_files, resolve_path
@@ -49,6 +49,11 @@ def run_training(trainer_class: type[nn.Module], args: Namespace, pseudo_labels:
     target_has_labels = False
     if processes.is_main:  # the other ranks wait in `broadcast`
         check_snapshot_folder(args)
+        if pseudo_labels and result_flags(labelled.pseudo_folder).get("label_ids"):
+            raise UserError(
+                f"{labelled.pseudo_folder}: holds label ids, but pseudo labels are train ids; leave out "
+                "--label-ids where you make them"
+            )
         labelled.check(labels_required=True)
         target_has_labels = target.check(labels_required=False)
         if validation:

@@ -92,6 +92,17 @@ def record_result(folder: Path, args: Namespace) -> None:
     _append_record(folder, {"finished": _now(), "flags": flags})
 
 
+def result_flags(folder: Path) -> dict:
+    """The flags of the latest predictions in a folder, as `record_result` wrote them; empty if unknown."""
+    try:
+        entries = load_yaml(folder / RECORD_FILE)
+    except (OSError, ValueError):
+        return {}
+    latest = entries[-1] if isinstance(entries, list) and entries else {}
+    flags = latest.get("flags") if isinstance(latest, dict) else {}
+    return flags if isinstance(flags, dict) else {}
+
+
 def _spelled(name: str, value: object) -> object:
     """A flag's value as on the command line."""
     if name == "weights" and isinstance(value, tuple):

@@ -12,6 +12,7 @@ from tests.bad_input.world import save_snapshot
 from tests.conftest import (
     LABEL_IDS,
     PREDICTION,
+    TRAINING,
     cityscapes_names,
     describe,
     files_of,
@@ -75,6 +76,12 @@ def test_the_official_script_finds_the_files_and_gives_the_score_of_the_evaluati
     metrics = json.loads((predicted / "evaluated/metrics.json").read_text())
     assert metrics["miou"] == pytest.approx(result["averageScoreClasses"], abs=1e-12)
     assert metrics["miou"] == json.loads((predicted / "train_ids/metrics.json").read_text())["miou"]
+
+
+def test_stage_2_refuses_label_ids_as_pseudo_labels(predicted, monkeypatch, run_main):
+    monkeypatch.chdir(predicted)
+    flags = ("--set", "test", "--pseudo-dir", "generated", "--snapshot-dir", "stage2")
+    one_line_error(run_main("train_ft", *TRAINING, *flags), "generated", "train ids", "--label-ids")
 
 
 def test_own_data_get_the_first_id_of_each_class_and_a_class_without_one_is_named(
