@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-dependencies = ["torch", "torchvision", "numpy", "PIL", "matplotlib", "yaml"]
+dependencies = ["torch", "numpy", "PIL", "matplotlib", "yaml"]
 
 FOLDER = Path(__file__).resolve().parent
 # Common names, such as `utils`: the calling program may have packages of its own with these names.

@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import AutoAugment, AutoAugmentPolicy
 
 from dataset.images import Picture
 from dataset.labels import IGNORE, LabelTable
@@ -158,6 +157,8 @@ def mirror(pixels: np.ndarray) -> np.ndarray:
 
 def autoaugment(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     """torchvision's ImageNet AutoAugment, drawn from `rng` instead of torch's global generator."""
+    from torchvision.transforms import AutoAugment, AutoAugmentPolicy  # takes 1.3 s, and few need it
+
     with torch.random.fork_rng(devices=[]):
         # torch.manual_seed would seed the GPUs' generators too.
         torch.default_generator.manual_seed(int(rng.integers(2**63)))

@@ -16,7 +16,6 @@ from urllib.parse import unquote, urlsplit
 
 import torch
 from torch import Tensor
-from torchvision.models import ResNet101_Weights
 
 from model.deeplab_multi import CLASSIFIERS, DeeplabMulti
 
@@ -24,8 +23,8 @@ PIXEL_MAX = 255
 FIRST_KEY = "conv1.weight"  # of the first convolution
 CLASSES_KEY = "layer6.head.1.weight"  # one row per class
 IMAGENET_STD_RGB = (0.229, 0.224, 0.225)  # torchvision divides its inputs by it
-# The V1 recipe; V2 was trained much longer, with other augmentations.
-IMAGENET_WEIGHTS = ResNet101_Weights.IMAGENET1K_V1
+# torchvision's V1 recipe; V2 was trained much longer, with other augmentations.
+IMAGENET_URL = "https://download.pytorch.org/models/resnet101-63fe2227.pth"
 TORCHVISION = "torchvision's ResNet backbone"
 WRAPPERS = {"module", "_orig_mod"}  # what DataParallel and torch.compile put before every key
 # As in torch.hub's file names; a date does not count.
@@ -84,7 +83,7 @@ def fetch(source: str) -> StateDict:
     Raises:
         WeightsError: it cannot be read, or is not a dictionary of tensors.
     """
-    url = IMAGENET_WEIGHTS.url if source == "imagenet" else source
+    url = IMAGENET_URL if source == "imagenet" else source
     if not url.startswith(("http://", "https://")):
         if not Path(source).is_file():
             raise WeightsError(

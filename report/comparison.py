@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import bootstrap
 
 from engine.evaluation import LABELLED
 from report.pictures import DASH, percent
@@ -73,6 +72,8 @@ def miou_gain(first: Result, other: Result) -> Gain:
     labelled = np.flatnonzero(counts[0][:, LABELLED].sum(1))
     if len(labelled) < 2:
         return gain
+    from scipy.stats import bootstrap  # takes 0.5 s, which an evaluation without a page need not spend
+
     interval = bootstrap(
         [images[labelled] for images in counts],
         lambda first, other, axis: set_miou(other, axis) - set_miou(first, axis),

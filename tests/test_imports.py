@@ -1,6 +1,8 @@
 """Imports run one way, down the floors below; folders of one floor do not import each other."""
 
 import ast
+import subprocess
+import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -63,3 +65,11 @@ def test_a_wrong_import_is_named(tmp_path):
     (tmp_path / "utils" / "losses.py").write_text("")
     (tmp_path / "dataset" / "base.py").write_text("def sample():\n    from utils import losses\n")
     assert wrong_imports(tmp_path) == ["dataset.base imports utils.losses"]
+
+
+def test_scripts_start_without_the_slow_packages_that_few_of_them_need():
+    script = "import sys, train_ms, generate_plabel_cityscapes, evaluate_cityscapes; print(*sys.modules)"
+    started = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    loaded = set(started.stdout.split())
+    assert "torch" in loaded, started.stderr
+    assert not loaded & {"torch._dynamo", "torchvision", "scipy", "matplotlib.figure"}
