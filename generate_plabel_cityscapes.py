@@ -1,27 +1,43 @@
 """Write pseudo labels of the target's training images to the folder from which train_ft.py reads them.
 
     python generate_plabel_cityscapes.py --restore-from ./snapshots/stage1/GTA5_25000.pth
+    python generate_plabel_cityscapes.py --restore-from ./snapshots/stage1/GTA5_25000.pth --portion 0.2
 
-Each image gets <name>.png (train ids), <name>_color.png and <name>_heatmap.png (uncertainty).
+Each image gets <name>.png (train ids), <name>_color.png and <name>_heatmap.png (uncertainty). With --portion
+every class has a threshold of its own (CBST); they are in class_balance.json. Ends with each class's share.
 """
 
 import logging
 from argparse import Namespace
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from dataset import NO_THRESHOLD, PredictionDataset
 from dataset.labels import IGNORE, palette
+from engine.class_balanced import BEST_IMAGES, ClassBalancedLabels
 from engine.restore import label_ids, prediction_batches, prediction_target, resolve_domains, restore_network
 from engine.run_log import log_to_terminal, progress
 from engine.snapshots import record_result
+from utils.class_balance import DS_RATE, MINE_PORT
 from utils.device import choose_device
 from utils.distributed import init_distributed, shutdown
 from utils.errors import run_script
-from utils.flag_types import PUBLISHED_WEIGHTS, OneLineParser, fraction, one_weighting
-from utils.inference import predict_all, scaled_sizes
-from utils.options import add_prediction_flags, check_threshold
+from utils.flag_types import (
+    PUBLISHED_WEIGHTS,
+    OneLineParser,
+    fraction,
+    not_negative,
+    not_negative_float,
+    one_weighting,
+    positive,
+)
+from utils.inference import Prediction, predict_all, predict_maps, scaled_sizes
+from utils.losses import class_pixel_counts
+from utils.metrics import format_class_shares
+from utils.options import add_prediction_flags, check_portion, check_threshold
 from utils.pictures import PredictionWriter
 
 log = logging.getLogger(__name__)
@@ -36,9 +52,23 @@ def generate_args(argv: list[str] | None = None) -> Namespace:
     add("--weights", one_weighting, PUBLISHED_WEIGHTS, "weights of primary:auxiliary (MRNet, table 1)")
     add("--threshold", fraction, None, "pixels scoring below it get no label (255); 1.0: all get one "
         "(default: 0.9 from SYNTHIA and to RobotCar, else 1.0)")
+    add("--portion", fraction, 0.0, "class-balanced thresholds: the share of each class that gets a label "
+        "(CBST); 0: off")
+    add("--ds-rate", positive, DS_RATE, "with --portion: every N-th score counts")
+    add("--mine-port", fraction, MINE_PORT, "with --portion: classes below this share are mined")
+    add("--lr-weight-ent", not_negative_float, 0.0, "with --portion: soft labels of this exponent (LRENT)")
+    add("--best-images", not_negative, 0, "with --portion: label only the N images of the highest score, "
+        f"listed in {BEST_IMAGES}; 0: all")
     add("--save", Path, None, "output folder (default: where train_ft.py looks)")
     args = parser.parse_args(argv)
     parser.require(args.restore_from, "--restore-from is missing; name the snapshot to label with")
+    if args.portion and args.label_ids:
+        parser.error("--portion makes labels for train_ft.py; leave out --label-ids")
+    if args.portion:
+        check_portion(parser, args.portion, args.threshold, args.save, "--save")
+    for name in ("ds_rate", "mine_port", "lr_weight_ent", "best_images"):
+        if not args.portion and getattr(args, name) != parser.get_default(name):
+            parser.error(f"--{name.replace('_', '-')} belongs to class-balanced labels; give --portion too")
     if args.label_ids:
         parser.require(args.save, "--label-ids is not for train_ft.py; name another folder with --save")
         args.threshold = NO_THRESHOLD if args.threshold is None else args.threshold
@@ -49,7 +79,7 @@ def generate_args(argv: list[str] | None = None) -> Namespace:
 
 
 def main() -> None:
-    """Predict the training images; pixels with a score below the threshold stay unlabelled."""
+    """Predict the training images; pixels with a score below the (class's) threshold stay unlabelled."""
     args = generate_args()
     processes = init_distributed(args.cpu)
     log_to_terminal(processes.is_main)
@@ -62,22 +92,41 @@ def main() -> None:
     network = restore_network(args, device)
     images = PredictionDataset(target, scaled_sizes(args.input_size, args.scales), labels=False)
     batches = prediction_batches(images, args, device, processes)
-    folder = args.save or pair.pseudo_folder(args.data_dir, args.set, args.threshold)
-    predictions = predict_all(network, batches, device, [args.weights])
-    pixels = torch.zeros(2, dtype=torch.int64, device=device)  # labelled and all
+    folder = args.save or pair.pseudo_folder(args.data_dir, args.set, args.threshold, args.portion)
+    balanced = None
+    if args.portion:
+        maps = progress(predict_maps(network, batches, device, args.weights), len(images), processes)
+        balanced = labelled = ClassBalancedLabels(maps, args, folder, device, processes)
+    else:
+        labelled = confident(predict_all(network, batches, device, [args.weights]), args.threshold)
+    number = balanced.images if balanced else len(images)
+    pixels = torch.zeros(args.num_classes + 1, dtype=torch.int64, device=device)  # the last: all
     with PredictionWriter(folder, palette(target.colors), scores=False, label_ids=ids) as writer:
-        for name, _, (prediction,) in progress(predictions, len(images), processes):
-            if args.threshold < NO_THRESHOLD:
-                unsure = prediction.score < args.threshold
-                prediction = prediction._replace(label=prediction.label.masked_fill(unsure, IGNORE))
-            pixels[0] += (prediction.label != IGNORE).sum()
-            pixels[1] += prediction.label.numel()
-            writer.write(name, prediction)
-    labelled, total = processes.all_reduce_sum(pixels).tolist()
+        for name, prediction, soft in progress(labelled, number, processes):
+            pixels[:-1] += class_pixel_counts(prediction.label, args.num_classes)
+            pixels[-1] += prediction.label.numel()
+            writer.write(name, prediction, soft)
+    *of_class, total = processes.all_reduce_sum(pixels).tolist()
+    columns = balanced.columns() if balanced else {}
     if processes.is_main:  # after the all-reduce: every process has finished
+        if balanced:
+            balanced.write_summary(folder, of_class)
         record_result(folder, args)
-    log.info("Labelled %.1f %% of the pixels of %d images: %s", 100 * labelled / total, len(images), folder)
+    log.info("%s", format_class_shares(pair.classes, of_class, total, columns))
+    share = 100 * sum(of_class) / total
+    log.info("Labelled %.1f %% of the pixels of %d images: %s", share, number, folder)
     shutdown()
+
+
+def confident(
+    predictions: Iterable[tuple[str, Tensor, list[Prediction]]], threshold: float
+) -> Iterator[tuple[str, Prediction, None]]:
+    """The predictions without the labels of pixels whose score is below `threshold`."""
+    for name, _, (prediction,) in predictions:
+        if threshold < NO_THRESHOLD:
+            unsure = prediction.score < threshold
+            prediction = prediction._replace(label=prediction.label.masked_fill(unsure, IGNORE))
+        yield name, prediction, None
 
 
 if __name__ == "__main__":

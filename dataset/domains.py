@@ -77,13 +77,14 @@ class Adaptation:
         """Classes of the target's labels that the network does not have; their pixels are ignored."""
         return [name for name in self.target.colors if name not in self.colors]
 
-    def pseudo_folder(self, root: Path, split: str, threshold: float) -> Path:
+    def pseudo_folder(self, root: Path, split: str, threshold: float, portion: float = 0) -> Path:
         """The default folder of pseudo labels of the target's `split`; published pairs keep their names.
 
         `pseudo_FULL/<split>` or `pseudo_0.9/<split>` (GTA5), `pseudo_SYNTHIA/<split>`,
-        `pseudo_<split>_0.9` (RobotCar).
+        `pseudo_<split>_0.9` (RobotCar). Class-balanced labels have `CB_<portion>` for the threshold.
         """
         kind = "FULL" if threshold == NO_THRESHOLD else f"{threshold:.1f}"
+        kind = f"CB_{portion:.2f}" if portion else kind
         if self.target.bare:  # not among the images
             root = Path(os.path.realpath(root))
             root = root.with_name(f"{root.name}_pseudo")
@@ -91,7 +92,7 @@ class Adaptation:
             return root / f"pseudo_{split}_{kind}"
         if self.source.name == "gta5":
             return root / f"pseudo_{kind}" / split
-        if threshold == self.threshold:
+        if threshold == self.threshold and not portion:
             return root / f"pseudo_{self.source.prefix}" / split
         return root / f"pseudo_{self.source.prefix}_{kind}" / split
 

@@ -20,8 +20,12 @@ DIGITS, LOW_BITS = 1 << 16, 16  # a single-precision score is selected by its up
 
 def class_scores(p: Tensor, ds_rate: int = DS_RATE) -> list[Tensor]:
     """Scores of the pixels predicted as each class: of its row-by-row list every `ds_rate`-th, C x (n_c,)."""
-    score, label = p.max(0)
-    return [score[label == index][::ds_rate] for index in range(len(p))]
+    return split_scores(*p.max(0), len(p), ds_rate)
+
+
+def split_scores(score: Tensor, label: Tensor, classes: int, ds_rate: int) -> list[Tensor]:
+    """`class_scores` of the maximum and the argmax of p, (H, W) each."""
+    return [score[label == index][::ds_rate] for index in range(classes)]
 
 
 def class_rank(number: int, portion: float) -> int:

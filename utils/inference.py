@@ -64,19 +64,36 @@ def predict_weightings(
     Returns:
         For each image one prediction per weighting; these share the image's uncertainty.
     """
-    scales = [_pass_and_mirror(network, batch) for batch in images]
-    uncertainty = pixel_uncertainty(network, images[0], *scales[0], **uncertainty_options)[:, None]
+    maps, uncertainty = summed_maps(network, images, weightings, **uncertainty_options)
     results = []
     with single_thread():
-        # Upsampling is linear, so a scale and its mirror are added first and upsampled once.
-        maps = [[sum(fuse(*z, w).softmax(1) for z in scale) for scale in scales] for w in weightings]
         for index, size in enumerate(sizes):  # full-size maps of one image at a time
             image = slice(index, index + 1)
             shown = upsample(uncertainty[image], size)[0, 0]
             best = [max_of_sum([p[image] for p in of_weighting], size) for of_weighting in maps]
-            passes = 2 * len(scales)
+            passes = 2 * len(images)
             results.append([Prediction(label, score.div_(passes), shown) for score, label in best])
     return results
+
+
+def summed_maps(
+    network: nn.Module,
+    images: Sequence[Tensor],
+    weightings: Sequence[tuple[float, float]],
+    **uncertainty_options,
+) -> tuple[list[list[Tensor]], Tensor]:
+    """What predictions are upsampled from; arguments as in `predict_weightings`.
+
+    Returns:
+        For each weighting and scale the probabilities of a pass and its mirror image, summed: (N, C, h/8,
+        w/8); and the uncertainty (N, 1, h/8, w/8).
+    """
+    scales = [_pass_and_mirror(network, batch) for batch in images]
+    uncertainty = pixel_uncertainty(network, images[0], *scales[0], **uncertainty_options)[:, None]
+    with single_thread():
+        # Upsampling is linear, so a scale and its mirror are added first and upsampled once.
+        maps = [[sum(fuse(*z, w).softmax(1) for z in scale) for scale in scales] for w in weightings]
+    return maps, uncertainty
 
 
 def _pass_and_mirror(network: nn.Module, images: Tensor) -> tuple[Logits, Logits]:
@@ -134,6 +151,18 @@ def predict_all(
             images = [to_network_input(to_device(scale, device)) for scale in batch["images"]]
         predictions = predict_weightings(network, images, batch["size"], weightings, **uncertainty_options)
         yield from zip(batch["name"], batch["label"], predictions, strict=True)
+
+
+@torch.inference_mode()
+def predict_maps(
+    network: nn.Module, batches: Iterable[dict], device: torch.device, weights: tuple[float, float]
+) -> Iterator[tuple[str, tuple[int, int], list[Tensor]]]:
+    """Name, size and `summed_maps` of each image: one (C, h/8, w/8) per scale, then the uncertainty."""
+    for batch in batches:
+        with single_thread():
+            images = [to_network_input(to_device(scale, device)) for scale in batch["images"]]
+        (maps,), uncertainty = summed_maps(network, images, [weights])
+        yield from zip(batch["name"], batch["size"], zip(*maps, uncertainty, strict=True), strict=True)
 
 
 def scaled_sizes(size: tuple[int, int], scales: Sequence[float]) -> list[tuple[int, int]]:

@@ -101,6 +101,30 @@ def format_iou_columns(
     return format_table(rows, rules=(1 + len(names),))
 
 
+def format_class_shares(
+    names: Sequence[str],
+    pixels: Sequence[int],
+    total: int,
+    columns: Mapping[str, Sequence[str]] | None = None,
+) -> str:
+    """Table of a labelled set: one row per class with its pixels and their share of all, one for the rest.
+
+    Args:
+        names: of the C classes.
+        pixels: labelled as each class, (C,).
+        total: all pixels, with and without a label.
+        columns: title -> a cell per class, for more columns.
+    """
+    columns = columns or {}
+    rows = [["", "pixels", "share", *columns]]
+    for name, count, *cells in zip(names, pixels, *columns.values(), strict=False):
+        rows.append([name, f"{count:,}", f"{100 * count / max(total, 1):.3f} %", *cells])
+        rows[-1] += [] if count else ["no pixel"]
+    rest = total - sum(pixels)
+    rows.append(["without label", f"{rest:,}", f"{100 * rest / max(total, 1):.3f} %"])
+    return format_table(rows, rules=(1 + len(names),))
+
+
 def _percent(value: float | Tensor) -> str:
     return "absent" if np.isnan(float(value)) else f"{100 * value:.2f}"
 

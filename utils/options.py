@@ -248,6 +248,16 @@ def check_threshold(parser: OneLineParser, threshold: float, folder: Path | None
         parser.error(f"--threshold {threshold}: the folder's name has one decimal; name a folder with {flag}")
 
 
+def check_portion(
+    parser: OneLineParser, portion: float, threshold: float | None, folder: Path | None, flag: str
+) -> None:
+    """Class-balanced labels have no other threshold; the default folder's name has two decimals."""
+    if threshold is not None:
+        parser.error("--portion finds a threshold for each class; leave out --threshold")
+    if folder is None and round(portion, 2) != portion:
+        parser.error(f"--portion {portion}: the folder's name has two decimals; name a folder with {flag}")
+
+
 def _parse_with_earlier(parser: OneLineParser, argv: list[str] | None) -> Namespace:
     """Parse a command line; values that it leaves out come from an earlier run's `opts.yaml`, if any.
 

@@ -88,7 +88,8 @@ class PredictionWriter:
     """Writes the files of predictions in threads while the network runs; use it in a `with` block.
 
     For each name: `<name>.png` (train ids), `<name>_color.png`, `<name>_heatmap.png` and, with `scores`,
-    `<name>_score.png` (score * 255). Colours and heat map are palette images, one byte per pixel.
+    `<name>_score.png` (score * 255). Colours and heat map are palette images, one byte per pixel. Soft labels
+    become `<name>_soft.png`: the planes of all classes, value * 255, one below the other.
 
     Args:
         label_ids: the label id of each train id, (256,): write only `<name>.png`, and these instead.
@@ -113,8 +114,8 @@ class PredictionWriter:
             self._collect(0)
 
     @single_thread()
-    def write(self, name: str, prediction: Prediction) -> None:
-        """Queue one image; block while too many are queued.
+    def write(self, name: str, prediction: Prediction, soft: Tensor | None = None) -> None:
+        """Queue one image, with soft labels (C, H, W) if it has any; block while too many are queued.
 
         Raises:
             UserError: scores or uncertainties of this or an earlier image are not finite, or its files
@@ -123,12 +124,14 @@ class PredictionWriter:
         self._collect(PENDING)
         label, score, uncertainty = prediction
         # The sum is finite if all values are; unlike `all()` it is checked later, without a synchronisation.
-        maps = [score.sum() + uncertainty.sum(), label, heat_levels(uncertainty)]
+        maps = {"total": score.sum() + uncertainty.sum(), "label": label, "heat": heat_levels(uncertainty)}
         if self.scores:
-            maps.append((255 * score).round_().to(torch.uint8))
-        copies = [pixels.to("cpu", non_blocking=label.is_cuda).numpy() for pixels in maps]
+            maps["score"] = (255 * score).round_().to(torch.uint8)
+        if soft is not None:
+            maps["soft"] = (255 * soft).round_().to(torch.uint8).flatten(0, 1)
+        copies = {key: pixels.to("cpu", non_blocking=label.is_cuda).numpy() for key, pixels in maps.items()}
         copied = torch.cuda.current_stream(label.device).record_event() if label.is_cuda else None
-        self.pending.append(self.pool.submit(self._write, Path(name).with_suffix(""), copied, *copies))
+        self.pending.append(self.pool.submit(self._write, Path(name).with_suffix(""), copied, **copies))
 
     def _collect(self, allowed: int) -> None:
         while len(self.pending) > allowed:
@@ -141,7 +144,7 @@ class PredictionWriter:
         total: np.ndarray,
         label: np.ndarray,
         heat: np.ndarray,
-        score: np.ndarray | None = None,
+        **others: np.ndarray,
     ) -> None:
         if copied is not None:
             with torch.cuda.device(copied.device):  # new threads start on the first GPU
@@ -157,8 +160,7 @@ class PredictionWriter:
             "_color": png_file(label.shape, labels, self.palette),
             "_heatmap": png_file(heat.shape, compress(heat), HEAT_TABLE),
         }
-        if score is not None:
-            files["_score"] = png_file(score.shape, compress(score))
+        files |= {f"_{kind}": png_file(pixels.shape, compress(pixels)) for kind, pixels in others.items()}
         for suffix, file in files.items():
             path = self.folder / stem.with_name(f"{stem.name}{suffix}.png")
             atomic_write(path, lambda tmp, file=file: tmp.write_bytes(file), durable=False)
