@@ -14,13 +14,15 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from dataset import png
-from dataset.labels import Color, format_counts
+from dataset.labels import IDS, Color, format_counts
 
 ID_MODES = ("1", "L", "P", "I", "I;16")  # one number per pixel
 GREY_FACTORS = {"L;2": 85, "L;4": 17}  # Pillow multiplies 2- and 4-bit grey by these
 HIGH_DEPTH_MODES = ("I", "I;16", "F")  # more than 8 bits in one channel: Pillow would clip them to white
+DEEP = ";16"  # after the mode of colours with more than 8 bits, of which Pillow would keep the high ones
 ORIENTATION = 0x0112  # EXIF tag: how the camera was held
-ORIENTED_FORMATS = ("JPEG", "MPO", "WEBP", "TIFF")  # the formats with EXIF in their header
+TURNED = (5, 6, 7, 8)  # orientations by 90 degrees, mirrored or not
+IMAGE_WIDTH, IMAGE_LENGTH, BITS_PER_SAMPLE = 256, 257, 258  # TIFF tags
 Image.init()  # load all of Pillow's plugins
 # Registered with Pillow, which cannot decode them itself; EPS is a program for an external interpreter.
 NO_PICTURES = ("PDF", "MPEG", "HDF5", "GRIB", "BUFR", "EPS", "WMF")
@@ -77,12 +79,12 @@ class IdReader(LabelReader):
     def read(self, path: Path) -> np.ndarray:
         with _readable(path):
             data = path.read_bytes()
-            if header := png.read_header(data):
+            if header := _upright_header(data):
                 self.check(path, header.mode)
                 if (ids := png.decode(data)) is not None:
                     return ids
             with open_image(BytesIO(data)) as image:
-                self.check(path, image.mode)
+                self.check(path, mode_of(image))
                 return _ids(image)
 
 
@@ -95,22 +97,25 @@ class FirstChannelReader(LabelReader):
 
     def read(self, path: Path) -> np.ndarray:
         with _readable(path):
-            if (ids := png.decode(path.read_bytes())) is not None:
+            data = path.read_bytes()
+            if _upright_header(data) and (ids := png.decode(data)) is not None:
                 return ids if ids.ndim == 2 else ids[..., 0]
-            with open_image(path) as image:
+            with open_image(BytesIO(data)) as image:
                 raw_mode = _raw_mode(image)
                 if image.mode in ID_MODES:
                     return _ids(image)
                 if raw_mode == "LA;16B":
                     raise DataError(f"{path}: 16-bit grey with alpha; save it without the alpha channel")
-                high = np.asarray(image.getchannel(0))
-            with open_image(path) as image:
+                if is_deep(mode_of(image)) and raw_mode not in LOW_BYTES:
+                    raise DataError(f"{path}: {image.format} of more than 8 bits per channel; save it as PNG")
+                high = _first_channel(image)
+            with open_image(BytesIO(data)) as image:
                 image.verify()  # the checksums, which Pillow does not test while decoding
             if raw_mode not in LOW_BYTES:
                 return high
-            with open_image(path) as image:
+            with open_image(BytesIO(data)) as image:
                 image.tile = [(*tile[:3], LOW_BYTES[raw_mode]) for tile in image.tile]
-                low = np.asarray(image.getchannel(0))
+                low = _first_channel(image)
         return high.astype(np.uint16) << 8 | low
 
 
@@ -121,8 +126,14 @@ LOW_BYTES = {"RGB;16B": "RGB;16L", "RGBA;16B": "RGBA;16L"}
 def _ids(image: Image.Image) -> np.ndarray:
     """The numbers in a one-channel image."""
     factor = GREY_FACTORS.get(_raw_mode(image), 1)  # read before decoding, which drops the raw mode
+    ImageOps.exif_transpose(image, in_place=True)
     ids = np.asarray(image)
     return ids // factor if factor > 1 else ids
+
+
+def _first_channel(image: Image.Image) -> np.ndarray:
+    ImageOps.exif_transpose(image, in_place=True)
+    return np.asarray(image.getchannel(0))
 
 
 def _raw_mode(image: Image.Image) -> str | None:
@@ -130,23 +141,52 @@ def _raw_mode(image: Image.Image) -> str | None:
     return image.tile[0][3] if image.format == "PNG" and image.tile else None
 
 
+def mode_of(image: Image.Image) -> str:
+    """Pillow's mode of an image, with `DEEP` if it has just been opened and decoding would lose bits."""
+    tiles = getattr(image, "tile", None)  # of a file, until it is decoded
+    layout = tiles[0][3] if tiles else None  # a name, or a tuple that begins with one
+    first, last = (layout[0], layout[-1]) if isinstance(layout, tuple) and layout else (layout, None)
+    deep = (
+        max(getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, (8,))) > 8
+        or (isinstance(first, str) and DEEP in first)
+        or (image.format == "PPM" and isinstance(last, int) and last > 255)
+    )
+    return image.mode + DEEP if deep and image.mode not in HIGH_DEPTH_MODES else image.mode
+
+
+def is_deep(mode: str) -> bool:
+    """Whether an image of this `mode_of` has more than 8 bits per channel."""
+    return mode in HIGH_DEPTH_MODES or mode.endswith(DEEP)
+
+
 @dataclass(frozen=True)
 class ColorReader(LabelReader):
-    """Colours instead of ids: a pixel's id is the index of its colour in `colors`."""
+    """Colours instead of ids: a pixel's id is the index of its colour in `colors`.
+
+    With `others`, any other colour is `NO_COLOR` instead of an error: the blended ones along smooth edges.
+    """
 
     colors: tuple[Color, ...]
+    others: bool = False
+
+    def check(self, path: Path, mode: str) -> None:
+        _check_picture_mode(path, mode)
 
     def read(self, path: Path) -> np.ndarray:
-        with _readable(path), open_image(path) as image:
+        with _readable(path), open_image(BytesIO(path.read_bytes())) as image:
+            self.check(path, mode_of(image))
+            ImageOps.exif_transpose(image, in_place=True)
             pixels = np.asarray(image.convert("RGB"))
         index = _color_index(self.colors)[_packed(pixels)]
-        unknown = index == 0
-        if unknown.any():
+        if not self.others and (unknown := index == 0).any():
             raise DataError(
                 f"{path}: no class has the colour {format_counts(pixels[unknown])}; add it to a class or to "
-                "the ignored colours in the description"
+                "the ignored colours in the description (ignore: others for every colour without a class)"
             )
         return index - np.uint16(1)
+
+
+NO_COLOR = IDS - 1  # id 0 minus 1, in 16 bits
 
 
 @lru_cache
@@ -196,7 +236,10 @@ def read_list(path: Path) -> list[str]:
 
 
 def open_image(file: Path | BytesIO) -> Image.Image:
-    """The image in a file, opened by Pillow; the format is recognised by content, not by suffix."""
+    """The image in a file, opened by Pillow; the format is recognised by content, not by suffix.
+
+    Decode only from bytes in memory: Pillow forgets to turn some TIFFs that it maps from a path.
+    """
     return Image.open(file, formats=PICTURE_FORMATS)
 
 
@@ -239,29 +282,49 @@ def read_header(path: Path) -> tuple[tuple[int, int], str]:
     with _readable(path):
         # Without blocking: a named pipe may never get a writer.
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-            start = file.read(png.HEADER.size)
-            file.seek(-len(png.END), os.SEEK_END)
-            end = file.read(len(png.END))  # of a device, reading on would not end
-        size, mode = _size_and_mode(png.read_header(start), path)
-    if start.startswith(png.SIGNATURE) and end != png.END:
-        raise DataError(f"{path}: the file is cut short; copy it again")
-    return size, mode
+            start = file.read(png.WINDOW)  # of a device, reading on would not end
+            file.seek(max(0, file.seek(0, os.SEEK_END) - png.WINDOW))
+            end = file.read(png.WINDOW)
+            if start.startswith(png.SIGNATURE) and not end.endswith(png.END) and not png.is_whole(file):
+                raise DataError(f"{path}: the file is cut short; copy it again")
+        turnable = png.may_be_turned(start, end)
+        return _size_and_mode(None if turnable else png.read_header(start), turnable, path)
 
 
-def _size_and_mode(header: png.Header | None, file: Path | BytesIO) -> tuple[tuple[int, int], str]:
-    """The size, turned upright, and Pillow's mode of an image; `header`, if it is a common PNG."""
+def _size_and_mode(
+    header: png.Header | None, turnable: bool, file: Path | BytesIO
+) -> tuple[tuple[int, int], str]:
+    """The size, turned upright, and the mode of an image.
+
+    Args:
+        header: of a common PNG that need not be turned; None for any other file.
+        turnable: whether it would have to be turned if it were a PNG.
+    """
     if header:
         return (header.width, header.height), header.mode
     with open_image(file) as image:
-        turned = _orientation(image) in (5, 6, 7, 8)  # by 90 degrees, mirrored or not
-        return image.size[::-1] if turned else image.size, image.mode
+        size, mode = image.size, mode_of(image)
+        if image.format == "TIFF":  # as stored: later versions of Pillow have turned `size` already
+            size = image.tag_v2[IMAGE_WIDTH], image.tag_v2[IMAGE_LENGTH]
+        # Pillow decodes a PNG to look for EXIF behind its pixels.
+        turned = (turnable or image.format != "PNG") and image.getexif().get(ORIENTATION) in TURNED
+        return size[::-1] if turned else size, mode
+
+
+def _upright_header(data: bytes) -> png.Header | None:
+    """The header of a PNG that `png.decode` can decode and whose pixels need not be turned; else None."""
+    return None if _turnable(data) else png.read_header(data)
+
+
+def _turnable(data: bytes) -> bool:
+    return png.may_be_turned(data[: png.WINDOW], data[-png.WINDOW :])
 
 
 def _check_picture_mode(path: Path, mode: str) -> None:
-    """Reject one-channel images of more than 8 bits, which Pillow would clip to white."""
-    if mode in HIGH_DEPTH_MODES:
+    """Reject images of more than 8 bits, of which Pillow would clip grey to white and cut colours."""
+    if is_deep(mode):
         raise DataError(
-            f"{path}: the image has mode {mode}, more than 8 bits per pixel; convert it to 8-bit RGB"
+            f"{path}: the image has mode {mode}, more than 8 bits per channel; convert it to 8-bit RGB"
         )
 
 
@@ -275,8 +338,9 @@ class Picture:
         self._path = path
         with _readable(path):
             self._data = path.read_bytes()
-            self._header = png.read_header(self._data)
-            self.size, mode = _size_and_mode(self._header, BytesIO(self._data))
+            turnable = _turnable(self._data)
+            self._header = None if turnable else png.read_header(self._data)
+            self.size, mode = _size_and_mode(self._header, turnable, BytesIO(self._data))
         _check_picture_mode(path, mode)
 
     def crop(self, box: tuple[int, int, int, int]) -> Image.Image:
@@ -291,8 +355,7 @@ class Picture:
                 if pixels is not None:
                     return _crop_array(pixels, box)
             with open_image(BytesIO(data)) as image:
-                if _orientation(image) != 1:
-                    image = ImageOps.exif_transpose(image)
+                ImageOps.exif_transpose(image, in_place=True)
                 return image.crop(box).convert("RGB")
 
 
@@ -342,10 +405,6 @@ def check_label(path: Path, reader: LabelReader, image_size: tuple[int, int]) ->
     size, mode = read_header(path)
     reader.check(path, mode)
     check_sizes(path, size, image_size)
-
-
-def _orientation(image: Image.Image) -> int:
-    return image.getexif().get(ORIENTATION, 1) if image.format in ORIENTED_FORMATS else 1
 
 
 def check_sizes(path: Path, label_size: tuple[int, int], image_size: tuple[int, int]) -> None:

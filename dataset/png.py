@@ -8,9 +8,11 @@ five on every row and is many times as slow. ISA-L compresses; where it is not i
 mode does, at a quarter of the speed or less.
 """
 
+import os
 import struct
 import zlib
 from dataclasses import dataclass
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -32,8 +34,11 @@ HEADER = struct.Struct(">8s4s4sIIBBBBBI")  # signature, length, kind, the fields
 CHECKED = slice(12, 29)  # the bytes of the header that its checksum covers
 HEIGHT, CHECKSUM = slice(20, 24), slice(29, 33)
 GREY, RGB, PALETTE = 0, 2, 3  # colour types
-# (bits, colour type) -> Pillow's mode
-COMMON = {(8, GREY): "L", (8, PALETTE): "P", (8, RGB): "RGB", (16, GREY): "I;16", (16, RGB): "RGB"}
+# (bits, colour type) -> Pillow's mode; `;16` for colours that Pillow would cut to 8 bits
+COMMON = {(8, GREY): "L", (8, PALETTE): "P", (8, RGB): "RGB", (16, GREY): "I;16", (16, RGB): "RGB;16"}
+WINDOW = 2**14  # bytes at either end of a file in which notes about the picture are sought
+# How an EXIF orientation may be noted: in a chunk of its own, or under these keywords.
+ORIENTATION_NOTES = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
 UP = 2  # the filter that stores differences from the row above
 ISAL_LEVEL = 1  # 0 is hardly faster and its files are larger
 
@@ -49,7 +54,7 @@ class Header:
 
     @property
     def mode(self) -> str:
-        """Pillow's mode of these pixels."""
+        """The mode of these pixels, as in `COMMON`."""
         return COMMON[self.bits, self.color]
 
 
@@ -77,6 +82,26 @@ def decode(data: bytes) -> np.ndarray | None:
     except Exception:  # kornia-rs raises nothing more specific
         return None
     return pixels if header.color == RGB else pixels[..., 0]
+
+
+def may_be_turned(start: bytes, end: bytes) -> bool:
+    """Whether a PNG may note that its picture is to be turned; `start` and `end` are the file's `WINDOW`s.
+
+    Also where bytes follow its last chunk: the notes are then anywhere before them.
+    """
+    before = start[: start.find(b"IDAT")]
+    return not end.endswith(END) or any(note in before or note in end for note in ORIENTATION_NOTES)
+
+
+def is_whole(file: BinaryIO) -> bool:
+    """Whether a PNG reaches its last chunk; other bytes may follow."""
+    file.seek(len(SIGNATURE))
+    while len(head := file.read(CHUNK.size)) == CHUNK.size:
+        length, kind = CHUNK.unpack(head)
+        if kind == END[:4]:
+            return file.read(4) == END[4:]
+        file.seek(length + 4, os.SEEK_CUR)
+    return False
 
 
 def intact(data: bytes) -> bool:

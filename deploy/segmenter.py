@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from dataset.images import HIGH_DEPTH_MODES
+from dataset.images import is_deep, mode_of
 from dataset.labels import Colors
 from dataset.transforms import resize_whole
 from deploy.legends import class_overlay, overlay_with_legend, uncertainty_overlay
@@ -161,6 +161,6 @@ def to_rgb(image: Image.Image | np.ndarray) -> Image.Image:
         return Image.fromarray(np.ascontiguousarray(image))
     if not isinstance(image, Image.Image):
         raise TypeError(f"an image must be a PIL image or a numpy array, not {type(image).__name__}")
-    if image.mode in HIGH_DEPTH_MODES:
-        raise ValueError(f"a PIL image of mode {image.mode} has more than 8 bits; convert it to 8-bit RGB")
+    if is_deep(mode := mode_of(image)):
+        raise ValueError(f"a PIL image of mode {mode} has more than 8 bits; convert it to 8-bit RGB")
     return image.convert("RGB")

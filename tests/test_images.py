@@ -1,12 +1,15 @@
 """Decoding gives the pixels that Pillow gives, and the check of a set finds every fault in its headers."""
 
+import io
 import os
 import pickle
+import struct
+import zlib
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from dataset import DataError, build_dataset, images, png
 from dataset.sampling import TrainingStream, batches
@@ -15,6 +18,7 @@ from tests.conftest import (
     TRAIN_IDS,
     label_blocks,
     picture,
+    save_by_pypng,
     save_png,
     write_cityscapes,
     write_gta5,
@@ -125,6 +129,114 @@ def test_damage_within_the_rows_of_a_crop_is_an_error(decoder, tmp_path):
     path.write_bytes(whole)
     with pytest.raises(DataError, match="image.png: not a readable image"):
         images.Picture(path).crop((0, 0, 100, 80))
+
+
+# Files read as what they are
+
+
+def png_chunk(kind, content):
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def deep_files(folder):
+    """Colour pictures of a 12-bit camera, 40x24, in files of 16 bits per channel."""
+    pixels = picture(np.random.default_rng(0), (24, 40)).astype(np.uint16) * 16
+    alpha = np.full((24, 40, 1), 65535, np.uint16)
+    save_by_pypng(folder / "rgb.png", pixels)
+    save_by_pypng(folder / "interlaced.png", pixels, interlace=True)
+    save_by_pypng(folder / "rgba.png", np.concatenate([pixels, alpha], 2))
+    save_by_pypng(folder / "grey and alpha.png", np.concatenate([pixels[..., :1], alpha], 2))
+    (folder / "rgb.ppm").write_bytes(b"P6 40 24 65535\n" + pixels.astype(">u2").tobytes())
+    cv2 = pytest.importorskip("cv2")
+    cv2.imwrite(str(folder / "compressed.tif"), pixels)
+    cv2.imwrite(str(folder / "rgb.tif"), pixels, [cv2.IMWRITE_TIFF_COMPRESSION, 1])
+    return sorted(folder.iterdir())
+
+
+def test_colour_pictures_of_16_bits_are_refused_and_not_read_nearly_black(tmp_path):
+    files = deep_files(tmp_path)
+    assert len(files) == 7
+    for path in files:
+        for use in (images.check_image, images.decode_image):
+            with pytest.raises(DataError, match=f"{path.name}: .*more than 8 bits.*8-bit RGB"):
+                use(path)
+
+
+def test_colour_labels_of_16_bits_are_refused(tmp_path):
+    save_by_pypng(tmp_path / "label.png", np.full((4, 6, 3), 128, np.uint16))
+    reader = images.ColorReader(((0, 0, 0),))
+    for use in (reader.read, lambda path: images.check_label(path, reader, (6, 4))):
+        with pytest.raises(DataError, match="label.png: .*more than 8 bits"):
+            use(tmp_path / "label.png")
+
+
+def test_ids_in_the_first_channel_of_a_16_bit_tiff_are_refused(tmp_path):
+    cv2 = pytest.importorskip("cv2")
+    cv2.imwrite(str(tmp_path / "label.tif"), np.full((4, 6, 3), 7, np.uint16))
+    with pytest.raises(DataError, match="label.tif: .*save it as PNG"):
+        images.FirstChannelReader().read(tmp_path / "label.tif")
+
+
+def exif(orientation):
+    block = Image.Exif()
+    block[0x0112] = orientation
+    return block
+
+
+def note_behind_the_pixels(path, orientation):
+    """Move the EXIF of a PNG to where exiftool writes it."""
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-12] + png_chunk(b"eXIf", exif(orientation).tobytes()[6:]) + whole[-12:])
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("form", ["png", "png, behind", "png, grey", "png with a tail", "tif", "jpg", "webp"])
+def test_a_turned_picture_is_upright_as_pillow_turns_it(form, orientation, decoder, tmp_path):
+    path = tmp_path / f"image.{form[:4].strip(', ')}"
+    image = Image.fromarray(picture(np.random.default_rng(0), (40, 56)))
+    image = image.convert("L") if "grey" in form else image
+    image.save(path, **({} if "behind" in form else {"exif": exif(orientation)}))
+    if "behind" in form:
+        note_behind_the_pixels(path, orientation)
+    if "tail" in form:
+        path.write_bytes(path.read_bytes() + bytes(50))
+    upright = np.asarray(ImageOps.exif_transpose(Image.open(path)).convert("RGB"))
+    assert upright.shape[:2] == ((56, 40) if orientation > 4 else (40, 56))
+    assert images.check_image(path) == upright.shape[1::-1]
+    assert np.array_equal(images.decode_image(path), upright)
+    assert np.array_equal(images.Picture(path).crop((3, 5, 33, 30)), upright[5:30, 3:33])
+
+
+@pytest.mark.parametrize("form", ["png", "tif"])
+@pytest.mark.parametrize("orientation", [2, 3, 5, 6, 7, 8])
+def test_labels_are_turned_with_their_picture(form, orientation, decoder, tmp_path):
+    path = tmp_path / f"label.{form}"
+    image = Image.fromarray(label_blocks(np.random.default_rng(0), (40, 56)))
+    image.save(path, exif=exif(orientation))
+    upright = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(path.read_bytes()))))
+    assert upright.shape == ((56, 40) if orientation > 4 else (40, 56))
+    color = images.ColorReader(tuple((i, i, i) for i in range(256)))
+    for reader in (images.IdReader(), images.FirstChannelReader(), color):
+        images.check_label(path, reader, upright.shape[::-1])
+        assert np.array_equal(reader.read(path), upright)
+
+
+@pytest.mark.parametrize("tail", [b"camera notes", bytes(100_000)], ids=len)
+def test_bytes_behind_the_end_of_a_whole_png_do_no_harm(tail, decoder, tmp_path):
+    pixels = picture(np.random.default_rng(0), (40, 56))
+    path = save_png(tmp_path / "image.png", pixels)
+    whole = path.read_bytes()
+    path.write_bytes(whole + tail)
+    assert images.check_image(path) == (56, 40)
+    assert np.array_equal(images.decode_image(path), pixels)
+    assert np.array_equal(images.Picture(path).crop((3, 5, 33, 20)), pixels[5:20, 3:33])
+    save_png(path, pixels[..., 0])
+    path.write_bytes(path.read_bytes() + tail)
+    assert np.array_equal(images.IdReader().read(path), pixels[..., 0])
+    for missing in (1, 4, 12, 100):
+        path.write_bytes(whole[:-missing])
+        with pytest.raises(DataError, match="image.png: the file is cut short"):
+            images.check_image(path)
 
 
 # Names and checks
