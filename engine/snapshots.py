@@ -28,13 +28,16 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 
 def save_snapshot(trainer: nn.Module, folder: Path, prefix: str, number: int) -> Path:
-    """Save `<prefix>_<number>.pth` (network) and its `_D1.pth` and `_D2.pth`; returns the network's path.
+    """Save `<prefix>_<number>.pth` (network); returns its path.
+
+    Discriminators go to `…_D1.pth` and `…_D2.pth`, unless this training leaves them as they were drawn.
 
     Raises:
         UserError: a tensor is not finite, or a file cannot be written.
     """
     check_finite(trainer.state_dict(), number)
-    for suffix, module in zip(PARTS, (trainer.G, trainer.D1, trainer.D2), strict=True):
+    modules = (trainer.G, trainer.D1, trainer.D2) if trainer.adversarial else (trainer.G,)
+    for suffix, module in zip(PARTS, modules, strict=False):
         save_tensors(folder / f"{prefix}_{number}{suffix}.pth", module.state_dict())
     return folder / f"{prefix}_{number}.pth"
 

@@ -114,7 +114,9 @@ def test_standard_error_stays_empty(finished):
 def test_a_stage_writes_snapshots_flags_log_and_pictures(finished, stage):
     folder = finished[0] / "snapshots" / stage
     files = sorted(str(path.relative_to(folder)) for path in files_of(folder))
-    assert files == sorted([*SNAPSHOTS, *WRITTEN, "pictures/2.png", "pictures/4.png"])
+    # Stage II does not train the discriminators.
+    snapshots = SNAPSHOTS if stage == "stage1" else [name for name in SNAPSHOTS if "_D" not in name]
+    assert files == sorted([*snapshots, *WRITTEN, "pictures/2.png", "pictures/4.png"])
     assert not any(path.name.endswith(".part") for path in finished[0].rglob("*"))
     assert list((finished[0] / "log" / stage).iterdir()), "TensorBoard's files"
     assert png(folder / "pictures" / "4.png").shape == (24 + 2 * 164 - 4, 7 * 324 - 4, 3)
@@ -146,11 +148,9 @@ def test_stage_1_prints_its_data_progress_and_snapshots(finished):
 
 
 def test_stage_2_without_adversarial_weights_leaves_the_discriminators_alone(finished):
-    folder = finished[0] / "snapshots" / "stage2"
-    for line in log_lines(folder):
+    for line in log_lines(finished[0] / "snapshots" / "stage2"):
         assert line["seg1"] > 0 and line["seg2"] > 0
         assert all(line[name] == 0 for name in ("adv1", "adv2", "D1", "D2", "me", "kl"))
-    assert same_weights(folder / "GTA5_2_D1.pth", folder / "GTA5_4_D1.pth")
     stage1 = finished[0] / "snapshots" / "stage1"
     assert not same_weights(stage1 / "GTA5_2_D1.pth", stage1 / "GTA5_4_D1.pth")
 
