@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from dataset import Adaptation, PredictionDataset, SegmentationDataset
+from dataset.domains import BUILT_IN
 from dataset.labels import palette
 from engine.evaluation import PixelCounts, Scored, predictions_in_files, summary, table
 from engine.restore import (
@@ -75,7 +76,8 @@ def evaluate_args(argv: list[str] | None = None) -> Namespace:
     add("--predictions", Path, None, "score the PNGs of train ids in this folder, named as the images, "
         "instead of running a network")
     add = parser.group("output")
-    add("--save", Path, None, "output folder (default: ./result/cityscapes<name of the snapshot's folder>)")
+    add("--save", Path, None, "output folder (default: ./result/cityscapes<name of the snapshot's folder>, "
+        "for your own target <its name>_<name of the snapshot's folder>)")
     add("--report", boolean, False, "write report.html: tables, confusions, the worst and the best images")
     add("--report-images", not_negative, 4, "number of worst and of best images on the page")
     args = parser.parse_args(argv)
@@ -108,7 +110,7 @@ def main() -> None:
         scored = predictions_in_files(data, args.predictions, processes, device)
     else:
         titles = list(args.weights)
-        save = args.save or Path(f"./result/cityscapes{resolve_path(args.restore_from).parent.name}")
+        save = args.save or Path("./result") / result_name(pair, resolve_path(args.restore_from).parent.name)
         ids = label_ids(pair) if args.label_ids else None
         scored = predictions_of_network(data, args, save, ids, gap, processes, device)
     counts = PixelCounts(len(data), titles, len(pair.colors), device)
@@ -120,6 +122,11 @@ def main() -> None:
     if processes.is_main:
         write(args, pair, data, counts, gap, save)
     shutdown()
+
+
+def result_name(pair: Adaptation, run: str) -> str:
+    """Name of the default folder for a run's result: the published one, or that of your own target."""
+    return f"cityscapes{run}" if pair.target.name in BUILT_IN else f"{pair.target.prefix}_{run}"
 
 
 def write(
