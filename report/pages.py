@@ -174,15 +174,19 @@ def _side_by_side(results: Results, example: Example, end: float) -> dict:
 
 
 def iou_rows(columns: Sequence[Mapping], result: Result) -> list[dict]:
-    """The table of IoU, means first; `columns` hold `means` and `iou`, `best` is the largest as text."""
+    """The table of IoU: means and pixel accuracy first; `best` is the largest of a row as text.
+
+    Args:
+        columns: hold `means`, `pixel_accuracy` and `iou`.
+    """
     pixels = labelled_pixels(result.metrics)
     shares = [count / sum(pixels) if count else None for count in pixels]
-    heads = [("means", name, None, None) for name in result.metrics["means"]]
+    values = [(name, None, None, [c["means"][name] for c in columns]) for name in result.metrics["means"]]
+    values.append(("pixel accuracy", None, None, [column["pixel_accuracy"] for column in columns]))
     for name, share in zip(result.colors, shares, strict=True):
-        heads.append(("iou", name, result.colors[name], share))
+        values.append((name, result.colors[name], share, [column["iou"][name] for column in columns]))
     rows = []
-    for kind, name, rgb, share in heads:
-        ious = [column[kind][name] for column in columns]
+    for name, rgb, share, ious in values:
         best = percent(max(filter(None, ious), default=-1.0)) if len(ious) > 1 else None
         rows.append(dict(name=name, rgb=rgb, share=share, ious=ious, best=best))
     return rows
