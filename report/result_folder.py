@@ -24,6 +24,8 @@ from utils.errors import UserError
 from utils.pictures import nats_of_levels
 from utils.uncertainty import UNCERTAINTIES
 
+FORMULA = tuple("=+-@\t\r\n")  # a spreadsheet computes a cell that begins so
+TEXT = "'"  # before such a cell it marks text
 METRICS, CLASSES, IMAGES, COUNTS = "metrics.json", "metrics.csv", "images.csv", "image_counts.npz"
 MALFORMED = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, EOFError)
 MALFORMED += (OverflowError, csv.Error, BadZipFile)
@@ -60,7 +62,12 @@ def _write_csv(path: Path, rows: Sequence[dict]) -> None:
     with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         writer = csv.DictWriter(file, rows[0], lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({key: _as_text(value) for key, value in row.items()} for row in rows)
+
+
+def _as_text(value: object) -> object:
+    """A cell that no spreadsheet takes for a formula, whatever a file's or class's name begins with."""
+    return TEXT + value if isinstance(value, str) and value.startswith((*FORMULA, TEXT)) else value
 
 
 def _class_rows(metrics: dict) -> Iterator[dict]:
@@ -172,8 +179,11 @@ def read_result(folder: Path) -> Result:
         with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
             title = next(iter(metrics["classifiers"]))
             rows = list(csv.DictReader(file))
-        images = {row["image"]: _image_scores(row, title, metrics["uncertainty"]) for row in rows}
+        images = {
+            row["image"].removeprefix(TEXT): _image_scores(row, title, metrics["uncertainty"]) for row in rows
+        }
         _require(len(images) == len(rows) > 0, "it lists no image, or one twice")
+        _require(not any(map(_climbs, images)), "an image lies outside its folder")
         stems = [str(Path(name).with_suffix("")) for name in images]
         _require(stems == metrics["names"], f"its images are not those of {METRICS}")
         path = folder / COUNTS
@@ -201,10 +211,14 @@ def _check_metrics(metrics: dict) -> None:
     _require(_are_integers(counts, (len(names) + 1, len(names))), "the confusion does not hold counts")
     texts = [metrics["restore_from"], *(data[key] for key in ("source", "target", "data_dir", "set"))]
     _require(all(type(text) is str for text in texts), "restore_from or data is not text")
-    split = Path(data["set"])
-    _require(not split.is_absolute() and ".." not in split.parts, "its set lies outside the data folder")
+    _require(not _climbs(data["set"]), "its set lies outside the data folder")
     _require(metrics["uncertainty"] in (None, *UNCERTAINTIES), "it names an unknown uncertainty")
     _require(type(metrics["uncertainty_gap"]) in (float, type(None)), "uncertainty_gap is not a number")
+
+
+def _climbs(name: str) -> bool:
+    """Whether a name leads out of the folder that it is relative to."""
+    return Path(name).is_absolute() or ".." in Path(name).parts
 
 
 def _are_integers(values: object, shape: tuple[int, ...], maximum: float = float("inf")) -> bool:

@@ -339,7 +339,7 @@ def test_files_of_predictions_have_a_page_too(here, run_main):
 
 HOSTILE = "<script>alert(1)</script>\"'&"
 NAMED = ("<img src=x onerror=alert(1)>.png", "a\"b' & c,d;=1+1.png")
-HOSTILE_FILES = (*NAMED, "two\nlines.png")  # which no flag takes
+HOSTILE_FILES = (*NAMED, "two\nlines.png", "'quoted'.png", "-2+3.png", "@SUM(A1).png")  # which no flag takes
 
 
 def test_hostile_names_are_text(tmp_path, monkeypatch, run_main):
@@ -355,8 +355,9 @@ def test_hostile_names_are_text(tmp_path, monkeypatch, run_main):
     for folder in ("<b>one", "<b>two"):
         result = run_main("evaluate_cityscapes", *flags, "--save", folder)
         assert result.returncode == 0, result.stderr
-    assert [row["image"] for row in table(tmp_path / "<b>one" / "images.csv")] == sorted(HOSTILE_FILES)
-    assert [row["name"] for row in table(tmp_path / "<b>one" / "metrics.csv")] == [HOSTILE, "=1+1", "mIoU"]
+    cells = [f"'{name}" if name[0] in "'-@" else name for name in sorted(HOSTILE_FILES)]
+    assert [row["image"] for row in table(tmp_path / "<b>one" / "images.csv")] == cells  # text, no formulas
+    assert [row["name"] for row in table(tmp_path / "<b>one" / "metrics.csv")] == [HOSTILE, "'=1+1", "mIoU"]
     assert sorted(read_result(Path("<b>one")).images) == sorted(HOSTILE_FILES)
     flags = ("<b>one", "<b>two", "--save", "both.html", "--names", *NAMED)
     assert run_main("report", *flags).returncode == 0
@@ -422,6 +423,8 @@ def test_comparison_shows_every_evaluation_and_where_the_last_one_gains_and_lose
     metrics = [json.loads((here / folder / "metrics.json").read_text()) for folder in (A, B)]
     mious = [f"{100 * m['miou']:.1f}" for m in metrics]
     assert page.row("mIoU")[1:3] == mious
+    accuracies = [f"{100 * m['pixel_accuracy']:.1f}" for m in metrics]
+    assert page.row("pixel accuracy")[1:3] == accuracies and accuracies[0] != accuracies[1]
     printed = r"^auxiliary: mIoU [\d.]+, (\S+ points \[\S+ to \S+\]) over both$"
     gain = re.search(printed, result.stdout, re.M)[1]
     numbers = [float(number) for number in re.findall(r"[+-][\d.]+", gain.replace("−", "-"))]
@@ -456,6 +459,14 @@ def edit_counts(path: Path) -> None:
         np.savez(path, counts=arrays["counts"][1:], mean_classes=arrays["mean_classes"])
 
 
+def rename_image(path: Path, name: str) -> None:
+    """Give the first image of a result another name, in all its files."""
+    path.write_text(path.read_text().replace(IMAGES[0], name))
+    metrics = path.with_name("metrics.json")
+    names = json.loads(metrics.read_text())["names"]
+    edit_metrics(metrics, names=[name.removesuffix(".png"), *names[1:]])
+
+
 DAMAGES = {
     "cut": ("metrics.json", lambda path: path.write_text(path.read_text()[:99])),
     "not an object": ("metrics.json", lambda path: path.write_text("[]")),
@@ -465,6 +476,8 @@ DAMAGES = {
     "no counts": ("metrics.json", lambda path: edit_metrics(path, confusion=[[-1]])),
     "no table": ("images.csv", Path.unlink),
     "another table": ("images.csv", lambda path: path.write_text("image,pixels\na.png,x\n")),
+    "image above it": ("images.csv", lambda path: rename_image(path, "../a.png")),
+    "image anywhere": ("images.csv", lambda path: rename_image(path, "/etc/a.png")),
     "image twice": ("images.csv", lambda path: path.write_text(path.read_text() + path.read_text()[-300:])),
     "counts cut": ("image_counts.npz", lambda path: path.write_bytes(path.read_bytes()[:200])),
     "counts of other images": ("image_counts.npz", edit_counts),
