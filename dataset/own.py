@@ -5,15 +5,18 @@ the key and what to write.
 """
 
 import colorsys
+import glob
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from itertools import count
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from dataset.base import Domain, SegmentationDataset
+from dataset.cityscapes import CITYSCAPES_COLORS, CLASS_OF_ID, KNOWN_IDS
 from dataset.images import (
+    NO_COLOR,
     PICTURE_SUFFIXES,
     ColorReader,
     DataError,
@@ -27,37 +30,46 @@ from dataset.yaml_file import load_yaml
 
 DESCRIPTION_FILE = "dataset.yaml"  # in the folder of a data set
 SPLIT = "{split}"  # placeholder in folder names
+ANY = "*"  # stands for any one folder, or any part of its name
+WILDCARDS = re.compile(r"\{split\}|\*")
 SPLIT_FOLDERS = ("train", "training", "trainval", "val", "valid", "validation", "test", "testing")
-READERS = {"ids": IdReader(), "first-channel": FirstChannelReader(), "colors": None}  # depends on the colours
-FOLDER = r".{0,1000}", "a folder; write numbers in quotes"
+TRAIN_IDS = "train-ids"
+READERS = {
+    "ids": IdReader(),
+    TRAIN_IDS: IdReader(),
+    "first-channel": FirstChannelReader(),
+    "colors": None,  # depends on the colours
+}
+FOLDER = r"(?!.*\*\*).{0,1000}", "a folder; write numbers in quotes, and * for each level"
 SUFFIX = r"[^/\\]{0,1000}", "the end of a file name; put folders into images and labels"
 # Keys with a text as value -> the pattern of the text, and its description in messages.
 TEXTS = {
     "name": (r"[A-Za-z0-9][A-Za-z0-9._-]*", "a name of letters, digits and . _ -; write numbers in quotes"),
-    "root": FOLDER,
-    "images": FOLDER,
-    "labels": FOLDER,
+    "root": (r".{0,1000}", "a folder; write numbers in quotes"),
     "image-suffix": SUFFIX,
     "label-suffix": SUFFIX,
     "label-format": ("|".join(READERS), f"one of {', '.join(READERS)}"),
     "size": (r"\s*[1-9]\d{0,4}\s*,\s*[1-9]\d{0,4}\s*", "a size; write width,height such as 1280,720"),
 }
+FOLDERS = ("images", "labels")  # keys with a folder, or a list of them, as value
 CLASS_KEYS = ("ids", "color", "colors")
 IGNORE_KEYS = ("ids", "colors", "others")
 HEX_COLOR = re.compile(r"#[0-9A-Fa-f]{6}")
+CITYSCAPES = "cityscapes"  # as `classes`: those of its benchmark
 MAX_CLASSES = IGNORE  # train ids 0 to 254
 GOLDEN_RATIO = 0.618034  # multiples of it, modulo 1, are well spread hues for any number of classes
 Labels = tuple[Colors, dict[int, str], list[int] | None, LabelReader]  # as in `Domain`
 
 
 class FolderDataset(SegmentationDataset):
-    """Pictures below one folder, labels with the same names below another.
+    """Pictures below one or several folders, labels with the same names below as many others.
 
     A folder without split folders, `images/` instead of `images/train/`, serves every split; so does a
-    root that holds the pictures itself.
+    root that holds the pictures itself. Names are relative to the folder; of several, to what they share.
 
     Args:
-        images, labels: folders below the root, with `{split}` for the split; `labels` is None without labels.
+        images, labels: folders below the root, with `{split}` for the split and `*` for any one folder, the
+            same in images and labels; `labels` is None without labels.
         image_suffix: of the images; None: any picture.
         label_suffix: what replaces it in the name of a label.
     """
@@ -65,8 +77,8 @@ class FolderDataset(SegmentationDataset):
     def __init__(
         self,
         *args,
-        images: str,
-        labels: str | None,
+        images: Sequence[str],
+        labels: Sequence[str] | None,
         image_suffix: str | None = None,
         label_suffix: str = ".png",
         **options,
@@ -85,30 +97,115 @@ class FolderDataset(SegmentationDataset):
                 )
 
     @property
+    def pooled(self) -> bool:
+        """Whether the images may lie in several folders."""
+        return len(self.images) > 1 or ANY in self.images[0]
+
+    @property
+    def divided(self) -> bool:
+        """Whether the split chooses among the images."""
+        if self.pooled:
+            return any(SPLIT in pattern for pattern in self.images)
+        return SPLIT in self.images[0] and self.image_folder == self._in_split(self.images[0])
+
+    @cached_property
     def image_folder(self) -> Path:
-        return self._folder(self.images)
+        if self.pooled:
+            return self._in_split(os.path.commonpath(map(_above_wildcards, self.images)))
+        return self._folder(self.images[0])
+
+    @cached_property
+    def folders(self) -> dict[str, Path | None]:
+        """Each folder of images, below `image_folder` -> that of its labels, None without labels.
+
+        Raises:
+            DataError: one that the description names does not exist.
+        """
+        if not self.pooled:
+            return {".": self._folder(self.labels[0]) if self.labels else None}
+        found: dict[Path, Path | None] = {}
+        for images, labels in zip(self.images, self.labels or [None] * len(self.images), strict=True):
+            matches = self._matches(images)
+            if not matches and not (SPLIT in images and (self.root / _before(images)).is_dir()):
+                raise DataError(
+                    f"{self._in_split(images)}: no such folder of images; correct the description"
+                )
+            for folder, parts in matches.items():
+                found[folder] = self._in_split(_filled(labels, parts)) if labels else None
+        # `*` may match folders of labels too.
+        hidden = {labels for images, labels in found.items() if labels not in (None, images)}
+        hidden |= {self.root / _before(labels) for labels in self.labels or ()}
+        hidden -= {self.image_folder, *self.image_folder.parents}
+        return {
+            images.relative_to(self.image_folder).as_posix(): labels
+            for images, labels in found.items()
+            if not hidden.intersection((images, *images.parents))
+        }
 
     def scan(self) -> list[str]:
         """Names of the images; labels among or below them are left out, whatever their split."""
-        if self.labels is None:
-            return super().scan()
-        labels = self._folder(self.labels)
-        excluded = self.label_suffix if labels == self.image_folder else None
-        folders = (labels, self.root / self.labels.partition(SPLIT)[0])
-        return scan(self.image_folder, self.image_suffixes, excluded, folders)
+        names: dict[str, None] = {}
+        for inside, labels in self.folders.items():
+            folder = self.image_folder / inside
+            excluded = self.label_suffix if labels == folder else None
+            label_folders = (labels, *(self.root / _before(pattern) for pattern in self.labels or ()))
+            try:
+                found = scan(folder, self.image_suffixes, excluded, label_folders)
+            except DataError:
+                if not self.pooled:
+                    raise
+                continue  # some of several folders may be empty
+            names |= dict.fromkeys(found if inside == "." else (f"{inside}/{name}" for name in found))
+        if not names:
+            sought = ", ".join(str(self._in_split(pattern)) for pattern in self.images)
+            raise DataError(f"{sought}: no images; put them there, or correct the description or --set")
+        return sorted(names)
 
     def own_label_path(self, name: str) -> Path | None:
         if self.labels is None:
             return None
+        inside = next((str(p) for p in PurePosixPath(name).parents if str(p) in self.folders), None)
+        if inside is None:
+            raise DataError(f"{self.image_folder / name}: lies in none of the folders of images")
         suffix = self.image_suffix or Path(name).suffix
-        return self._folder(self.labels) / (name[: len(name) - len(suffix)] + self.label_suffix)
+        below = name if inside == "." else name[len(inside) + 1 :]
+        return self.folders[inside] / (below[: len(below) - len(suffix)] + self.label_suffix)
 
     def _folder(self, pattern: str) -> Path:
         """The folder of the split, or the one without splits if the set has none."""
-        folder = self.root / pattern.replace(SPLIT, self.split)
-        whole = self.root / pattern.partition(SPLIT)[0]
+        folder, whole = self._in_split(pattern), self.root / pattern.partition(SPLIT)[0]
         undivided = SPLIT in pattern and not folder.is_dir() and whole.is_dir() and not has_splits(whole)
         return whole if undivided else folder
+
+    def _in_split(self, pattern: str) -> Path:
+        return self.root / pattern.replace(SPLIT, self.split)
+
+    def _matches(self, pattern: str) -> dict[Path, list[str]]:
+        """The folders that a pattern matches -> what stands for each `*`."""
+        pieces = pattern.replace(SPLIT, self.split).split(ANY)
+        expression = re.compile("([^/]*)".join(map(re.escape, pieces)))
+        found = sorted(glob.glob(ANY.join(map(glob.escape, pieces)), root_dir=self.root))
+        return {
+            self.root / name: list(expression.fullmatch(name).groups())
+            for name in found
+            if (self.root / name).is_dir()
+        }
+
+
+def _before(pattern: str) -> str:
+    """What precedes the first `{split}` or `*` of a pattern."""
+    return re.split(WILDCARDS, pattern, maxsplit=1)[0]
+
+
+def _above_wildcards(pattern: str) -> str:
+    """The folder above the first part of a pattern that has a `*`."""
+    return pattern.partition(ANY)[0].rpartition("/")[0] if ANY in pattern else pattern
+
+
+def _filled(pattern: str, parts: Sequence[str]) -> str:
+    """The pattern with `parts` in place of its `*`."""
+    pieces = pattern.split(ANY)
+    return pieces[0] + "".join(part + piece for part, piece in zip(parts, pieces[1:], strict=False))
 
 
 def has_splits(folder: Path) -> bool:
@@ -132,12 +229,13 @@ def read_domain(path: Path) -> Domain:
     described = os.path.lexists(file)
     texts, labels = _read_description(file, name) if described else ({"name": name}, ({}, {}, [], IdReader()))
     root = file.parent / texts.get("root", ".")
-    images = texts.get("images", f"images/{SPLIT}" if (root / "images").is_dir() else ".")
+    images = texts.get("images", (f"images/{SPLIT}" if (root / "images").is_dir() else ".",))
+    pooled = len(images) > 1 or ANY in images[0]  # then there is no usual place for labels
     colors, class_of_id, known_ids, reader = labels
     dataset = partial(
         FolderDataset,
         images=images,
-        labels=texts.get("labels", f"labels/{SPLIT}") if described else None,
+        labels=texts.get("labels", None if pooled or not described else (f"labels/{SPLIT}",)),
         image_suffix=texts.get("image-suffix"),
         label_suffix=texts.get("label-suffix", ".png"),
     )
@@ -146,15 +244,17 @@ def read_domain(path: Path) -> Domain:
         width, height = map(int, texts["size"].split(","))
         sizes = dict.fromkeys(("source_size", "target_size", "pseudo_size"), (height, width))
     # Without split folders, `{split}` alone stands for the root too: see FolderDataset.
-    divided = SPLIT in images and has_splits(root)
-    bare = not Path(images.partition(SPLIT)[0]).parts and not divided
+    divided = has_splits(root)
+    bare = any(
+        not Path(_before(pattern)).parts and not (pattern.startswith(SPLIT) and divided) for pattern in images
+    )
     return Domain(
         str(path), texts["name"], root, colors, class_of_id, known_ids, dataset, reader, bare=bare, **sizes
     )
 
 
-def _read_description(path: Path, name: str) -> tuple[dict[str, str], Labels]:
-    """The values of the keys in `TEXTS`, with `name` as the default one, and what the labels mean."""
+def _read_description(path: Path, name: str) -> tuple[dict, Labels]:
+    """The values of the keys in `TEXTS` and `FOLDERS`, `name` by default, and what the labels mean."""
     try:
         values = load_yaml(path)
     except OSError as error:
@@ -164,8 +264,10 @@ def _read_description(path: Path, name: str) -> tuple[dict[str, str], Labels]:
     except ValueError as error:
         raise DataError(f"{path}: not valid YAML ({error}); see docs/data.md") from error
     try:
-        given = {"name": name} | _mapping("the description", values, (*TEXTS, "classes", "ignore"))
+        given = {"name": name} | _mapping("the description", values, (*TEXTS, *FOLDERS, "classes", "ignore"))
         texts = {key: _text(key, value) for key, value in given.items() if key in TEXTS}
+        texts |= {key: _folders(key, given[key]) for key in FOLDERS if key in given}
+        _check_folders(**{key: texts[key] for key in FOLDERS if key in texts})
         labels = _labels(texts.get("label-format", "ids"), given.get("classes"), given.get("ignore", {}))
     except ValueError as error:
         raise DataError(f"{path}: {error}; see docs/data.md") from error
@@ -183,8 +285,25 @@ def _mapping(where: str, values: object, keys: Sequence[str]) -> dict:
     return {key: value for key, value in values.items() if value is not None or key == "color"}
 
 
+def _folders(key: str, value: object) -> tuple[str, ...]:
+    """One or several folders, in the spelling of `Path`."""
+    values = value if isinstance(value, list) and value else [value]
+    return tuple(Path(_text(key, folder)).as_posix() for folder in values)
+
+
+def _check_folders(images: Sequence[str] = (), labels: Sequence[str] = ()) -> None:
+    """Refuse folders of labels that do not go with those of the images."""
+    if len(images) > 1 and any(map(os.path.isabs, images)):
+        raise ValueError("images: write several folders relative to root")
+    if labels and len(labels) != max(1, len(images)):
+        raise ValueError(f"labels: {len(labels)} folders for {max(1, len(images))} of images; write as many")
+    for pattern, other in zip(labels, images or ("",), strict=False):
+        if pattern.count(ANY) > other.count(ANY):
+            raise ValueError(f"labels: {pattern} has more * than images: {other}; write * in both")
+
+
 def _text(key: str, value: object) -> str:
-    pattern, expected = TEXTS[key]
+    pattern, expected = FOLDER if key in FOLDERS else TEXTS[key]
     if key == "size" and isinstance(value, list) and all(type(side) is int for side in value):
         value = ",".join(map(str, value))
     if not isinstance(value, str) or not value.isprintable() or not re.fullmatch(pattern, value):
@@ -196,27 +315,40 @@ def _text(key: str, value: object) -> str:
 
 
 def _labels(label_format: str, classes: object, ignore: object) -> Labels:
+    by_color, numbered = label_format == "colors", label_format == TRAIN_IDS
+    if classes == CITYSCAPES:
+        by_id = not (by_color or numbered)
+        classes = {
+            name: {"color": [*CITYSCAPES_COLORS[name]]} | ({"ids": label_id} if by_id else {})
+            for label_id, name in CLASS_OF_ID.items()
+        }
+        if by_id and not ignore:
+            ignore = {"ids": [label_id for label_id in KNOWN_IDS if label_id not in CLASS_OF_ID]}
     if not isinstance(classes, dict) or not classes:
         raise ValueError("classes: write one class per line, such as  road: {ids: 7}")
     if len(classes) > MAX_CLASSES:
         raise ValueError(f"classes: {len(classes)} classes are too many; at most {MAX_CLASSES} are possible")
-    groups = {str(name): _group(f"class {name}", value, CLASS_KEYS) for name, value in classes.items()}
+    groups = {
+        str(name): _group(f"class {name}", {} if numbered and value is None else value, CLASS_KEYS)
+        for name, value in classes.items()
+    }
     ignored = _group("ignore", {"others": True} if ignore == "others" else ignore, IGNORE_KEYS)
-    by_color = label_format == "colors"
+    for train_id, (name, group) in enumerate(groups.items()):
+        if numbered and group["ids"]:
+            raise ValueError(f"class {name}: has ids, but label-format is {TRAIN_IDS}; remove the ids")
+        group["ids"] = [train_id] if numbered else group["ids"]
     kind = "colors" if by_color else "ids"
     for name, group in groups.items():
         if not group[kind]:
             raise ValueError(f"class {name}: has no {kind}; write those of its pixels in the label files")
         if by_color and group["ids"]:
             raise ValueError(f"class {name}: has ids, but label-format is colors; remove the ids")
-    if by_color and ignored["others"]:
-        raise ValueError("ignore: others is for ids; list the ignored colours under colors")
     owner = _owners({name: group[kind] for name, group in groups.items()}, ignored[kind], kind)
     if by_color:  # the id of a colour is its index among all colours
         every = tuple(dict.fromkeys((*owner, *ignored["colors"])))
         colors = {name: group["colors"][0] for name, group in groups.items()}
         class_of_id = {every.index(color): name for color, name in owner.items()}
-        return colors, class_of_id, list(range(len(every))), ColorReader(every)
+        return colors, class_of_id, [*range(len(every)), NO_COLOR], ColorReader(every, ignored["others"])
     chosen = _owners({name: group["colors"][:1] for name, group in groups.items()}, (), "colors")
     drawn = (color for color in _distinct_colors() if color not in chosen)
     colors = {name: group["colors"][0] if group["colors"] else next(drawn) for name, group in groups.items()}

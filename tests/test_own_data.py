@@ -15,6 +15,7 @@ from dataset.base import PredictionDataset
 from tests.conftest import (
     LABEL_IDS,
     PREDICTION,
+    TRAIN_IDS,
     TRAINING,
     describe,
     files_of,
@@ -233,6 +234,29 @@ LAYOUTS = {
     ),
     "labels in a folder below the images": ("{}.png", "labels/{}.png", {}, "{}.png"),
     "labels in splits below the images": ("{}.png", "labels/train/{}.png", {"images": "."}, "{}.png"),
+    "a folder per weather": (
+        *("rgb/fog/train/{}_rgb.png", "gt/fog/train/{}_gt.png"),
+        {"images": "rgb/*/{split}", "labels": "gt/*/{split}"}
+        | {"image-suffix": "_rgb.png", "label-suffix": "_gt.png"},
+        "fog/train/{}_rgb.png",
+    ),
+    "a folder per town": (
+        *("train/Town1_opt/rgb/{}.png", "train/Town1_opt/gt/{}.png"),
+        *({"images": "{split}/*_opt/rgb", "labels": "{split}/*_opt/gt"}, "Town1_opt/rgb/{}.png"),
+    ),
+    "labels below a folder that a wildcard matches": (
+        *("fog/train/{}.png", "labels/fog/train/{}.png"),
+        *({"images": "*/{split}", "labels": "labels/*/{split}"}, "fog/train/{}.png"),
+    ),
+    "labels among images below wildcards": (
+        *("fog/train/{}.png", "fog/train/{}_L.png"),
+        {"images": "*/{split}", "labels": "*/{split}", "label-suffix": "_L.png"},
+        "fog/train/{}.png",
+    ),
+    "one of several folders": (
+        *("b/{}.jpg", "b_labels/{}.png"),
+        *({"images": ["a", "b"], "labels": ["a_labels", "b_labels"]}, "b/{}.jpg"),
+    ),
     "outside of the description's folder": (
         *("../elsewhere/images/{}.png", "../elsewhere/labels/{}.png"),
         *({"images": "../elsewhere/images", "labels": "../elsewhere/labels"}, "{}.png"),
@@ -245,6 +269,7 @@ LAYOUTS = {
 def test_images_and_labels_are_found_where_the_description_says(layout, tmp_path):
     images, labels, description, name = LAYOUTS[layout]
     stems = ["a", "b.c", "deep/d"]
+    (tmp_path / "own" / "a").mkdir(parents=True)  # empty
     own = write_own(tmp_path / "own", images, labels, stems, **description)
     data = build_dataset(str(own))
     assert data.names.tolist() == [name.format(stem) for stem in stems]
@@ -264,6 +289,102 @@ def test_the_split_chooses_the_folder_and_a_set_without_parts_serves_every_split
     assert [build_dataset(str(whole), split=s).names.tolist() for s in ("train", "val", "x")] == [
         ["a.png"]
     ] * 3
+
+
+def write_weathers(root, **description):
+    """ACDC's layout: train and val below each weather, labels in train ids."""
+    rng = np.random.default_rng(3)
+    for weather in ("fog", "night"):
+        for split, count in (("train", 2), ("val", 1)):
+            for number in range(count):
+                place = f"{weather}/{split}/GOPR{number}/{number}"
+                save_png(root / "rgb_anon" / f"{place}_rgb_anon.png", picture(rng, SIZE))
+                save_png(root / "gt" / f"{place}_gt_labelIds.png", label_blocks(rng, SIZE, LABEL_IDS))
+                train_ids = label_blocks(rng, SIZE, (*range(19), 255))
+                save_png(root / "gt" / f"{place}_gt_labelTrainIds.png", train_ids)
+    keys = {"images": "rgb_anon/*/{split}", "labels": "gt/*/{split}", "image-suffix": "_rgb_anon.png"}
+    return describe(root / "acdc.yaml", **keys, classes="cityscapes", **description)
+
+
+@pytest.mark.parametrize("form", ["ids", "train-ids"])
+def test_acdc_is_a_description_of_a_few_lines(form, tmp_path):
+    suffix = "_gt_labelTrainIds.png" if form == "train-ids" else "_gt_labelIds.png"
+    own = write_weathers(tmp_path, **{"label-suffix": suffix, "label-format": form})
+    for split, count in (("train", 2), ("val", 1)):
+        data = build_dataset(str(own), split=split)
+        names = [f"{w}/{split}/GOPR{n}/{n}_rgb_anon.png" for w in ("fog", "night") for n in range(count)]
+        assert data.names.tolist() == names and data.check(labels_required=True)
+        assert data.colors == find_domain("cityscapes").colors
+        for name in names:
+            file = tmp_path / "gt" / name.replace("_rgb_anon.png", suffix)
+            ids = pixels_of(file)
+            assert data.label_path(name) == file
+            expected = ids if form == "train-ids" else np.vectorize(TRAIN_IDS.get)(ids)
+            assert np.array_equal(data.train_ids(name), expected)
+    with pytest.raises(DataError, match="rgb_anon.*nonsense"):
+        build_dataset(str(own), split="nonsense")
+
+
+def test_a_list_names_images_below_wildcards(tmp_path):
+    own = write_weathers(tmp_path, **{"label-suffix": "_gt_labelIds.png"})
+    (tmp_path / "list.txt").write_text("night/val/GOPR0/0_rgb_anon.png\n")
+    data = build_dataset(str(own), split="val", list_file=tmp_path / "list.txt")
+    assert data.check(labels_required=True) and data.label_path(data.names[0]).parent.name == "GOPR0"
+    with pytest.raises(DataError, match="night/val/.*none of the folders"):
+        build_dataset(str(own), list_file=tmp_path / "list.txt").check(labels_required=True)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels"),
+    [(["train", "val", "test"], ["train_L", "val_L", "test_L"]), ("*", "*_L")],
+    ids=["a list", "a wildcard"],
+)
+def test_several_folders_are_pooled_as_one_part(images, labels, tmp_path):
+    for split in ("train", "val", "test"):
+        own = write_own(
+            tmp_path, f"{split}/{{}}.png", f"{split}_L/{{}}.png", ["a", "b"], images=images, labels=labels
+        )
+    data = build_dataset(str(own), split="whatever")
+    assert data.names.tolist() == [
+        f"{split}/{name}.png" for split in ("test", "train", "val") for name in "ab"
+    ]
+    assert data.check(labels_required=True) and not data.divided
+    assert data.label_path("val/a.png") == tmp_path / "val_L/a.png"
+    (tmp_path / "nihgt").mkdir()
+    own = describe(
+        tmp_path / "own.yaml", images=["train", "night"], labels=["train_L", "night_L"], classes=CAMPUS
+    )
+    with pytest.raises(DataError, match="night: no such folder"):
+        build_dataset(str(own))
+
+
+@pytest.mark.parametrize("ignore", ["others", {"others": True}, {"others": True, "colors": [[0, 0, 0]]}])
+def test_blended_colours_along_smooth_edges_can_be_ignored(ignore, tmp_path):
+    colors = np.array([(128, 64, 128), (0, 0, 142), (220, 20, 60)], np.uint8)
+    sharp = Image.fromarray(colors[label_blocks(np.random.default_rng(0), (96, 192), range(3), 24)])
+    turned = np.array(sharp.rotate(3, Image.Resampling.BICUBIC).resize((96, 48), Image.Resampling.BILINEAR))
+    match = (turned[..., None, :] == colors).all(-1)
+    expected = np.where(match.any(-1), match.argmax(-1), 255)
+    assert 0.05 < (expected == 255).mean() < 0.5
+    classes = {f"class {n}": {"color": color} for n, color in enumerate(colors.tolist())}
+    description = {"label-format": "colors", "classes": classes, "ignore": ignore}
+    assert own_label(tmp_path, description, save_png, turned) == expected.tolist()
+
+
+def test_the_colours_of_cityscapes_are_read_by_its_name(tmp_path):
+    colors = find_domain("cityscapes").colors
+    pixels = np.array([list(colors.values())], np.uint8)
+    description = {"label-format": "colors", "classes": "cityscapes"}
+    assert own_label(tmp_path, description, save_png, pixels) == [list(range(19))]
+
+
+def test_train_ids_are_the_places_of_the_classes(tmp_path):
+    description = {"label-format": "train-ids", "classes": {"road": None, "car": {"color": "#00008e"}}}
+    assert own_label(tmp_path, description, grey(np.uint8), np.array([[0, 1, 255]])) == [[0, 1, 255]]
+    data = build_dataset(str(tmp_path / "own.yaml"))
+    save_png(tmp_path / "labels" / "a.png", np.array([[0, 2, 255]], np.uint8))
+    with pytest.raises(DataError, match="id 2 in 1 pixels"):
+        data.train_ids("a.png")
 
 
 def test_a_folder_with_a_description_is_named_by_the_folder(tmp_path, monkeypatch):
@@ -319,6 +440,9 @@ def test_the_size_of_the_description_is_the_default_of_all_streams(tmp_path):
         (["train/a.jpg", "val/b.jpg"], "{split}", True),
         (["images/a.jpg"], None, True),
         (["images/train/a.jpg"], "images/{split}", True),
+        (["fog/train/a.jpg"], "*/{split}", False),
+        (["rgb/fog/train/a.jpg"], "rgb/*/{split}", True),
+        (["train/a.jpg", "val/b.jpg"], ["train", "val"], True),
     ],
 )
 def test_pseudo_labels_never_lie_where_pictures_are_sought(names, images, among, tmp_path):
@@ -606,7 +730,6 @@ MISTAKES = {
     f"{ROAD}ignore: 7": ["ignore", "7"],
     f"{ROAD}ignore: {{others: all}}": ["ignore", "others", "all"],
     f"{COLORED}ignore: {{colors: [[1, 2, 3]]}}": ["ignore", "(1, 2, 3)", "road"],
-    f"{COLORED}ignore: others": ["ignore", "others", "colors"],
     "classes:\n  road: {ids: 7, color: [1, 2, 3]}\n  sky: {ids: 8, color: '#010203'}": ["sky", "road"],
     f"{ROAD}size: 1280": ["size", "1280", "width,height"],
     f"{ROAD}size: 0,720": ["size", "0,720"],
@@ -617,7 +740,14 @@ MISTAKES = {
     f"{ROAD}name: 7": ["name", "7", "quotes"],
     f'{ROAD}name: "a\\n"': ["name"],
     f"{ROAD}root: 7": ["root", "7"],
-    f"{ROAD}images: [a, b]": ["images", "['a', 'b']"],
+    f"{ROAD}images: [a, 7]": ["images", "7"],
+    f"{ROAD}images: []": ["images", "[]"],
+    f"{ROAD}images: [a, /b]": ["images", "relative"],
+    f"{ROAD}images: a/**/b": ["images", "a/**/b", "each level"],
+    f"{ROAD}images: [a, b]\nlabels: c": ["labels", "1 folders for 2 of images"],
+    f"{ROAD}labels: [c, d]": ["labels", "2 folders for 1 of images"],
+    f"{ROAD}images: a/*\nlabels: b/*/*": ["labels", "b/*/*", "a/*"],
+    "label-format: train-ids\nclasses:\n  road: {ids: 7}": ["road", "ids", "train-ids"],
     f"{ROAD}label-suffix: a/b.png": ["label-suffix", "a/b.png"],
     f"{ROAD}label-format: colours": ["label-format", "colours", "colors"],
     "name: a": ["classes", "one class per line"],
