@@ -71,6 +71,7 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
             ],
             momentum=args.momentum,
             weight_decay=args.weight_decay,
+            nesterov=args.nesterov,
         )
         self.dis1_opt, self.dis2_opt = (
             torch.optim.Adam(D.parameters(), lr=args.learning_rate_D, betas=ADAM_BETAS, fused=True)

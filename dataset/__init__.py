@@ -17,7 +17,8 @@ from dataset.domains import (
 from dataset.images import DataError, IdReader
 from dataset.labels import IGNORE, Colors, LabelTable
 from dataset.robotcar import ROBOTCAR_COLORS
-from dataset.transforms import Size, TrainingView
+from dataset.self_training import MixedDataset, read_class_balance
+from dataset.transforms import SCALES, Size, TrainingView
 
 PSEUDO = "_pseudo"  # after a built-in name: pseudo labels instead of its own
 
@@ -40,6 +41,10 @@ def build_dataset(
     source: str = "gta5",
     colors: Colors | None = None,
     pseudo: bool | None = None,
+    portion: float = 0.0,
+    lr_weight_ent: float = 0.0,
+    label_scales: tuple[float, float] = SCALES,
+    mine_chance: float = 0.0,
 ) -> SegmentationDataset:
     """A data set whose items are the training samples of the labelled or the target stream.
 
@@ -48,7 +53,7 @@ def build_dataset(
         root: its folder, such as ./data/GTA5; None: the default one.
         split: train or val, where it has splits.
         list_file: names, one per line; None scans the folder in sorted order.
-        labelled_stream: scale in [0.8, 1.2], mirror, and search crops rich in labels (the source; in
+        labelled_stream: scale, mirror, and search crops rich in labels (the source; in
             Stage II the pseudo-labelled target); else resize and crop. Default: gta5, synthia and pseudo
             labels. Cityscapes as the source of RobotCar is neither scaled nor searched, as published.
         input_size, crop_size: (height, width).
@@ -61,6 +66,10 @@ def build_dataset(
         colors: the network's classes, name -> colour; labels become their train ids, by name. Default: the
             data set's own classes, for pseudo labels the pair's.
         pseudo: use pseudo labels; None: if `name` is a built-in one followed by `_pseudo`.
+        portion: of class-balanced pseudo labels; 0: the labels have one threshold.
+        lr_weight_ent: of soft pseudo labels; 0: they are hard.
+        label_scales: range of the random scale in the labelled stream.
+        mine_chance: probability of a crop around a mined class; above 0, crops are not searched for labels.
 
     Raises:
         DataError: the data set, its folder or the list cannot be used.
@@ -69,16 +78,19 @@ def build_dataset(
         pseudo, name = name.endswith(PSEUDO), name.removesuffix(PSEUDO)
     if labelled_stream is None:
         labelled_stream = pseudo or name in ("gta5", "synthia")
-    domain = find_domain(name)
+    domain, balance = find_domain(name), None
     root = domain.root if root is None else Path(root)
     if pseudo:
         pair = adapt(find_domain(source), domain)
         colors = pair.colors if colors is None else colors
         threshold = pair.threshold if threshold is None else threshold
-        folder = Path(pseudo_dir) if pseudo_dir else pair.pseudo_folder(root, split, threshold)
+        folder = Path(pseudo_dir) if pseudo_dir else pair.pseudo_folder(root, split, threshold, portion)
+        balance = read_class_balance(folder, portion, lr_weight_ent) if portion else None
         train_ids = range(len(colors))
         table = LabelTable.from_ids({i: i for i in train_ids}, (*train_ids, IGNORE), ignore_label)
         labels = dict(table=table, reader=IdReader(), pseudo_folder=folder)
+        if lr_weight_ent:
+            labels["soft_classes"] = len(balance["thresholds"])
     else:
         colors = domain.colors if colors is None else colors
         labels = dict(table=label_table(domain, colors, ignore_label), reader=domain.reader)
@@ -90,9 +102,12 @@ def build_dataset(
         crop_size,
         random_scale=random_scale or scaled,
         random_mirror=random_mirror or labelled_stream,
-        min_label_values=min_label_values(domain, colors) if scaled else None,
+        min_label_values=min_label_values(domain, colors) if scaled and not mine_chance else None,
         autoaugment=autoaugment,
         ignore_label=ignore_label,
+        scales=label_scales if labelled_stream else SCALES,
+        mined=tuple(balance["mined_classes"]) if balance else (),
+        mine_chance=mine_chance,
     )
     return domain.dataset(
         root=root,
@@ -112,6 +127,7 @@ __all__ = [
     "Adaptation",
     "DataError",
     "Domain",
+    "MixedDataset",
     "PredictionDataset",
     "SegmentationDataset",
     "adapt",

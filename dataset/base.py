@@ -47,6 +47,8 @@ class SegmentationDataset(Dataset):
         reader: decodes a label file into ids.
         pseudo_folder: labels in train ids, named like the images, that replace the set's own.
         labels_required: a missing label is an error; otherwise the sample's label is all ignored.
+        soft_classes: number of planes of the soft labels beside the pseudo labels, which samples then show
+            as `soft_labels` (C, H, W) float32, all 0 where a pixel is ignored; 0: there are none.
     """
 
     image_suffixes: tuple[str, ...] = (".png",)
@@ -62,10 +64,11 @@ class SegmentationDataset(Dataset):
         reader: LabelReader | None = None,
         pseudo_folder: Path | None = None,
         labels_required: bool = False,
+        soft_classes: int = 0,
     ):
         self.root, self.split, self.view, self.table, self.colors = root, split, view, table, colors
         self.reader, self.pseudo_folder = reader or IdReader(), pseudo_folder
-        self.labels_required = labels_required
+        self.labels_required, self.soft_classes = labels_required, soft_classes
         if not self.image_folder.is_dir():
             raise DataError(
                 f"{self.image_folder}: no such folder of images; put the data set there or name its root"
@@ -92,6 +95,11 @@ class SegmentationDataset(Dataset):
             return self.pseudo_folder / prediction_name(name)
         return self.own_label_path(name)
 
+    def soft_path(self, name: str) -> Path:
+        """Path of the soft labels, a PNG with the planes of all classes one below the other."""
+        path = self.label_path(name)
+        return path.with_name(f"{path.stem}_soft.png")
+
     def image_path(self, name: str) -> Path:
         """Path of an image."""
         return self.image_folder / name
@@ -107,11 +115,15 @@ class SegmentationDataset(Dataset):
         name = str(self.names[index])
         label_path = self.existing_label(name, self.labels_required)
         picture, ids = open_pair(self.image_path(name), label_path, self.reader)
+        planes = None
+        if self.soft_classes:
+            planes = self.reader.read(self.soft_path(name)).reshape(self.soft_classes, -1, picture.size[0])
         with self._naming_label(name):
-            pixels, label = self.view.apply(picture, ids, self.table, rng)
+            pixels, label, soft = self.view.apply(picture, ids, self.table, rng, planes)
         if label is None:
             label = np.full(self.view.crop_size, self.view.ignore_label, np.uint8)
-        return {"image": torch.from_numpy(pixels), "label": torch.from_numpy(label), "name": name}
+        sample = {"image": torch.from_numpy(pixels), "label": torch.from_numpy(label), "name": name}
+        return sample if soft is None else sample | {"soft_labels": torch.from_numpy(soft).movedim(2, 0)}
 
     def decode(self, name: str, labelled: bool = True) -> tuple[Image.Image, np.ndarray | None]:
         """The whole RGB image and, if `labelled`, its label as train ids (H, W) uint8; else None."""
@@ -149,6 +161,8 @@ class SegmentationDataset(Dataset):
             label_path = self.existing_label(name, labels_required)
             if label_path is not None:
                 check_label(label_path, self.reader, size)
+                if self.soft_classes:
+                    check_label(self.soft_path(name), self.reader, (size[0], self.soft_classes * size[1]))
             return label_path is not None
 
         with ThreadPoolExecutor(CHECKING_THREADS) as pool:

@@ -34,11 +34,14 @@ class TrainingView:
     Args:
         input_size: resize to it (bicubic with antialiasing; labels nearest).
         crop_size: then crop at random; smaller images are padded (image with the mean, label with 255).
-        random_scale: multiply both sides of `input_size` by one factor from [0.8, 1.2].
+        random_scale: multiply both sides of `input_size` by one factor from `scales`.
         random_mirror: mirror with probability 0.5.
         min_label_values: redraw the crop, up to 10 times, until it holds more label values; None: never.
         autoaugment: apply ImageNet AutoAugment to the cropped image.
         ignore_label: the value of padded label pixels.
+        scales: range of the factor.
+        mined: with probability `mine_chance` centre the crop on a pixel of one of these classes, if there is
+            any (CBST): first a class that occurs is drawn, then one of its pixels.
     """
 
     input_size: Size
@@ -48,19 +51,28 @@ class TrainingView:
     min_label_values: int | None = None
     autoaugment: bool = False
     ignore_label: int = IGNORE
+    scales: tuple[float, float] = SCALES
+    mined: tuple[int, ...] = ()
+    mine_chance: float = 0.0
 
     def apply(
-        self, picture: Picture, ids: np.ndarray | None, table: LabelTable, rng: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Draw one sample: image (H, W, 3) uint8 and train ids (H, W) uint8 of the crop size.
+        self,
+        picture: Picture,
+        ids: np.ndarray | None,
+        table: LabelTable,
+        rng: np.random.Generator,
+        planes: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+        """Draw one sample: image (H, W, 3) uint8, train ids (H, W) uint8 and soft labels, of the crop size.
 
         `ids` holds the label ids (H, W) of the picture, or is None, like the sample's label then. The crop is
-        chosen by the labels; only the part of the picture in it is decoded and resized.
+        chosen by the labels; only the part of the picture in it is decoded and resized. `planes` (C, H, W)
+        uint8 become soft labels (H, W, C) float32, which add up to 1 or are 0 where the label is ignored.
 
         Raises:
             UnknownIds: the crop holds an id that is not in `table`.
         """
-        factor = rng.uniform(*SCALES) if self.random_scale else 1.0
+        factor = rng.uniform(*self.scales) if self.random_scale else 1.0
         scaled = tuple(max(1, round(factor * side)) for side in self.input_size)
         box, ids = self._draw_crop(scaled, ids, table, rng)
         image = resize_box(picture, scaled, box)
@@ -68,9 +80,13 @@ class TrainingView:
             image = autoaugment(image, rng)
         pixels = pad(np.array(image), self.crop_size, PADDING_RGB)
         label = None if ids is None else pad(table.train_ids.take(ids), self.crop_size, self.ignore_label)
+        soft = None
+        if planes is not None:
+            soft = pad(soft_box(planes, scaled, box), self.crop_size, 0)
+            soft[label == self.ignore_label] = 0
         if self.random_mirror and rng.random() < MIRROR_PROBABILITY:
-            pixels, label = mirror(pixels), None if label is None else mirror(label)
-        return pixels, label
+            pixels, label, soft = (None if m is None else mirror(m) for m in (pixels, label, soft))
+        return pixels, label, soft
 
     def _draw_crop(
         self, scaled: Size, ids: np.ndarray | None, table: LabelTable, rng: np.random.Generator
@@ -79,6 +95,9 @@ class TrainingView:
         redraws = CROP_REDRAWS if ids is not None and self.min_label_values is not None else 0
         height, width = (min(c, s) for c, s in zip(self.crop_size, scaled, strict=True))
         padding = () if (height, width) == self.crop_size else (self.ignore_label,)
+        if pixel := self._mined_pixel(scaled, ids, table, rng):
+            box = (*offset_around(pixel, (height, width), scaled), height, width)
+            return box, nearest_box(ids, scaled, box)
         for _ in range(1 + redraws):
             top = int(rng.integers(scaled[0] - height + 1))
             left = int(rng.integers(scaled[1] - width + 1))
@@ -90,6 +109,20 @@ class TrainingView:
             if redraws and len(values) > self.min_label_values:
                 break
         return box, kept
+
+    def _mined_pixel(
+        self, scaled: Size, ids: np.ndarray | None, table: LabelTable, rng: np.random.Generator
+    ) -> tuple[int, int] | None:
+        """(row, column) of the pixel of a mined class to crop around; None: crop anywhere."""
+        if ids is None or not self.mined or rng.random() >= self.mine_chance:
+            return None
+        label = table.train_ids.take(nearest_box(ids, scaled, (0, 0, *scaled))).ravel()
+        occurring = np.bincount(label, minlength=IGNORE + 1)
+        mined = [index for index in self.mined if occurring[index]]
+        if not mined:
+            return None
+        pixels = np.flatnonzero(label == mined[rng.integers(len(mined))])
+        return divmod(int(pixels[rng.integers(len(pixels))]), scaled[1])
 
 
 def offset_around(pixel: tuple[int, int], crop: Size, image: Size) -> tuple[int, int]:
@@ -137,6 +170,24 @@ def nearest_box(label: np.ndarray, size: Size, box: Box) -> np.ndarray:
     rows = ((np.arange(top, top + height) + 0.5) * (label.shape[0] / size[0])).astype(np.intp)
     columns = ((np.arange(left, left + width) + 0.5) * (label.shape[1] / size[1])).astype(np.intp)
     return label[rows][:, columns]  # several times as fast as indexing both at once
+
+
+def soft_box(planes: np.ndarray, size: Size, box: Box) -> np.ndarray:
+    """A box of soft labels (C, H, W) uint8 resized to `size` bilinearly: (h, w, C) float32, sums of 1."""
+    top, left, height, width = box
+    rows = _neighbours(top, height, size[0], planes.shape[1])
+    columns = _neighbours(left, width, size[1], planes.shape[2])
+    (above, below, down), (before, after, right) = rows, columns
+    wide = planes[:, above] * (1 - down[:, None]) + planes[:, below] * down[:, None]
+    soft = (wide[..., before] * (1 - right) + wide[..., after] * right).transpose(1, 2, 0)
+    return soft / np.maximum(soft.sum(2, keepdims=True), np.finfo(np.float32).tiny)
+
+
+def _neighbours(start: int, length: int, side: int, whole: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Along one side: the two pixels that each pixel of the box lies between, and the share of the second."""
+    place = ((np.arange(start, start + length) + 0.5) * (whole / side) - 0.5).clip(0, whole - 1)
+    first = place.astype(np.intp)
+    return first, np.minimum(first + 1, whole - 1), (place - first).astype(np.float32)
 
 
 def pad(pixels: np.ndarray, size: Size, value) -> np.ndarray:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dataset.self_training import CLASS_BALANCE
 from utils import class_balance
 from utils.argmax import upsample
 from utils.atomic import atomic_write
@@ -24,7 +25,6 @@ from utils.errors import UserError
 from utils.inference import NOT_FINITE, Prediction
 from utils.losses import class_pixel_counts
 
-CLASS_BALANCE = "class_balance.json"
 BEST_IMAGES = "best_images.txt"
 Size = tuple[int, int]
 

@@ -24,6 +24,7 @@ from utils.preprocess import to_network_input
 
 Batch = tuple[Tensor, Tensor, Tensor, Tensor | None]  # images, images_t, labels, labels_t
 Predictions = tuple[Tensor, Tensor, Tensor, Tensor]
+EXTRAS = ("soft_labels", "pseudo")  # what batches of self-training hold beside images and labels
 log = logging.getLogger(__name__)
 
 
@@ -134,7 +135,8 @@ class Training:
             batch = (images, images_t, labels, labels_t if self.target_has_labels else None)
             del predictions  # of the batch before
             last = number == len(loaded)
-            losses, predictions = trainer.gen_update(*batch, i_iter, update=last)
+            more = {key: to_device(streams[0][key], images.device) for key in EXTRAS if key in streams[0]}
+            losses, predictions = trainer.gen_update(*batch, i_iter, update=last, **more)
             losses |= trainer.dis_update(*predictions, update=last)
         return batch, losses, predictions
 

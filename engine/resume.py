@@ -34,7 +34,16 @@ FREE_OPTIONS = {
     *("snapshot_dir", "log_dir", "log_every", "tensorboard", "save_pred_every", "save_num_images", "keep"),
     *("save_state_every", "pictures_every", "eval_every", "eval_set", "eval_list", "keep_best"),
     *("num_steps_stop", "num_workers", "gpu_ids", "cpu", "checkpointing", "restore_from", "not_restore_last"),
-    *("data_dir", "data_dir_target", "data_list", "data_list_target", "pseudo_dir", "deterministic", "fp16"),
+    *(
+        "data_dir",
+        "data_dir_target",
+        "data_list",
+        "data_list_target",
+        "pseudo_dir",
+        "source_dir",
+        "deterministic",
+        "fp16",
+    ),
 }
 EARLIER = ".earlier"  # goes before the suffix of files that a new run in the same folder would overwrite
 log = logging.getLogger(__name__)

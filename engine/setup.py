@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from dataset import Adaptation, SegmentationDataset, adapt, build_dataset, find_domain
+from dataset import Adaptation, MixedDataset, SegmentationDataset, adapt, build_dataset, find_domain
 from dataset.sampling import TrainingStream, batches
+from dataset.self_training import read_class_balance
 from engine.loop import Training
 from engine.restore import check_common_classes
 from engine.resume import STATE_FILE, back_up, check_resumable, load_state, restore, restore_process
@@ -24,6 +25,7 @@ from utils.distributed import Processes, init_distributed, shutdown
 from utils.errors import UserError, ignore_stop_signals
 from utils.options import OPTIONS_FILE, SHAPING_OPTIONS, read_options, write_options
 
+PSEUDO_LABEL_FLAGS = ("threshold", "pseudo_dir", "portion", "lr_weight_ent")  # of Stage II
 log = logging.getLogger(__name__)
 
 
@@ -121,20 +123,7 @@ def build_datasets(
 ) -> tuple[SegmentationDataset, SegmentationDataset, SegmentationDataset | None]:
     """The data sets of the labelled and the target stream, and of the validation if there is one."""
     common = dict(crop_size=args.crop_size, ignore_label=args.ignore_label, colors=pair.colors)
-    labelled = build_dataset(
-        args.target if pseudo_labels else args.source,
-        args.data_dir,
-        list_file=args.data_list,
-        split=args.set,
-        labelled_stream=True,
-        input_size=args.input_size,
-        autoaugment=args.autoaug,
-        pseudo=pseudo_labels,
-        source=args.source,
-        threshold=vars(args).get("threshold"),  # a flag of Stage II
-        pseudo_dir=vars(args).get("pseudo_dir"),
-        **common,
-    )
+    labelled = build_labelled(pair, args, pseudo_labels, common)
     target = build_dataset(
         args.target,
         args.data_dir_target,
@@ -153,6 +142,39 @@ def build_datasets(
         args.target, args.data_dir_target, split=args.eval_set, list_file=args.eval_list, **common
     )
     return labelled, target, validation
+
+
+def build_labelled(
+    pair: Adaptation, args: Namespace, pseudo_labels: bool, common: dict
+) -> SegmentationDataset | MixedDataset:
+    """The data set of the labelled stream: the source, the target with pseudo labels, or parts of both."""
+    flags = vars(args)  # Stage I has only some of them
+    common = common | dict(split=args.set, labelled_stream=True, autoaugment=args.autoaug)
+    common |= {name: flags[name] for name in ("label_scales", "mine_chance") if name in flags}
+    labelled = build_dataset(
+        args.target if pseudo_labels else args.source,
+        args.data_dir,
+        list_file=args.data_list,
+        input_size=args.input_size,
+        pseudo=pseudo_labels,
+        source=args.source,
+        **{name: flags[name] for name in PSEUDO_LABEL_FLAGS if name in flags},
+        **common,
+    )
+    if flags.get("portion"):
+        balance = read_class_balance(labelled.pseudo_folder, args.portion, args.lr_weight_ent)
+        pixels = zip(pair.classes, balance["labelled_pixels"], strict=False)
+        if absent := [name for name, count in pixels if not count]:
+            log.warning("No pseudo label is %s: only source images can show them.", ", ".join(absent))
+        if len(balance["thresholds"]) != args.num_classes:
+            raise UserError(
+                f"{labelled.pseudo_folder}: labels of {len(balance['thresholds'])} classes, not "
+                f"{args.num_classes}; make them with the snapshot of --restore-from"
+            )
+    if not flags.get("source_portion"):
+        return labelled
+    source = build_dataset(args.source, args.source_dir, input_size=args.input_size_source, **common)
+    return MixedDataset(labelled, source, args.source_portion, args.random_seed)
 
 
 def check_snapshot_folder(args: Namespace) -> None:

@@ -103,6 +103,7 @@ RUNS = {
     "stage 1, uneven": (1, STAGE1, 3),
     "stage 1, gradients added up": (1, f"{STAGE1} --iter-size 2", 2),
     "stage 2, uneven": (2, STAGE2, 3),
+    "self-training": (2, f"{STAGE2} --conventional --mr-weight-kld 0.5", 3),
     "conventional": (2, f"{STAGE2} --conventional --only-hard-label 60", 2),
 }
 

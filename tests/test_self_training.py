@@ -1,14 +1,18 @@
 """Class-balanced pseudo labels and training on them, through the scripts."""
 
 import json
+import shutil
 from argparse import Namespace
 
 import numpy as np
 import pytest
 import torch
 
+from dataset import MixedDataset, build_dataset
+from dataset.cityscapes import CITYSCAPES_COLORS
 from engine.restore import restore_network
 from tests.conftest import (
+    LABEL_IDS,
     PREDICTION,
     TRAINING,
     cityscapes_names,
@@ -16,15 +20,38 @@ from tests.conftest import (
     one_line_error,
     pixels_of,
     run_chain,
+    save_png,
     write_world,
 )
+from trainer_ms_variance import AD_Trainer
 from utils import class_balance
+from utils.options import stage2_args
 from utils.preprocess import to_network_input
 
+IGNORED = 255
 IMAGES = cityscapes_names(2)
 SIZES = ((40, 72), (50, 90))  # scales 1 and 1.25 of PREDICTION
+SELF_TRAINING = (
+    *("train_ft", *TRAINING, "--restore-from", "./snapshots/stage1/GTA5_1.pth", "--conventional"),
+    *("--norm-style", "gn", "--use-se", "--droprate", "0", "--is-training", "False", "--nesterov", "False"),
+    *("--lambda-adv-target1", "0", "--lambda-adv-target2", "0", "--lambda-seg", "0.5", "--power", "0"),
+    *("--portion", "0.3", "--source-portion", "0.5", "--input-size-source", "80,48", "--mine-chance", "0.8"),
+    *("--label-scales", "0.8,1.5", "--mr-weight-kld", "0.1", "--learning-rate", "1e-2"),
+    *("--save-state-every", "2"),
+)
 SNAPSHOT = "./snapshots/stage1/GTA5_1.pth"
 LABELS = "data/Cityscapes/data/pseudo_CB_0.30/train"
+
+
+def spread_classes(snapshot) -> None:
+    """Give an untrained snapshot classifiers that predict many classes, some with confidence."""
+    make_unsure(snapshot)
+    state = torch.load(snapshot, weights_only=True)
+    for layer in ("layer5", "layer6"):
+        weight = state[f"{layer}.head.1.weight"]
+        weight -= weight.mean(1, keepdim=True)  # else the class of the largest sum wins everywhere
+        weight *= 3
+    torch.save(state, snapshot)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +60,7 @@ def finished(tmp_path_factory):
     world = write_world(tmp_path_factory.mktemp("world"))
     train = ("train_ms", *TRAINING, *["--norm-style", "gn", "--use-se", "--num-steps-stop", "1"])
     run_chain(world, {"train": (*train, "--snapshot-dir", "./snapshots/stage1")})
-    make_unsure(world / SNAPSHOT)
+    spread_classes(world / SNAPSHOT)
     generate = ("generate_plabel_cityscapes", "--restore-from", SNAPSHOT, *PREDICTION, "--portion", "0.3")
     return world, run_chain(
         world,
@@ -96,7 +123,7 @@ def test_labels_are_balanced_over_the_whole_set(finished):
     assert summary["selected"] == [int(0.3 * n) for n in summary["scores"]]
     assert summary["images"] == 4 and sum(summary["predicted_pixels"]) == 4 * 48 * 96
     labelled = [int((np.array(found) == c).sum()) for c in range(19)]
-    assert summary["labelled_pixels"] == labelled
+    assert summary["labelled_pixels"] == labelled and sum(n > 0 for n in labelled) > 5
     rare = [c for c, n in enumerate(summary["predicted_pixels"]) if n < 1e-3 * 4 * 48 * 96]
     assert summary["mined_classes"] == rare
     rows = {line.split("  ")[0]: line for line in said["hard"].stdout.splitlines()}
@@ -142,3 +169,130 @@ def test_only_the_best_images_get_labels_and_shape_the_thresholds(finished):
 def test_flags_that_do_not_fit_are_refused(flags, named, trained, run_main):
     command = ("generate_plabel_cityscapes", "--restore-from", SNAPSHOT, *PREDICTION)
     one_line_error(run_main(*command, *flags), named)
+
+
+# Training
+
+
+@pytest.mark.parametrize("method", ["MRKLD", "LRENT"])
+def test_a_round_learns_from_both_domains_and_resumes_exactly(method, trained, run_main):
+    flags = ("--lr-weight-ent", "0.25", "--pseudo-dir", "./soft") if method == "LRENT" else ()
+    whole = run_main(*SELF_TRAINING, *flags, "--snapshot-dir", f"./{method}/whole")
+    assert whole.returncode == 0, whole.stderr
+    assert "Labelled: 6 images" in whole.stdout  # 4 of the target and half of the source's 4
+    parts = (*SELF_TRAINING, *flags, "--snapshot-dir", f"./{method}/parts")
+    assert run_main(*parts, "--num-steps-stop", "2").returncode == 0
+    assert run_main(*parts, "--num-steps-stop", "4", "--resume").returncode == 0
+    one, two = (trained / method / name / "GTA5_4.pth" for name in ("whole", "parts"))
+    assert one.read_bytes() == two.read_bytes()
+    assert one.read_bytes() != (trained / SNAPSHOT).read_bytes()
+
+
+def test_the_mixed_stream_has_true_labels_of_other_source_images_for_each_seed(trained):
+    size = dict(input_size=(48, 80), crop_size=(48, 80), labelled_stream=True)
+
+    def mixed(seed: int) -> MixedDataset:
+        target = build_dataset("cityscapes", pseudo=True, portion=0.3, **size)
+        return MixedDataset(target, build_dataset("gta5", **size), 0.5, seed)
+
+    sets = [mixed(seed) for seed in range(8)]
+    assert {len(data) for data in sets} == {6}
+    chosen = [tuple(data.names[4:]) for data in sets]
+    assert len(set(chosen)) > 2 and all(len(set(names)) == 2 for names in chosen)
+    samples = [sets[0].sample(index, np.random.default_rng(0)) for index in range(6)]
+    assert [sample["pseudo"] for sample in samples] == [True] * 4 + [False] * 2
+    assert [sample["name"] for sample in samples] == [*IMAGES, *chosen[0]]
+    for sample in samples[4:]:
+        ids = pixels_of(trained / "data/GTA5/labels" / sample["name"])
+        classes = {LABEL_IDS.index(i) for i in np.unique(ids).tolist() if i in LABEL_IDS}
+        found = set(np.unique(sample["label"]).tolist()) - {IGNORED}
+        assert found and found <= classes
+
+
+def test_crops_are_centred_on_rare_classes_with_their_probability(trained):
+    folder = trained / "one-pixel"
+    shutil.copytree(trained / LABELS, folder)
+    for name in IMAGES:  # one pixel of class 6 in the lower right quarter, of class 7 in none
+        label = np.zeros((48, 96), np.uint8)
+        label[40, 80] = 6
+        save_png(folder / name, label)
+    balance = read(folder / "class_balance.json") | {"mined_classes": [6, 7]}
+    (folder / "class_balance.json").write_text(json.dumps(balance))
+    options = dict(input_size=(48, 96), crop_size=(16, 24), pseudo_dir=folder, label_scales=(1, 1))
+    data = build_dataset("cityscapes", pseudo=True, portion=0.3, mine_chance=0.8, **options)
+    rng = np.random.default_rng(0)
+    labels = [data.sample(index % 4, rng)["label"] for index in range(400)]
+    seen = np.mean([(label == 6).any().item() for label in labels])
+    at_random = 8 / 33 * 16 / 73  # offsets that show the pixel, of all
+    assert seen == pytest.approx(0.8 + 0.2 * at_random, abs=0.06)
+    centred = [tuple(np.argwhere(label.numpy() == 6)[0]) for label in labels if (label == 6).any()]
+    assert np.mean([place in ((8, 12), (8, 11)) for place in centred]) > 0.9
+
+
+def test_soft_labels_are_scaled_with_their_image_and_add_up_to_1(trained):
+    options = dict(crop_size=(40, 64), pseudo_dir="./soft", lr_weight_ent=0.25)
+    data = build_dataset("cityscapes", pseudo=True, portion=0.3, input_size=(48, 96), **options)
+    for index in range(8):
+        sample = data.sample(index % 4, np.random.default_rng(index))
+        soft, label = sample["soft_labels"], sample["label"]
+        assert soft.shape == (19, 40, 64) and soft.dtype == torch.float32
+        labelled = label != IGNORED
+        assert torch.allclose(soft.sum(0), labelled.float(), atol=1e-6)
+        agree = soft.argmax(0)[labelled] == label[labelled]
+        assert agree.float().mean() > 0.9  # nearest and bilinear differ at borders
+    data = build_dataset(
+        "cityscapes", pseudo=True, portion=0.3, input_size=(48, 96), label_scales=(1, 1), **options
+    )
+    sample = data.sample(0, np.random.default_rng(0))
+    planes = pixels_of(trained / "soft" / IMAGES[0].replace(".png", "_soft.png")).reshape(19, 48, 96)
+    values = np.unique(planes.max(0))
+    largest = np.unique((sample["soft_labels"].amax(0) * 255).round().numpy())
+    assert np.isin(largest, [*values, *values + 1, *values - 1]).all()  # sums of rounded values are not 255
+
+
+def test_the_regulariser_counts_target_pixels_twice_weighted_and_source_pixels_by_their_own(float64):
+    flags = "--arch mini --num-classes 5 --crop-size 24,16 --conventional --mr-weight-src 0.2"
+    z1, z2 = (torch.randn(3, 5, 16, 24) for _ in range(2))
+    labels = torch.randint(0, 5, (3, 16, 24))
+    labels[:, :4] = IGNORED
+    found = {}
+    for beta in (0.1, 1e-12):
+        trainer = AD_Trainer(stage2_args([*flags.split(), "--mr-weight-kld", str(beta)]))
+        trainer.class_weight = torch.ones(5)
+        trainer.image_weights = torch.tensor([0.1, 0.2, 0.1])
+        found[beta] = trainer.segmentation_losses(z1, z2, labels)
+    for name, z in (("seg1", z1), ("seg2", z2)):
+        divergence = -z.log_softmax(1).mean(1)[:, 4:]
+        added = 0.1 * (torch.tensor([0.1, 0.2, 0.1]) * divergence.mean((1, 2))).mean()
+        assert (found[0.1][name] - found[1e-12][name]).item() == pytest.approx(added.item(), rel=1e-9)
+
+
+def test_labels_made_with_other_flags_are_refused(trained, run_main):
+    flags = (*SELF_TRAINING, "--snapshot-dir", "./refused")
+    one_line_error(run_main(*flags, "--portion", "0.2"), "pseudo_CB_0.20/train/class_balance.json")
+    one_line_error(run_main(*flags, "--lr-weight-ent", "0.25"), "--lr-weight-ent 0.0, not 0.25")
+    one_line_error(run_main(*flags, "--source-portion", "0.1"), "--source-portion 0.1")
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (("--portion", "0.3", "--threshold", "0.9"), "--threshold"),
+        (("--portion", "0.333"), "--pseudo-dir"),
+        (("--mine-chance", "0.8"), "--portion"),
+        (("--lr-weight-ent", "0.25"), "--portion"),
+        (("--mr-weight-src", "0.1"), "--mr-weight-kld"),
+        (("--source-dir", "data/GTA5"), "--source-portion"),
+        (("--label-scales", "1.5,0.5"), "--label-scales"),
+    ],
+)
+def test_flags_of_training_that_do_nothing_are_refused(flags, named, trained, run_main):
+    one_line_error(run_main("train_ft", *TRAINING, *flags), named)
+
+
+def test_classes_without_a_pseudo_label_are_named(trained, run_main):
+    balance = read(trained / LABELS / "class_balance.json")
+    absent = [c for c, count in enumerate(balance["labelled_pixels"]) if not count]
+    result = run_main(*SELF_TRAINING, "--num-steps-stop", "1", "--snapshot-dir", "./named")
+    names = [name for c, name in enumerate(CITYSCAPES_COLORS) if c in absent]
+    assert bool(absent) == (f"No pseudo label is {', '.join(names)}:" in result.stdout)

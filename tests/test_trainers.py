@@ -191,6 +191,23 @@ def test_nothing_within_a_step_synchronises(stage, flags, one_thread):
             buffer.fetch()  # reading losses would be noticed
 
 
+@pytest.mark.parametrize("nesterov", [True, False])
+def test_single_updates_are_those_of_torchs_sgd(nesterov):
+    torch.manual_seed(0)
+    mine, torchs = (torch.nn.Parameter(torch.randn(5, generator=torch.Generator())) for _ in range(2))
+    torchs.data.copy_(mine.data)
+    options = dict(momentum=0.9, weight_decay=0.01, nesterov=nesterov)
+    optimizers = (
+        RepeatedSGD([dict(params=[mine], lr=0.1)], **options),
+        torch.optim.SGD([torchs], 0.1, **options),
+    )
+    for _ in range(4):
+        for p, optimizer in zip((mine, torchs), optimizers, strict=True):
+            p.grad = p.detach().sin()
+            optimizer.step()
+    assert torch.allclose(mine, torchs)
+
+
 def test_steps_with_overflowed_gradients_are_skipped_without_a_synchronisation():
     """And the first without overflow counts as the optimiser's first step."""
 

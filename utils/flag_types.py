@@ -169,6 +169,15 @@ def scales(text: str) -> list[float]:
     return _list(text, number(float, lambda x: MIN_SCALE <= x <= MAX_SCALE, "", ""), "scales", "1,1.25")
 
 
+@shown_as("LOW,HIGH")
+def scale_range(text: str) -> list[float]:
+    """`0.5,1.5` -> [0.5, 1.5]."""
+    found = scales(text)
+    if len(found) != 2 or found[0] > found[1]:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a range of scales; write low,high such as 0.8,1.2")
+    return found
+
+
 @shown_as("N,N")
 def seeds(text: str) -> list[int]:
     """`0,1,2` -> [0, 1, 2], without duplicates."""

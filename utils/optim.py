@@ -29,21 +29,22 @@ def keep_layout(optimizer: torch.optim.Optimizer, *_) -> None:
 
 
 class RepeatedSGD(torch.optim.Optimizer):
-    """Nesterov SGD that updates each parameter `repeats` times per step.
+    """SGD that updates each parameter `repeats` times per step.
 
     With a `torch.amp.GradScaler`, a step with overflowed gradients is skipped on the device, without a
     synchronisation.
 
     Args:
         groups: dicts with `params`, `lr` and optionally `repeats` (one int per parameter; default 1).
-        momentum, weight_decay: as `torch.optim.SGD`'s, with `nesterov=True` and no dampening.
+        momentum, weight_decay, nesterov: as `torch.optim.SGD`'s, without dampening.
     """
 
     # GradScaler then passes `grad_scale` and `found_inf` to `step` instead of reading the latter itself.
     _step_supports_amp_scaling = True
 
-    def __init__(self, groups: Iterable[dict], momentum: float, weight_decay: float):
-        super().__init__(groups, dict(momentum=momentum, weight_decay=weight_decay, repeats=None))
+    def __init__(self, groups: Iterable[dict], momentum: float, weight_decay: float, nesterov: bool = True):
+        defaults = dict(momentum=momentum, weight_decay=weight_decay, nesterov=nesterov, repeats=None)
+        super().__init__(groups, defaults)
 
     @torch.no_grad()
     def step(self, closure=None) -> None:
@@ -53,8 +54,8 @@ class RepeatedSGD(torch.optim.Optimizer):
         keep_layout(self)
         found_inf, scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
         for group in self.param_groups:
-            options = {name: group[name] for name in ("lr", "momentum", "weight_decay")}
-            options |= dict(dampening=0, nesterov=True, maximize=False)
+            options = {name: group[name] for name in ("lr", "momentum", "weight_decay", "nesterov")}
+            options |= dict(dampening=0, maximize=False)
             options |= dict(fused=True, grad_scale=None, found_inf=found_inf)
             for (repeats, new), params in self._buckets(group).items():
                 if new:

@@ -58,12 +58,28 @@ def stage2_args(argv: list[str] | None = None) -> Namespace:
         "the images (Rectifying, table 5; default: where generate_plabel_cityscapes.py writes them)")
     add("--conventional", boolean, False, "train as Stage I does on true labels (Rectifying, tables 2-4)")
     add("--divergence", DIVERGENCES, "kl", "measure of the classifiers' disagreement (Rectifying, table 9)")
+    add = parser.group("self-training (CBST, CRST)")
+    add("--portion", types.fraction, 0.0, "labels have a threshold for each class, made with the same "
+        "--portion; 0: off")
+    add("--lr-weight-ent", types.not_negative_float, 0.0, "labels are soft, made with the same value (LRENT)")
+    add("--mr-weight-kld", types.not_negative_float, 0.0, "smooth predictions on pseudo-labelled pixels"
+        " (MRKLD); counts twice as published: 0.1 weighs the cross entropy to a uniform distribution by 0.01")
+    add("--mr-weight-src", types.not_negative_float, 0.0, "the same on source images, times --mr-weight-kld")
+    add("--source-portion", types.fraction, 0.0, "share of the source's images to mix in, with true labels")
+    add("--source-dir", Path, None, "root of the source (default: its data set's)")
+    add("--input-size-source", types.size, None, "size of its images (default: the data set's)")
+    add("--label-scales", types.scale_range, "0.8,1.2", "range of the random scale of labelled images")
+    add("--mine-chance", types.fraction, 0.0, "probability of a crop around a class that is rare in the "
+        "predictions (CBST); other crops are then random")
     args = _parse_with_earlier(parser, argv)
     pair = adapt(find_domain(args.source), find_domain(args.target))
-    args.threshold = pair.threshold if args.threshold is None else args.threshold
     _fill_in(args, pair, data_dir=pair.target.root, input_size=pair.target.pseudo_size)
+    _fill_in(args, pair, input_size_source=pair.source.source_size)
     _check_training(parser, args)
-    check_threshold(parser, args.threshold, args.pseudo_dir, "--pseudo-dir")
+    _check_self_training(parser, args)
+    if not args.portion:
+        args.threshold = pair.threshold if args.threshold is None else args.threshold
+        check_threshold(parser, args.threshold, args.pseudo_dir, "--pseudo-dir")
     return args
 
 
@@ -123,6 +139,7 @@ def _add_training_flags(parser: OneLineParser) -> None:
     add("--learning-rate", types.positive_float, 2.5e-4, "of the backbone; 10 times that for the classifiers")
     add("--learning-rate-D", types.positive_float, 1e-4, "of the discriminators")
     add("--momentum", types.share, 0.9, "momentum of SGD")
+    add("--nesterov", boolean, True, "Nesterov's momentum; off for CBST and CRST")
     add("--weight-decay", types.not_negative_float, 5e-4, "weight decay of SGD")
     add("--power", types.not_negative_float, 0.9, "exponent of the polynomial decay of the rates")
     add("--warm-up", types.not_negative, 0, "iterations of linear warm-up")
@@ -230,8 +247,9 @@ def _check_training(parser: OneLineParser, args: Namespace) -> None:
             f"--crop-size {format_size(args.crop_size)}: --norm-style in needs a crop of more than "
             f"{STRIDE} pixels, one cell of the logits"
         )
+    largest = getattr(args, "label_scales", SCALES)[1]
     images = {
-        f"--input-size, scaled by at most {SCALES[1]}": [SCALES[1] * side for side in args.input_size],
+        f"--input-size, scaled by at most {largest}": [largest * side for side in args.input_size],
         "--input-size-target": args.input_size_target,
     }
     for flag, (height, width) in images.items():  # a crop that only some scales can fill is padded
@@ -240,6 +258,21 @@ def _check_training(parser: OneLineParser, args: Namespace) -> None:
                 f"--crop-size {format_size(args.crop_size)} is larger than the image, {width:g},{height:g} "
                 f"({flag}); reduce the crop or enlarge the image"
             )
+
+
+def _check_self_training(parser: OneLineParser, args: Namespace) -> None:
+    """Refuse flags of self-training that would do nothing."""
+    if args.portion:
+        check_portion(parser, args.portion, args.threshold, args.pseudo_dir, "--pseudo-dir")
+    needed = {
+        "--lr-weight-ent": ("--portion", args.lr_weight_ent and not args.portion),
+        "--mine-chance": ("--portion", args.mine_chance and not args.portion),
+        "--mr-weight-src": ("--mr-weight-kld", args.mr_weight_src and not args.mr_weight_kld),
+        "--source-dir": ("--source-portion", args.source_dir and not args.source_portion),
+    }
+    for flag, (other, lacking) in needed.items():
+        if lacking:
+            parser.error(f"{flag} does nothing without {other}; give both or leave it out")
 
 
 def check_threshold(parser: OneLineParser, threshold: float, folder: Path | None, flag: str) -> None:
