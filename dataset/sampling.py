@@ -3,7 +3,15 @@
 Sample k of a stream depends only on the seed and k, not on the number of workers or on where a run started.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+import multiprocessing
+import os
+import resource
+import shutil
+import signal
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache, partial
 
 import numpy as np
@@ -14,6 +22,9 @@ from dataset.base import SegmentationDataset
 from dataset.images import DataError
 
 ORDER, DRAWS = range(2)  # the uses of a seed
+SHARED_MEMORY = "/dev/shm"  # where worker processes put their batches
+FILES_PER_WORKER = 8  # pipes, and the tensors of the batches that wait
+SPARE_FILES = 16  # for what else a run opens, such as images, snapshots and logs
 
 
 class TrainingStream(Dataset):
@@ -86,34 +97,119 @@ def batches(
     Raises:
         DataError: an item cannot be read.
     """
-    loader = DataLoader(
+    return load(
         dataset,
+        workers,
         batch_sampler=sharded_positions(len(dataset), batch_size, shard),
-        num_workers=workers,
         collate_fn=_collate,
         pin_memory=pin_memory,
         worker_init_fn=partial(_start_worker, worker_init),
     )
-    # Create the iterator now, not at the first batch: it draws from torch's generator.
-    return _raise_errors(iter(loader))
 
 
-def _raise_errors(loaded: Iterator) -> Iterator[dict]:
+def load(dataset: Dataset | Sequence, workers: int, **options) -> Iterator:
+    """What a `DataLoader` with these options yields, its workers started at once.
+
+    Raises:
+        DataError: now or later, a worker cannot go on, or it returned a `DataError`.
+    """
+    with _naming_worker_faults(), _without_torch_handler(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This DataLoader will create")  # more workers than cores
+        loader = DataLoader(dataset, num_workers=workers, **options)
+        if workers:
+            _allow_open_files(workers)
+            # As many as torch creates, which complains of its own failure in a second message.
+            [multiprocessing.Queue() for _ in range(workers + 2)]
+        # Create the iterator now, not at the first batch: it draws from torch's generator.
+        loaded = iter(loader)
+    return _raise_errors(loaded)
+
+
+def _raise_errors(loaded: Iterator) -> Iterator:
     try:
-        for batch in loaded:
+        while True:
+            with _naming_worker_faults():
+                batch = next(loaded, None)
+            if batch is None:
+                return
             if isinstance(batch, DataError):
                 raise batch
             yield batch
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise DataError(
-            f"--num-workers: a worker process was killed ({error}); if memory is short, use fewer workers"
-        ) from error
     finally:
         # Now, not at exit: then they would be ended by SIGTERM, which `worker_init` may have disabled.
         if hasattr(loaded, "_shutdown_workers"):
             loaded._shutdown_workers()
+
+
+@contextmanager
+def _naming_worker_faults() -> Iterator[None]:
+    """Turn what ends worker processes, or keeps them from starting, into a `DataError` of one line.
+
+    An error within a worker arrives with the text of its traceback.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, EOFError) as error:
+        text = str(error)
+        if "Too many open files" in text or "ancillary data" in text:
+            advice = "too many open files; raise the limit (ulimit -n 4096) or lower --num-workers"
+        elif "shared memory" in text or "No space left on device" in text:
+            advice = (
+                f"{SHARED_MEMORY} is full ({_size_of_shared_memory()}); make it larger, in a container with "
+                "docker run --shm-size 8g, or give --num-workers 0"
+            )
+        elif "exited unexpectedly" in text or isinstance(error, EOFError | ConnectionError):
+            advice = (
+                "a decoding process was killed, as systems do when memory runs out; lower --num-workers, or "
+                f"enlarge {SHARED_MEMORY} ({_size_of_shared_memory()})"
+            )
+        elif isinstance(error, OSError) and error.errno and not error.filename:
+            advice = f"cannot start decoding processes ({error.strerror}); lower --num-workers"
+        else:
+            raise
+        raise DataError(f"--num-workers: {advice}") from error
+
+
+def _size_of_shared_memory() -> str:
+    try:
+        return f"{shutil.disk_usage(SHARED_MEMORY).total / 2**20:.4g} MB"
+    except OSError:
+        return "missing"
+
+
+@contextmanager
+def _without_torch_handler() -> Iterator[None]:
+    """Keep torch from handling SIGCHLD: its handler raises wherever this process is, even inside a step.
+
+    A worker that was killed is noticed where its batch is waited for, within five seconds.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    earlier = signal.getsignal(signal.SIGCHLD)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, earlier)
+
+
+def _allow_open_files(workers: int) -> None:
+    """Raise this process's limit of open files to what the workers need.
+
+    Raises:
+        DataError: it may not be raised so far.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    open_now = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else SPARE_FILES
+    needed = open_now + SPARE_FILES + FILES_PER_WORKER * workers
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise DataError(
+            f"--num-workers {workers}: needs about {needed} open files, this shell allows {hard}; raise the "
+            "limit (ulimit -n 4096) or lower --num-workers, to 0 for none"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 def _collate(samples: list) -> dict | DataError:

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
-from torch.utils.data import DataLoader
 
 from dataset.base import SegmentationDataset
 from dataset.images import DataError, check_image, check_label, decode_image
 from dataset.labels import IDS
+from dataset.sampling import load
 
 TRAIN_IDS = 256
 
@@ -82,4 +82,4 @@ def survey_image(dataset: SegmentationDataset, name: str) -> Survey:
 def survey_images(dataset: SegmentationDataset, workers: int) -> Iterable[Survey]:
     """The survey of each image, in order, made by `workers` processes."""
     names = dataset.names.tolist()
-    return DataLoader(names, batch_size=None, num_workers=workers, collate_fn=partial(survey_image, dataset))
+    return load(names, workers, batch_size=None, collate_fn=partial(survey_image, dataset))
