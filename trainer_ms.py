@@ -125,7 +125,8 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
         """
         self.load_state_dict(state["networks"])
         for name in STATEFUL:
-            getattr(self, name).load_state_dict(state[name])
+            if name != "scaler" or state[name]:  # empty unless saved with --precision fp16
+                getattr(self, name).load_state_dict(state[name])
         for group in self.gen_opt.param_groups:  # these flags may have changed
             group.update(momentum=self.args.momentum, weight_decay=self.args.weight_decay)
 

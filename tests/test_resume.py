@@ -15,7 +15,7 @@ import torch
 import yaml
 from tensorboardX.proto.event_pb2 import Event
 
-from engine.resume import load_state, restore, restore_process, save_state
+from engine.resume import check_resumable, load_state, restore, restore_process, save_state
 from tests.conftest import (
     TRAINING,
     cityscapes_names,
@@ -28,6 +28,7 @@ from tests.conftest import (
 )
 from tests.killed import PLACES, Child, run_child
 from trainer_ms import AD_Trainer
+from utils.distributed import SINGLE_PROCESS
 from utils.options import stage1_args
 
 STAGE1 = (
@@ -433,4 +434,28 @@ def test_the_loss_scaler_resumes_where_it_was(tmp_path):
         step(trainer)
         step(trainer)
     assert second.scaler.get_scale() == first.scaler.get_scale() == 64.0  # three good steps over the save
+    assert_equal(dict(second.G.state_dict()), dict(first.G.state_dict()))
+
+
+@pytest.mark.parametrize(("before", "after"), [("tf32", "fp16"), ("bf16", "fp16"), ("fp16", "tf32")])
+def test_a_run_resumes_with_and_without_loss_scaling_and_a_warning(before, after, tmp_path, caplog):
+    """The scaler is that of a CPU: fp16 itself needs CUDA."""
+
+    def built(precision: str) -> AD_Trainer:
+        trainer = AD_Trainer(stage1_args([*TRAINING, "--snapshot-dir", str(tmp_path)]))
+        trainer.args.precision, trainer.args.fp16 = precision, precision == "fp16"
+        trainer.scaler = torch.amp.GradScaler("cpu", init_scale=64.0, enabled=precision == "fp16")
+        return trainer
+
+    torch.manual_seed(0)
+    first, second = built(before), built(after)
+    first.scaler.scale(torch.ones(()))  # as a step does
+    save_state(tmp_path, first, 1, first.args, [1, 1])
+    state = load_state(tmp_path)
+    check_resumable(state, second, second.args, [1, 1], SINGLE_PROCESS)
+    assert [record.getMessage().rpartition(": ")[2] for record in caplog.records] == [
+        f"precision {after} (was {before!r})."
+    ]
+    restore(state, second, tmp_path / "training_state.pt")
+    assert second.scaler.get_scale() == (64.0 if after == "fp16" else 1.0)
     assert_equal(dict(second.G.state_dict()), dict(first.G.state_dict()))
