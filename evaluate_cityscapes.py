@@ -189,7 +189,6 @@ def predictions_of_network(
     )
     with PredictionWriter(save, palette(data.colors), scores=True, label_ids=ids) as writer:
         for name, label, weighted in predictions:
-            label = label.to(device)
             writer.write(name, weighted[0])
             gap.add(label, weighted[0].label, weighted[0].uncertainty)
             yield Scored(label, [prediction.label for prediction in weighted], weighted[0].uncertainty)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dataset.self_training import CLASS_BALANCE
 from utils import class_balance
-from utils.argmax import upsample
+from utils.argmax import upsample, upsampled_sum
 from utils.atomic import atomic_write
 from utils.device import single_thread
 from utils.distributed import Processes
@@ -144,7 +144,7 @@ class ClassBalancedLabels:
         """Name, probabilities (C, H, W) and uncertainty (H, W) of each image, the same bits in every pass."""
         for name, size, (*scales, uncertainty) in self.maps:
             with single_thread():
-                total = sum(upsample(m[None], size) for m in scales)[0]
+                total = upsampled_sum((m[None] for m in scales), size)
                 yield name, total.div_(2 * len(scales)), upsample(uncertainty[None], size)[0, 0]
 
     def _keep_best(self, folder: Path) -> None:

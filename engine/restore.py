@@ -286,11 +286,17 @@ def prediction_order(images: int, processes: Processes) -> Iterator[int]:
 
 
 def rebatch(single: Iterable[dict], batch_size: int, pinned: bool) -> Iterator[dict]:
-    """Join batches of `dataset.PredictionDataset` to batches of `batch_size`; the last may be smaller."""
+    """Join batches of `dataset.PredictionDataset` to batches of `batch_size`; the last may be smaller.
+
+    Args:
+        pinned: in page-locked memory, from which a GPU copies without a synchronisation.
+    """
     waiting = iter(single)
     while items := list(itertools.islice(waiting, batch_size)):
         batch = {key: [value for item in items for value in item[key]] for key in ("label", "size", "name")}
         scales = zip(*(item["images"] for item in items), strict=True)
+        if pinned:
+            batch["label"] = [label.pin_memory() for label in batch["label"]]
         yield batch | {"images": [_join(scale, pinned) for scale in scales]}
 
 

@@ -5,8 +5,8 @@ between the smallest and the largest value it is interpolated from: a class whos
 another's minimum cannot win there. In most tiles one or two classes remain, and only these are interpolated.
 """
 
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Iterable, Sequence
+from functools import lru_cache, reduce
 
 import torch
 import torch.nn.functional as F
@@ -23,10 +23,15 @@ def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(maps, size, mode="bilinear", align_corners=True)
 
 
+def upsampled_sum(maps: Iterable[Tensor], size: tuple[int, int]) -> Tensor:
+    """Sum of maps (1, C, h, w) of any sizes upsampled to `size`, (C, H, W); only two are alive at a time."""
+    return reduce(Tensor.add_, (upsample(m, size) for m in maps))[0]
+
+
 def max_of_sum(maps: Sequence[Tensor], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Sum of maps (1, C, h, w) upsampled to `size`: maximum over C (H, W) and first argmax (H, W) uint8."""
     if maps[0].device.type != "cpu":
-        value, label = sum(upsample(m, size) for m in maps)[0].max(0)
+        value, label = upsampled_sum(maps, size).max(0)
         return value, label.to(torch.uint8)
     maps = [m[0] for m in maps]
     axes = [[_axis(*side, m.dtype) for side in zip(m.shape[1:], size, TILE, strict=True)] for m in maps]

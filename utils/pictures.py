@@ -130,7 +130,10 @@ class PredictionWriter:
         if soft is not None:
             maps["soft"] = (255 * soft).round_().to(torch.uint8).flatten(0, 1)
         copies = {key: pixels.to("cpu", non_blocking=label.is_cuda).numpy() for key, pixels in maps.items()}
-        copied = torch.cuda.current_stream(label.device).record_event() if label.is_cuda else None
+        copied = None
+        if label.is_cuda:
+            copied = torch.cuda.Event(blocking=True)  # a writer that spun would hold a core that decodes
+            copied.record(torch.cuda.current_stream(label.device))
         self.pending.append(self.pool.submit(self._write, Path(name).with_suffix(""), copied, **copies))
 
     def _collect(self, allowed: int) -> None:

@@ -6,6 +6,7 @@ Rectifying is arXiv 2003.03773.
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
@@ -80,8 +81,8 @@ def dropout_divergence(
         masks = dropout(torch.ones(passes, features.shape[1], 1, 1)).to(features)
     samples = [classes(features * mask).log_softmax(1) for mask in masks]
     log_mean = torch.stack(samples).logsumexp(0) - math.log(passes)
-    divergence = sum(kl_divergence(sample, log_mean) for sample in samples) / passes
-    return divergence.clamp_min(0)  # negative only by rounding
+    divergence = reduce(Tensor.add_, (kl_divergence(sample, log_mean) for sample in samples)).div_(passes)
+    return divergence.clamp_min_(0)  # negative only by rounding
 
 
 def _input_of(module: nn.Module, network: nn.Module, images: Tensor) -> Tensor:
