@@ -174,7 +174,7 @@ def predictions_of_network(
     The first prediction's files are written to `save`, in train ids or in the label ids `ids` of these, and
     its uncertainty is added to `gap` on the way.
     """
-    network = restore_network(args, device)
+    network = restore_network(args, device, processes)
     images = PredictionDataset(data, scaled_sizes(args.input_size, args.scales), labels=True)
     predictions = predict_all(
         network,

@@ -89,7 +89,7 @@ def main() -> None:
     if processes.is_main:
         target.check(labels_required=False)
     device, _ = choose_device(args, processes)
-    network = restore_network(args, device)
+    network = restore_network(args, device, processes)
     images = PredictionDataset(target, scaled_sizes(args.input_size, args.scales), labels=False)
     batches = prediction_batches(images, args, device, processes)
     folder = args.save or pair.pseudo_folder(args.data_dir, args.set, args.threshold, args.portion)

@@ -15,13 +15,15 @@ FOLDER = Path(__file__).resolve().parent
 PACKAGES = {path.parent.name for path in FOLDER.glob("*/__init__.py")}
 
 
-def segmenter(snapshot, device=None, input_size=None):
+def segmenter(snapshot, device=None, input_size=None, precision=None):
     """A trained network: `segmenter(image)` -> label, score and uncertainty, each (H, W).
 
     Args:
         snapshot: a file such as GTA5_25000.pth, with the opts.yaml of its training beside it.
         device: None: a GPU if there is one.
         input_size: (height, width) to resize every image to; None: as in training.
+        precision: bf16 or fp16 for speed; fp32 or tf32 set torch's TF32 switches, for the whole program;
+            None: float32, with the switches as they are.
 
     Returns:
         A `deploy.segmenter.Segmenter`; its argument is a PIL image or RGB (H, W, 3) uint8.
@@ -29,7 +31,7 @@ def segmenter(snapshot, device=None, input_size=None):
     with _own_packages():
         from deploy.segmenter import load_segmenter
 
-        return load_segmenter(snapshot, device, input_size)
+        return load_segmenter(snapshot, device, input_size, precision)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from deploy.video import convert_video
 from engine.restore import label_ids, read_snapshot, recognise
 from engine.run_log import log_to_terminal, progress
 from utils.atomic import atomic_write
-from utils.device import choose_device
+from utils.device import PRECISIONS, choose_device
 from utils.errors import run_script
 from utils.flag_types import OneLineParser, gpu_ids, positive_float, size
 from utils.options import LABEL_IDS
@@ -48,6 +48,8 @@ def segment_args(argv: list[str] | None = None) -> Namespace:
         "pictures (default: each picture's maximum)")
     add("--gpu", "--gpu-ids", dest="gpu_ids", type=gpu_ids, default="0", help="GPU to use")
     add("--cpu", action="store_true", help="compute on the CPU")
+    add("--precision", choices=PRECISIONS, default="tf32", help="arithmetic of the network; bf16, or fp16 on "
+        "a card before RTX 30, is faster")
     args = parser.parse_intermixed_args(argv)
     parser.require(args.restore_from, "--restore-from is missing; name the snapshot to segment with")
     return args
@@ -64,7 +66,7 @@ def main() -> None:
         check_only_label_ids(args.save)
         ids = label_ids(recognise(*read_snapshot(args.restore_from), None, None, images=False))
     device, _ = choose_device(args)
-    segmenter = load_segmenter(args.restore_from, device, args.input_size)
+    segmenter = load_segmenter(args.restore_from, device, args.input_size, args.precision)
     for item in progress(inputs, len(inputs)):
         if item.is_video:
             segment_video(segmenter, item, args)

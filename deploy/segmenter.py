@@ -18,13 +18,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from torch import nn
 
 from dataset.images import is_deep, mode_of
 from dataset.labels import Colors
 from dataset.transforms import resize_whole
 from deploy.legends import class_overlay, overlay_with_legend, uncertainty_overlay
 from engine.restore import read_snapshot, recognise, restore_network, trained_size
-from model.deeplab_multi import STRIDE, DeeplabMulti
+from model.deeplab_multi import STRIDE
 from utils.errors import UserError
 from utils.inference import NOT_FINITE, SingleScaleModel, predict, scaled_sizes
 from utils.preprocess import to_network_input
@@ -49,7 +50,7 @@ class Segmentation(NamedTuple):
 class Segmenter:
     """Segments images of any size."""
 
-    network: DeeplabMulti  # in evaluation mode, on `device`
+    network: nn.Module  # `DeeplabMulti` in evaluation mode, on `device`
     colors: Colors  # in train id order
     input_size: tuple[int, int]  # (height, width) at scale 1
     scales: Sequence[float]  # prediction scales, each also mirrored; the first must be 1
@@ -122,6 +123,7 @@ def load_segmenter(
     snapshot: str | Path,
     device: str | torch.device | None = None,
     input_size: tuple[int, int] | None = None,
+    precision: str | None = None,
 ) -> Segmenter:
     """Load a snapshot, of this or of the published code, with the `opts.yaml` beside it.
 
@@ -131,12 +133,14 @@ def load_segmenter(
         device: None: a GPU if there is one.
         input_size: (height, width) to resize every image to; None: the target's size in training, except as
             described at `MAX_STRETCH`.
+        precision: one of `utils.device.PRECISIONS`; fp32 and tf32 set torch's TF32 switches, for the whole
+            program. None: float32, with the switches as they are.
 
     Raises:
         UserError: the snapshot or its `opts.yaml` cannot be used.
     """
     path, options = read_snapshot(str(snapshot))
-    args = Namespace(restore_from=str(snapshot), num_classes=options["num_classes"])
+    args = Namespace(restore_from=str(snapshot), num_classes=options["num_classes"], precision=precision)
     pair = recognise(path, options, None, None, images=False)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return Segmenter(

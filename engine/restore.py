@@ -29,8 +29,8 @@ from model.deeplab_multi import DeeplabMulti
 from model.weights import count_classes, load_weights
 from utils import flag_types
 from utils.atomic import resolve_path
-from utils.device import default_workers
-from utils.distributed import Processes
+from utils.device import InPrecision, default_workers
+from utils.distributed import SINGLE_PROCESS, Processes
 from utils.errors import UserError
 from utils.options import network_options, read_options
 
@@ -252,8 +252,12 @@ def prediction_target(pair: Adaptation, args: Namespace) -> SegmentationDataset:
     return target
 
 
-def restore_network(args: Namespace, device: torch.device) -> DeeplabMulti:
+def restore_network(
+    args: Namespace, device: torch.device, processes: Processes = SINGLE_PROCESS
+) -> DeeplabMulti | InPrecision:
     """The network of `--restore-from`, built by the `opts.yaml` beside it, in evaluation mode on the device.
+
+    `args.precision` is set to the precision in effect; None leaves torch's settings as they are.
 
     Raises:
         UserError: the snapshot or its options cannot be used, or have another number of classes.

@@ -210,7 +210,9 @@ def prepare_device(args: Namespace, processes: Processes) -> tuple[torch.device,
     device, gpus = choose_device(args, processes)
     if args.sync_bn and (len(gpus) > 1 or processes.is_distributed and device.type != "cuda"):
         raise UserError("--sync_bn needs torchrun with one GPU per process; start it so, or leave it out")
-    args.precision = set_precision(args.precision, device, args.deterministic)
+    args.precision = set_precision(
+        args.precision, device, gpus=gpus, processes=processes, deterministic=args.deterministic
+    )
     args.fp16 = args.precision == "fp16"
     return device, gpus
 

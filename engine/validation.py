@@ -9,7 +9,7 @@ from torch import nn
 from dataset import Adaptation, PredictionDataset, SegmentationDataset
 from dataset.sampling import batches
 from engine.evaluation import mean_and_class_ious
-from utils.device import default_workers, to_device
+from utils.device import InPrecision, default_workers, to_device
 from utils.distributed import Processes
 from utils.errors import StopRequest, ignore_stop_signals
 from utils.inference import SingleScaleModel
@@ -18,6 +18,9 @@ from utils.metrics import confusion_matrix
 
 class Validation:
     """Measures the IoU on labelled target images, with one pass per image at the training's target size.
+
+    The network computes in the training's precision, and never as `--compile` compiled it: other graphs would
+    be compiled for this size and for evaluation mode in the middle of a run.
 
     `evaluate_cityscapes.py` uses four passes and scores slightly higher. Random states and batch statistics
     are restored, so a run with validation is identical to one without.
@@ -30,7 +33,7 @@ class Validation:
 
     def __init__(self, data: SegmentationDataset, pair: Adaptation, args: Namespace):
         self.images = PredictionDataset(data, [args.input_size_target], labels=True)
-        self.pair, self.workers = pair, args.num_workers
+        self.pair, self.workers, self.precision = pair, args.num_workers, args.precision
 
     @torch.no_grad()
     def measure(self, network: nn.Module, processes: Processes, stop: StopRequest) -> dict | None:
@@ -39,7 +42,8 @@ class Validation:
         All ranks call it; each measures every `world_size`-th image.
         """
         device = next(network.parameters()).device
-        model, classes = SingleScaleModel(network), len(self.pair.colors)
+        model = SingleScaleModel(InPrecision(network.forward, self.precision))
+        classes = len(self.pair.colors)
         workers = default_workers(processes.local_world_size) if self.workers is None else self.workers
         modes = [(module, module.training) for module in network.modules()]
         counts = torch.zeros(classes, classes, dtype=torch.int64, device=device)

@@ -11,6 +11,7 @@ import signal
 import struct
 import sys
 import termios
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -18,10 +19,12 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from dataset import adapt, build_dataset, find_domain
 from engine import run_log
 from engine.loop import LossBuffer, NotFinite
 from engine.run_log import BarHandler, ProgressLine, TrainingLog
 from engine.snapshots import save_snapshot, save_tensors
+from engine.validation import Validation
 from model.deeplab_multi import DeeplabMulti
 from tests.conftest import (
     TRAIN_IDS,
@@ -36,6 +39,7 @@ from tests.conftest import (
 )
 from tests.test_resume import scalars
 from trainer_ms import AD_Trainer
+from utils.distributed import SINGLE_PROCESS
 from utils.errors import StopRequest, UserError
 from utils.options import stage1_args
 
@@ -179,6 +183,24 @@ def test_validation_is_the_iou_of_one_pass_at_the_target_size(measured):
     assert row["means"]["mIoU"] == pytest.approx(np.nanmean(expected), abs=1e-3)
     assert list(row["iou"].values()) == pytest.approx(expected.tolist(), abs=5e-3, nan_ok=True)
     assert (folder / "GTA5_best.pth").read_bytes() == (folder / "GTA5_2.pth").read_bytes()
+
+
+def test_validation_runs_the_network_uncompiled_in_the_precision_of_the_training(measured, monkeypatch):
+    world, folder = measured
+    monkeypatch.chdir(world)
+    pair = adapt(find_domain("gta5"), find_domain("cityscapes"))
+    args = stage1_args([*TRAINING, "--precision", "bf16"])
+    network = DeeplabMulti(args.num_classes, arch="mini")
+    network.load_state_dict(torch.load(folder / "GTA5_2.pth", weights_only=True))
+    network.compile(backend=mock.Mock(side_effect=AssertionError("compiled")))
+    computed = set()
+    network.conv1.register_forward_hook(lambda _, __, result: computed.add(result.dtype))
+    data = build_dataset("cityscapes", args.data_dir_target, split="val", colors=pair.colors)
+    with StopRequest() as stop:
+        result = Validation(data, pair, args).measure(network, SINGLE_PROCESS, stop)
+    assert computed == {torch.bfloat16} and network.training
+    row = json.loads((folder / "validation.jsonl").read_text())
+    assert result["means"]["mIoU"] == pytest.approx(row["means"]["mIoU"], abs=0.01)
 
 
 def test_tensorboard_shows_what_the_log_holds(measured):

@@ -7,7 +7,10 @@ step or a prediction leaves the GPU or synchronises with it. Backward passes nee
 import contextlib
 import threading
 from argparse import Namespace
+from collections.abc import Iterator
+from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
@@ -16,16 +19,23 @@ from torch.utils._pytree import tree_leaves
 
 from engine.evaluation import PixelCounts
 from engine.loop import load_batch
+from engine.restore import rebatch
+from engine.setup import prepare_device
+from evaluate_cityscapes import evaluate_args
+from generate_plabel_cityscapes import generate_args
 from model.deeplab_multi import DeeplabMulti
 from tests.test_trainers import STAGES, batch, build, new_trainer, raw_batch
 from utils import preprocess
-from utils.device import choose_device, to_device
-from utils.distributed import Processes
-from utils.inference import predict_all
-from utils.pictures import heat_levels
+from utils.argmax import max_of_sum
+from utils.device import InPrecision, choose_device, set_precision, to_device
+from utils.distributed import SINGLE_PROCESS, Processes
+from utils.inference import Prediction, predict_all
+from utils.options import stage1_args
+from utils.pictures import PredictionWriter, heat_levels
 from utils.uncertainty import UNCERTAINTIES, UncertaintyGap
 
 CLASSES, SIZE = 7, (48, 64)
+SNAPSHOT = ["--restore-from", "GTA5_1.pth"]
 RELEASE = tuple(map(int, torch.__version__.split(".")[:2]))
 PRETENDS = (2, 11)  # the oldest release that was seen to do so without a driver
 
@@ -216,3 +226,163 @@ def test_only_copies_to_cuda_are_asynchronous(device, asynchronous):
             return device.type, non_blocking
 
     assert to_device(Bytes(), torch.device(device)) == (device, asynchronous)
+
+
+# Prediction
+
+
+@pytest.mark.parametrize("uncertainty", UNCERTAINTIES)
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
+def test_a_prediction_in_half_precision_sums_its_probabilities_in_full(precision, dtype, uncertainty, gpu):
+    class Softmaxes(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if "softmax" in str(func):
+                summed.add(args[0].dtype)
+            return func(*args, **(kwargs or {}))
+
+    with gpu:
+        network = DeeplabMulti(CLASSES, use_se=True, norm_style="gn", arch="mini").eval()
+    computed, summed = set(), set()
+    network.layer1[0].conv1.register_forward_hook(lambda _, __, result: computed.add(result.dtype))
+    images = [torch.zeros(2, *size, 3, dtype=torch.uint8) for size in (SIZE, (60, 80))]
+    batch = dict(images=images, label=[torch.zeros(SIZE)] * 2, size=[SIZE] * 2, name=["a.png", "b.png"])
+    options = dict(weightings=[(0.5, 1.0)], uncertainty=uncertainty, passes=2, droprate=0.1)
+    with Softmaxes():
+        found = list(predict_all(InPrecision(network, precision), [batch], gpu, **options))
+    assert computed == {dtype} and summed == {torch.float32}
+    for _, label, (prediction,) in found:
+        assert label.device == gpu
+        assert [values.dtype for values in prediction] == [torch.uint8, torch.float32, torch.float32]
+
+
+def test_full_size_maps_are_summed_in_place(gpu):
+    class Additions(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func.overloadpacket in (torch.ops.aten.add, torch.ops.aten.add_):
+                added.append((func.overloadpacket, *args[0].shape))
+            return func(*args, **(kwargs or {}))
+
+    added = []
+    with gpu:
+        maps = [torch.rand(1, CLASSES, *size) for size in ((6, 8), (7, 10), (5, 7))]
+        with Additions():
+            max_of_sum(maps, SIZE)
+    assert added == [(torch.ops.aten.add_, 1, CLASSES, *SIZE)] * 2
+
+
+def test_labels_of_a_prediction_are_copied_from_pinned_memory(monkeypatch):
+    pinned, empty = [], torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *a, pin_memory, **k: pinned.append("images") or empty(*a, **k))
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda label: pinned.append(label) or label)
+    item = {"images": [torch.zeros(1, 4, 4, 3, dtype=torch.uint8)], "size": [(4, 4)], "name": ["a"]}
+    items = [item | {"label": [torch.full((4, 4), n)]} for n in range(2)]
+    (batch,) = rebatch(items, 2, pinned=True)
+    assert [int(label[0, 0]) for label in pinned[:2]] == [0, 1] and pinned[2:] == ["images"]
+    assert [int(label[0, 0]) for label in batch["label"]] == [0, 1]
+
+
+def test_a_writer_sleeps_until_its_image_has_been_copied(gpu, tmp_path, monkeypatch):
+    """An event that is not blocking spins, and holds a core."""
+    events = []
+
+    class Event:
+        device = gpu
+
+        def __init__(self, blocking=False):
+            self.blocking = blocking
+
+        def record(self, stream):
+            events.append((self.blocking, stream))
+
+        def synchronize(self):
+            events.append("waited for")
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: device)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
+    monkeypatch.setattr(torch.Tensor, "numpy", lambda values: np.zeros(tuple(values.shape), np.uint8))
+    with gpu:
+        prediction = Prediction(torch.zeros(SIZE, dtype=torch.uint8), torch.rand(SIZE), torch.rand(SIZE))
+    with PredictionWriter(tmp_path, np.zeros((256, 3), np.uint8), scores=True) as writer:
+        writer.write("a.png", prediction)
+    assert events == [(True, gpu), "waited for"]
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+# Precision
+
+
+@pytest.fixture
+def cards(monkeypatch) -> Iterator[dict[int, tuple[int, int]]]:
+    """The compute capability of each GPU, to fill in; torch's switches are restored afterwards."""
+    found = {}
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, matmul.allow_tf32, cudnn.benchmark
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(found))
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", found.__getitem__)
+    yield found
+    cudnn.allow_tf32, matmul.allow_tf32, cudnn.benchmark = before
+
+
+TURING, AMPERE, HOPPER = (7, 5), (8, 6), (9, 0)
+
+
+@dataclass(frozen=True)
+class Rank1(Processes):
+    """The second of two processes on one machine."""
+
+    rank: int = 1
+    world_size: int = 2
+    first_lacks: bool = False  # bf16
+
+    def all_reduce_max(self, value: int) -> int:
+        return max(value, self.first_lacks)
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "gpus", "first_lacks", "expected"),
+    [
+        ([AMPERE, HOPPER], "0,1", None, "bf16"),
+        ([TURING, TURING], "0,1", None, "fp16"),
+        ([AMPERE, TURING], "0,1", None, "fp16"),
+        ([AMPERE, TURING], "0", None, "bf16"),
+        ([TURING, AMPERE], "0", False, "bf16"),  # torchrun: of its local rank, whatever --gpu-ids names
+        ([TURING, AMPERE], "1", True, "fp16"),
+        ([AMPERE, TURING], "0", False, "fp16"),
+    ],
+)
+def test_bf16_becomes_fp16_where_a_gpu_lacks_it(capabilities, gpus, first_lacks, expected, cards, caplog):
+    cards.update(enumerate(capabilities))
+    processes = SINGLE_PROCESS if first_lacks is None else Rank1(local_rank=1, first_lacks=first_lacks)
+    args = stage1_args(["--precision", "bf16", "--gpu-ids", gpus])
+    prepare_device(args, processes)
+    assert (args.precision, args.fp16) == (expected, expected == "fp16")
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == (expected == "fp16") and all("RTX 30" in line and "fp16" in line for line in lines)
+
+
+@pytest.mark.parametrize("precision", ["tf32", "fp32", "fp16", "bf16"])
+@pytest.mark.parametrize("capability", [AMPERE, TURING])
+def test_a_training_without_bf16_on_a_card_that_has_it_says_what_bf16_saves(
+    precision, capability, cards, caplog
+):
+    cards[0] = capability
+    caplog.set_level("INFO")
+    prepare_device(stage1_args(["--precision", precision]), SINGLE_PROCESS)
+    said = [
+        record.getMessage() for record in caplog.records if "bf16 takes about half" in record.getMessage()
+    ]
+    assert len(said) == (precision in ("tf32", "fp32") and capability == AMPERE)
+
+
+def test_predictions_are_exact_unless_told_otherwise_and_search_no_algorithms(cards):
+    cards[0], gpu = AMPERE, torch.device("cuda", 0)
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    for flags in (generate_args(SNAPSHOT), evaluate_args(SNAPSHOT)):
+        cudnn.allow_tf32 = matmul.allow_tf32 = cudnn.benchmark = True
+        assert set_precision(flags.precision, gpu, benchmark=False) == "fp32"
+        assert not (cudnn.allow_tf32 or matmul.allow_tf32 or cudnn.benchmark)
+    set_precision("tf32", gpu)
+    assert cudnn.allow_tf32 and matmul.allow_tf32 and cudnn.benchmark

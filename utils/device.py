@@ -3,7 +3,7 @@
 import logging
 import os
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from utils.distributed import SINGLE_PROCESS, Processes
 
 PRECISIONS = {"fp32": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}  # autocast's dtype
+BF16_CAPABILITY = (8, 0)  # Ampere; below it cuDNN has no convolution in bf16, and torch's own are far slower
 MAX_WORKERS = 8  # per stream; more only compete for memory bandwidth
 log = logging.getLogger(__name__)
 
@@ -43,21 +44,46 @@ def choose_device(args: Namespace, processes: Processes = SINGLE_PROCESS) -> tup
     return torch.device("cuda", present[0]), present
 
 
-def set_precision(precision: str, device: torch.device, deterministic: bool = False) -> str:
-    """Configure the device's arithmetic; the precision in effect, fp32 for `fp16` without CUDA.
+def has_bf16(gpus: Sequence[int | None]) -> bool:
+    """Whether all these CUDA GPUs compute convolutions in bf16; None: the current one.
+
+    `torch.cuda.is_bf16_supported` does not answer that: it also says yes where torch only emulates bf16.
+    """
+    return all(torch.cuda.get_device_capability(gpu) >= BF16_CAPABILITY for gpu in gpus)
+
+
+def set_precision(
+    precision: str,
+    device: torch.device,
+    *,
+    gpus: Sequence[int] = (),
+    processes: Processes = SINGLE_PROCESS,
+    deterministic: bool = False,
+    benchmark: bool = True,
+) -> str:
+    """Configure the device's arithmetic; the precision in effect.
 
     `tf32` is torch's default for convolutions, here for matrix products too; `fp32` rounds nothing. The two
-    differ only on NVIDIA GPUs from Ampere on. `deterministic` selects operations that repeat to the bit where
-    torch has them, and warns about the others.
+    differ only on NVIDIA GPUs from Ampere on. `bf16` becomes `fp16` in all processes if one has a GPU that
+    lacks it, and `fp16` becomes `fp32` without CUDA.
+
+    Args:
+        gpus: those computed on, if not the device alone.
+        deterministic: select operations that repeat to the bit where torch has them, and warn about others.
+        benchmark: search for the fastest convolutions, which pays where all batches have one shape; it may
+            settle on other algorithms next time.
     """
-    if precision == "fp16" and device.type != "cuda":
+    cuda = device.type == "cuda"
+    if precision == "fp16" and not cuda:
         log.warning("--precision fp16 needs a CUDA GPU: computing in full precision.")
         precision = "fp32"
-    if device.type == "cuda":
+    if precision == "bf16" and cuda and processes.all_reduce_max(not has_bf16(gpus or [device.index])):
+        log.warning("--precision bf16 needs GPUs of the RTX 30 generation (Ampere) or later: using fp16.")
+        precision = "fp16"
+    if cuda:
         tf32 = precision != "fp32"
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
-        # All batches have one shape, so the search pays once; it may settle on other algorithms next time.
-        torch.backends.cudnn.benchmark = not deterministic
+        torch.backends.cudnn.benchmark = benchmark and not deterministic
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS requires it
         torch.use_deterministic_algorithms(True, warn_only=True)
@@ -65,20 +91,21 @@ def set_precision(precision: str, device: torch.device, deterministic: bool = Fa
 
 
 class InPrecision(nn.Module):
-    """A network called in one of `PRECISIONS`; losses, discriminators and optimisers stay in fp32.
+    """A network called in one of `PRECISIONS`; its logits, and all that follows from them, stay in fp32.
 
     Autocast's dtype belongs to the thread, and DataParallel calls each replica in a thread of its own, so it
     is set inside the call and not around it.
     """
 
-    def __init__(self, network: nn.Module, precision: str):
+    def __init__(self, network: nn.Module | Callable, precision: str):
         super().__init__()
         self.network, self.dtype = network, PRECISIONS[precision]
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """(N, 3, H, W) -> the network's outputs, in the precision's dtype."""
+        """(N, 3, H, W) -> the network's outputs, computed in the precision's dtype, in that of the images."""
         with torch.autocast(images.device.type, self.dtype, enabled=self.dtype is not None):
-            return self.network(images)
+            outputs = self.network(images)
+        return tuple(output.to(images.dtype) for output in outputs)
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:

@@ -15,7 +15,10 @@ from utils.losses import CLASSIFIER_WEIGHTS, fuse
 from utils.preprocess import to_network_input
 from utils.uncertainty import DROPOUT_PASSES, UNCERTAINTIES, classifier_divergence, dropout_divergence
 
-NOT_FINITE = "the network's scores or uncertainties are not finite; choose another snapshot (--restore-from)"
+NOT_FINITE = (
+    "the network's scores or uncertainties are not finite; choose another snapshot (--restore-from), or "
+    "--precision fp32 if it was fp16"
+)
 Logits = tuple[Tensor, Tensor]  # (N, C, h/8, w/8) of the auxiliary and of the primary classifier
 
 

@@ -207,6 +207,7 @@ def add_prediction_flags(parser: OneLineParser, batchsize: int, split: str) -> N
     add("--num-workers", types.workers, None, "decoding processes (default: by cores)")
     add("--gpu --gpu-ids", types.gpu_ids, "0", "GPU to use", dest="gpu_ids")
     add("--cpu", boolean, False, "compute on the CPU")
+    add("--precision", PRECISIONS, "fp32", "arithmetic of the network; the others are faster on a GPU")
 # fmt: on
 
 

@@ -11,7 +11,7 @@ from functools import reduce
 import torch
 from torch import Tensor, nn
 
-from utils.device import single_thread
+from utils.device import InPrecision, single_thread
 from utils.distributed import Processes
 from utils.losses import kl_divergence
 
@@ -62,7 +62,8 @@ def dropout_divergence(
     depends neither on its batch nor on the device. torch's random state is left unchanged.
 
     Args:
-        network: a `DeeplabMulti` in evaluation mode.
+        network: a `DeeplabMulti` in evaluation mode, or one in a `InPrecision`; the last convolution is then
+            computed in the dtype of its weights.
         images: (N, 3, h, w) BGR minus mean.
         passes: T, at least 1.
         rate: dropout probability; None: the network's own.
@@ -73,9 +74,9 @@ def dropout_divergence(
     """
     if passes < 1:
         raise ValueError(f"passes is {passes}, must be at least 1")
-    head = network.layer6.head
+    head = (network.network if isinstance(network, InPrecision) else network).layer6.head
     dropout, classes = head
-    features = _input_of(head, network, images)
+    features = _input_of(head, network, images).to(classes.weight.dtype)
     with active_dropout(network, rate), torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         masks = dropout(torch.ones(passes, features.shape[1], 1, 1)).to(features)
