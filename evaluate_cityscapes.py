@@ -25,6 +25,7 @@ from dataset.domains import BUILT_IN
 from dataset.labels import palette
 from engine.evaluation import PixelCounts, Scored, predictions_in_files, summary, table
 from engine.restore import (
+    MEMORY_ADVICE,
     label_ids,
     prediction_batches,
     prediction_order,
@@ -51,6 +52,7 @@ from utils.flag_types import (
     weightings,
 )
 from utils.inference import predict_all, scaled_sizes
+from utils.memory import out_of_memory_advice
 from utils.options import add_prediction_flags
 from utils.pictures import PredictionWriter
 from utils.uncertainty import DROPOUT_PASSES, UNCERTAINTIES, UncertaintyGap
@@ -92,6 +94,7 @@ def evaluate_args(argv: list[str] | None = None) -> Namespace:
 # fmt: on
 
 
+@out_of_memory_advice(MEMORY_ADVICE)
 def main() -> None:
     """Score a network's predictions, or prediction files, with one confusion matrix over the set."""
     args = evaluate_args()

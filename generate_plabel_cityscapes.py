@@ -18,7 +18,14 @@ from torch import Tensor
 from dataset import NO_THRESHOLD, PredictionDataset
 from dataset.labels import IGNORE, palette
 from engine.class_balanced import BEST_IMAGES, ClassBalancedLabels
-from engine.restore import label_ids, prediction_batches, prediction_target, resolve_domains, restore_network
+from engine.restore import (
+    MEMORY_ADVICE,
+    label_ids,
+    prediction_batches,
+    prediction_target,
+    resolve_domains,
+    restore_network,
+)
 from engine.run_log import log_to_terminal, progress
 from engine.snapshots import record_result
 from utils.class_balance import DS_RATE, MINE_PORT
@@ -36,6 +43,7 @@ from utils.flag_types import (
 )
 from utils.inference import Prediction, predict_all, predict_maps, scaled_sizes
 from utils.losses import class_pixel_counts
+from utils.memory import out_of_memory_advice
 from utils.metrics import format_class_shares
 from utils.options import add_prediction_flags, check_portion, check_threshold
 from utils.pictures import PredictionWriter
@@ -78,6 +86,7 @@ def generate_args(argv: list[str] | None = None) -> Namespace:
 # fmt: on
 
 
+@out_of_memory_advice(MEMORY_ADVICE)
 def main() -> None:
     """Predict the training images; pixels with a score below the (class's) threshold stay unlabelled."""
     args = generate_args()

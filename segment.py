@@ -26,9 +26,11 @@ from utils.atomic import atomic_write
 from utils.device import PRECISIONS, choose_device
 from utils.errors import run_script
 from utils.flag_types import OneLineParser, gpu_ids, positive_float, size
+from utils.memory import PRECISION_ADVICE, out_of_memory_advice
 from utils.options import LABEL_IDS
 from utils.pictures import check_only_label_ids, write_ids
 
+MEMORY_ADVICE = f"give {PRECISION_ADVICE}, --fast, a smaller --input-size or --cpu"
 log = logging.getLogger(__name__)
 
 
@@ -56,6 +58,7 @@ def segment_args(argv: list[str] | None = None) -> Namespace:
 # fmt: on
 
 
+@out_of_memory_advice(MEMORY_ADVICE)
 def main() -> None:
     """Check all inputs, then segment one after another."""
     args = segment_args()

@@ -29,13 +29,15 @@ from model.deeplab_multi import DeeplabMulti
 from model.weights import count_classes, load_weights
 from utils import flag_types
 from utils.atomic import resolve_path
-from utils.device import InPrecision, default_workers
+from utils.device import PRECISIONS, InPrecision, default_workers, set_precision
 from utils.distributed import SINGLE_PROCESS, Processes
 from utils.errors import UserError
+from utils.memory import PRECISION_ADVICE
 from utils.options import network_options, read_options
 
 # SY is case-sensitive, because a lower-case "sy" is often part of a user name.
 SYNTHIA = re.compile("(?<![A-Za-z])SY(?![A-Za-z])|(?i:synthia)")
+MEMORY_ADVICE = f"give {PRECISION_ADVICE}, or smaller --scales or --input-size"  # of scripts that predict
 TELLING_OPTIONS = ("data_dir", "data_list", "restore_from", "snapshot_dir")
 log = logging.getLogger(__name__)
 
@@ -269,7 +271,11 @@ def restore_network(
         )
     network = DeeplabMulti(**network_options(options))
     load_weights(network, str(snapshot))
-    return network.to(device, memory_format=torch.channels_last).eval()
+    network = network.to(device, memory_format=torch.channels_last).eval()
+    if args.precision:
+        # Without a search for the fastest convolutions: last batches, and images in segment.py, vary in size.
+        args.precision = set_precision(args.precision, device, processes=processes, benchmark=False)
+    return network if PRECISIONS.get(args.precision) is None else InPrecision(network, args.precision)
 
 
 def prediction_batches(

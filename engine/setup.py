@@ -20,15 +20,18 @@ from engine.snapshots import PICTURES, record_start, result_flags
 from engine.validation import Validation
 from model.weights import load_weights
 from utils.atomic import remove_partial_files, resolve_path
-from utils.device import choose_device, default_workers, set_precision
+from utils.device import PRECISIONS, choose_device, default_workers, has_bf16, set_precision
 from utils.distributed import Processes, init_distributed, shutdown
 from utils.errors import UserError, ignore_stop_signals
+from utils.memory import PRECISION_ADVICE, out_of_memory_advice
 from utils.options import OPTIONS_FILE, SHAPING_OPTIONS, read_options, write_options
 
 PSEUDO_LABEL_FLAGS = ("threshold", "pseudo_dir", "portion", "lr_weight_ent")  # of Stage II
+MEMORY_ADVICE = f"lower --batch-size or --crop-size, give {PRECISION_ADVICE} or --checkpointing"
 log = logging.getLogger(__name__)
 
 
+@out_of_memory_advice(MEMORY_ADVICE)
 def run_training(trainer_class: type[nn.Module], args: Namespace, pseudo_labels: bool) -> None:
     """Check the flags, the data and the folders, then train.
 
@@ -214,6 +217,11 @@ def prepare_device(args: Namespace, processes: Processes) -> tuple[torch.device,
         args.precision, device, gpus=gpus, processes=processes, deterministic=args.deterministic
     )
     args.fp16 = args.precision == "fp16"
+    if device.type == "cuda" and PRECISIONS[args.precision] is None and has_bf16(gpus):
+        log.info(
+            "--precision %s: --precision bf16 takes about half the time and two thirds of the memory.",
+            args.precision,
+        )
     return device, gpus
 
 

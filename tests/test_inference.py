@@ -1,5 +1,7 @@
 """Multi-pass prediction against its definition, written here pass by pass, in float64."""
 
+from unittest import mock
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -140,6 +142,42 @@ def test_every_image_of_a_batch_is_predicted_as_alone(network):
             assert torch.equal(prediction.label, right.label)
             for maps in zip(prediction[1:], right[1:], strict=True):
                 torch.testing.assert_close(*maps, rtol=0, atol=1e-12)
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_predicted_all_the_same(network, caplog):
+    scales = [torch.randint(256, (5, *size, 3), dtype=torch.uint8) for size in ((65, 97), (81, 121))]
+    labels = [torch.full(SIZES[0], index, dtype=torch.uint8) for index in range(5)]
+    batch = {"images": scales, "label": labels, "size": [SIZES[0]] * 5, "name": list("abcde")}
+    arguments = ([batch] * 2, torch.device("cpu"), [PUBLISHED])
+    expected = list(predict_all(network, *arguments))
+    shown = []
+
+    def allocate(_, inputs):
+        if len(inputs[0]) > 2 and inputs[0].shape[2] > 65:  # the second scale does not fit
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        shown.append(len(inputs[0]))
+
+    network.register_forward_pre_hook(allocate)
+    found = list(predict_all(network, *arguments))
+    assert [record.getMessage() for record in caplog.records] == [
+        "Out of memory with 5 images at once: continuing with 2."
+    ]
+    assert shown == [5] * 2 + ([2] * 4 + [2] * 4 + [1] * 4) * 2
+    assert [name for name, *_ in found] == list("abcde") * 2
+    for (_, label, (prediction,)), (_, right_label, (right,)) in zip(found, expected, strict=True):
+        assert torch.equal(label, right_label) and torch.equal(prediction.label, right.label)
+        torch.testing.assert_close(prediction.score, right.score, rtol=0, atol=1e-12)
+
+
+def test_an_image_that_does_not_fit_alone_and_other_errors_are_raised(network):
+    batch = {"images": [torch.zeros(2, 9, 9, 3)], "label": [torch.zeros(9, 9)] * 2, "size": [(9, 9)] * 2}
+    batch |= {"name": ["a", "b"]}
+    for error in (torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("CUDA error: unspecified")):
+        failing = mock.Mock(side_effect=error)
+        with pytest.raises(RuntimeError, match="CUDA") as raised:
+            list(predict_all(failing, [batch], torch.device("cpu"), [PUBLISHED]))
+        assert raised.value is error
+        assert failing.call_count == (2 if isinstance(error, torch.OutOfMemoryError) else 1)
 
 
 def test_a_mirrored_image_is_predicted_as_the_mirror_image(network, images):

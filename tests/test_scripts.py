@@ -13,6 +13,7 @@ import torch.nn.functional as F
 import yaml
 from PIL import Image
 
+from model.deeplab_multi import DeeplabMulti
 from tests.conftest import (
     LABEL_IDS,
     PREDICTION,
@@ -21,6 +22,7 @@ from tests.conftest import (
     cityscapes_names,
     files_of,
     make_unsure,
+    one_line_error,
     run_chain,
     run_script,
     write_world,
@@ -387,6 +389,48 @@ def test_of_two_gpus_named_the_one_that_is_there_is_used_and_the_other_missed(mo
     assert "--gpu-ids 0,1: this machine has 1 GPU(s); computing on 0." in caplog.text
     assert choose_device(Namespace(cpu=False, gpu_ids=[3])) == (torch.device("cuda", 0), [0])
     assert choose_device(Namespace(cpu=True, gpu_ids=[0])) == (torch.device("cpu"), [])
+
+
+FAILED_ALLOCATIONS = {
+    "2.00 GiB": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 is full."),
+    "8 bytes": RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 8 bytes"),
+    "CUBLAS": RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    "MemoryError": MemoryError(),
+}
+
+
+@pytest.mark.parametrize(("shown", "error"), FAILED_ALLOCATIONS.items(), ids=FAILED_ALLOCATIONS)
+def test_out_of_memory_is_one_line_with_the_flags_that_help(shown, error, trained, run_main, monkeypatch):
+    def allocate(*_):
+        raise error
+
+    monkeypatch.setattr(DeeplabMulti, "forward", allocate)
+    fragments = "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True"
+    training = ("--batch-size", "--crop-size", "--precision", "--checkpointing", fragments, shown)
+    stage1 = ("train_ms", *TRAINING, "--snapshot-dir", "memory", "--log-dir", "memory")
+    one_line_error(run_main(*stage1), "train_ms.py: error: out of memory", *training)
+    restored = ("--restore-from", "./snapshots/stage1/GTA5_4.pth")
+    for script in ("generate_plabel_cityscapes", "evaluate_cityscapes"):
+        result = run_main(script, *restored, *PREDICTION, "--save", "memory")
+        one_line_error(result, "--precision", "--scales", "--input-size", fragments, shown)
+    image = next((trained / "data").rglob("*_leftImg8bit.png"))
+    result = run_main("segment", *restored, "--save", "memory", "--cpu", image)
+    one_line_error(result, "--precision", "--fast", "--input-size", "--cpu", fragments, shown)
+
+
+def test_evaluation_in_bf16_is_close_to_the_exact_one(trained, run_main):
+    scores = []
+    for precision in ("fp32", "bf16"):
+        result = run_main(
+            *("evaluate_cityscapes", "--restore-from", "./snapshots/stage2/GTA5_4.pth", *PREDICTION),
+            *("--precision", precision, "--save", precision),
+        )
+        assert result.returncode == 0, result.stderr
+        scores.append([png(path).astype(int) for path in sorted((trained / precision).rglob("*_score.png"))])
+        (entry,) = yaml.safe_load((trained / precision / "run.yaml").read_text())
+        assert entry["flags"]["precision"] == precision
+    differences = [np.abs(exact - half).max() for exact, half in zip(*scores, strict=True)]
+    assert 0 < max(differences) <= 3  # of 255
 
 
 def test_regularisation_starts_at_its_iteration(trained, run_main):

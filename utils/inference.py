@@ -3,8 +3,10 @@
 Logits of every pass -> probabilities, summed over passes and upsampled -> argmax and maximum on the device.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial, reduce
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 from utils.argmax import max_of_sum, upsample
 from utils.device import single_thread, to_device
 from utils.losses import CLASSIFIER_WEIGHTS, fuse
+from utils.memory import unless_out_of_memory
 from utils.preprocess import to_network_input
 from utils.uncertainty import DROPOUT_PASSES, UNCERTAINTIES, classifier_divergence, dropout_divergence
 
@@ -20,6 +23,8 @@ NOT_FINITE = (
     "--precision fp32 if it was fp16"
 )
 Logits = tuple[Tensor, Tensor]  # (N, C, h/8, w/8) of the auxiliary and of the primary classifier
+T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 
 class Prediction(NamedTuple):
@@ -95,7 +100,10 @@ def summed_maps(
     uncertainty = pixel_uncertainty(network, images[0], *scales[0], **uncertainty_options)[:, None]
     with single_thread():
         # Upsampling is linear, so a scale and its mirror are added first and upsampled once.
-        maps = [[sum(fuse(*z, w).softmax(1) for z in scale) for scale in scales] for w in weightings]
+        maps = [
+            [reduce(Tensor.add_, (fuse(*z, w).softmax(1) for z in scale)) for scale in scales]
+            for w in weightings
+        ]
     return maps, uncertainty
 
 
@@ -137,7 +145,7 @@ def pixel_uncertainty(
     if uncertainty == "mc-dropout":
         return dropout_divergence(network, images, passes, droprate, seed)
     with single_thread():
-        aux, main = map(sum, zip(logits, mirrored, strict=True)) if mirrored_uncertainty else logits
+        aux, main = map(torch.add, logits, mirrored) if mirrored_uncertainty else logits
         return classifier_divergence(aux, main)
 
 
@@ -148,12 +156,14 @@ def predict_all(
     weightings: Sequence[tuple[float, float]],
     **uncertainty_options,
 ) -> Iterator[tuple[str, Tensor, list[Prediction]]]:
-    """Name, label (H, W) and one prediction per weighting of each image in batches of `PredictionDataset`."""
-    for batch in batches:
-        with single_thread():
-            images = [to_network_input(to_device(scale, device)) for scale in batch["images"]]
-        predictions = predict_weightings(network, images, batch["size"], weightings, **uncertainty_options)
-        yield from zip(batch["name"], batch["label"], predictions, strict=True)
+    """Name, label (H, W) and one prediction per weighting of each image in batches of `PredictionDataset`.
+
+    Labels and predictions are on the device.
+    """
+    compute = partial(predict_weightings, network, weightings=weightings, **uncertainty_options)
+    for part, predictions in _fitting_parts(compute, batches, device):
+        labels = [to_device(label, device) for label in part["label"]]
+        yield from zip(part["name"], labels, predictions, strict=True)
 
 
 @torch.inference_mode()
@@ -161,11 +171,44 @@ def predict_maps(
     network: nn.Module, batches: Iterable[dict], device: torch.device, weights: tuple[float, float]
 ) -> Iterator[tuple[str, tuple[int, int], list[Tensor]]]:
     """Name, size and `summed_maps` of each image: one (C, h/8, w/8) per scale, then the uncertainty."""
-    for batch in batches:
+
+    def compute(images: list[Tensor], sizes: Sequence[tuple[int, int]]) -> tuple[list[list[Tensor]], Tensor]:
+        return summed_maps(network, images, [weights])
+
+    for part, ((maps,), uncertainty) in _fitting_parts(compute, batches, device):
+        yield from zip(part["name"], part["size"], zip(*maps, uncertainty, strict=True), strict=True)
+
+
+def _fitting_parts(
+    compute: Callable[[list[Tensor], Sequence[tuple[int, int]]], T],
+    batches: Iterable[dict],
+    device: torch.device,
+) -> Iterator[tuple[dict, T]]:
+    """The batches and what `compute` returns for their network inputs, one per scale, and their sizes.
+
+    When memory runs out, the batch and those after it continue in parts of half its images, down to single
+    ones. Processes need not agree on that: an image's prediction does not depend on its batch.
+    """
+
+    def attempt(part: dict) -> T:
         with single_thread():
-            images = [to_network_input(to_device(scale, device)) for scale in batch["images"]]
-        (maps,), uncertainty = summed_maps(network, images, [weights])
-        yield from zip(batch["name"], batch["size"], zip(*maps, uncertainty, strict=True), strict=True)
+            images = [to_network_input(to_device(scale, device)) for scale in part["images"]]
+        return compute(images, part["size"])
+
+    limit = None
+    for batch in batches:
+        start, images = 0, len(batch["name"])
+        while start < images:
+            end = min(images, start + (limit or images))
+            part = {key: values[start:end] for key, values in batch.items()}
+            part["images"] = [scale[start:end] for scale in batch["images"]]
+            result = attempt(part) if end - start == 1 else unless_out_of_memory(partial(attempt, part))
+            if result is None:
+                limit = (end - start) // 2
+                log.warning("Out of memory with %d images at once: continuing with %d.", end - start, limit)
+            else:
+                yield part, result
+                start = end
 
 
 def scaled_sizes(size: tuple[int, int], scales: Sequence[float]) -> list[tuple[int, int]]:
