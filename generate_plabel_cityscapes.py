@@ -41,6 +41,7 @@ from utils.flag_types import (
     one_weighting,
     positive,
 )
+from utils.idle_flags import PREDICTION, log_idle_flags
 from utils.inference import Prediction, predict_all, predict_maps, scaled_sizes
 from utils.losses import class_pixel_counts
 from utils.memory import out_of_memory_advice
@@ -92,6 +93,7 @@ def main() -> None:
     args = generate_args()
     processes = init_distributed(args.cpu)
     log_to_terminal(processes.is_main)
+    log_idle_flags(args, PREDICTION)
     pair = resolve_domains(args, scales="pseudo labels")
     target = prediction_target(pair, args)
     ids = label_ids(pair) if args.label_ids else None

@@ -19,6 +19,7 @@ from report.result_folder import read_result
 from utils.atomic import resolve_path
 from utils.errors import UserError, run_script
 from utils.flag_types import OneLineParser, not_negative, target, text
+from utils.idle_flags import REPORTING, log_idle_flags
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ def main() -> None:
     """Read the results, then write one page."""
     args = report_args()
     log_to_terminal()
+    log_idle_flags(args, REPORTING)
     results = [read_result(folder) for folder in args.results]
     evaluated = results[0].metrics["data"]
     name = args.target or evaluated["target"]

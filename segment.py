@@ -26,6 +26,7 @@ from utils.atomic import atomic_write
 from utils.device import PRECISIONS, choose_device
 from utils.errors import run_script
 from utils.flag_types import OneLineParser, gpu_ids, positive_float, size
+from utils.idle_flags import SEGMENTING, log_idle_flags
 from utils.memory import PRECISION_ADVICE, out_of_memory_advice
 from utils.options import LABEL_IDS
 from utils.pictures import check_only_label_ids, write_ids
@@ -63,6 +64,7 @@ def main() -> None:
     """Check all inputs, then segment one after another."""
     args = segment_args()
     log_to_terminal()
+    log_idle_flags(args, SEGMENTING)
     inputs = find_inputs(args.inputs, args.save, args.label_ids)
     ids = None
     if args.label_ids:

@@ -9,10 +9,14 @@ import yaml
 
 from evaluate_cityscapes import evaluate_args
 from generate_plabel_cityscapes import generate_args
-from tests.conftest import one_line_error
+from segment import segment_args
+from tables import tables_args
+from tests.conftest import load_script, one_line_error
+from utils import idle_flags, options
 from utils.errors import UserError
 from utils.options import network_options, read_options, stage1_args, stage2_args
 
+report_args = load_script("report").report_args  # a package has the same name
 STAGES = {"stage1": stage1_args, "stage2": stage2_args}
 STAGE1_FOLDER = "./snapshots/SE_GN_batchsize2_1024x512_pp_ms_me0_classbalance7_kl0.1_lr2_drop0.1_seg0.5"
 STAGE2_FOLDER = (
@@ -315,6 +319,87 @@ def test_flags_of_one_script_and_flags_that_contradict(parse, flags, named, caps
     output, errors = capsys.readouterr()
     assert leaving.value.code == 2 and output == ""
     assert len(errors.splitlines()) == 1 and named in errors
+
+
+# Flags that cannot act beside the others -> what the line about them must name.
+IDLE_IN_TRAINING = {
+    "--lambda-kl-target 0.1 --num-steps 10000": ["--lambda-kl-target", "--reg-start 15000", "10000 iter"],
+    "--lambda-me-target 0.1 --num-steps-stop 15000": ["--lambda-me-target", "--reg-start 15000"],
+    "--reg-start 0": ["--reg-start", "--lambda-kl-target"],
+    "--max-value 7": ["--max-value", "--class-balance"],
+    "--class-balance --max-value 1": ["--class-balance", "--max-value 1"],
+    "--learning-rate-D 1e-3 --lambda-adv-target1 0": ["--learning-rate-D", "not trained"],
+    "--lambda-adv-target1 0 --lambda-adv-target2 0.1": ["--lambda-adv-target2", "untrained"],
+    "--warm-up 5000 --num-steps 500": ["--warm-up", "500 iterations"],
+    "--eval-every 600 --num-steps 500": ["--eval-every", "500 iterations"],
+    "--pictures-every=600 --num-steps 500": ["--pictures-every", "500 iterations"],
+    "--log-dir logs --tensorboard False": ["--log-dir", "--tensorboard"],
+    "--pictures-every 9 --save-num-images 0": ["--pictures-every", "--save-num-images"],
+    "--eval-set test": ["--eval-set", "--eval-every"],
+    "--eval-list val.txt": ["--eval-list", "--eval-every"],
+    "--not-restore-last": ["--not-restore-last", "imagenet"],
+    "--sync_bn": ["--sync_bn", "torchrun"],
+    "--sync-bn True": ["--sync-bn", "torchrun"],
+    "--gpu-ids 0,1 --cpu": ["--gpu-ids", "--cpu"],
+    "--precision tf32 --cpu": ["--precision", "CPU"],
+}
+IDLE_IN_STAGE_2 = {
+    "--only-hard-label 80": ["--only-hard-label", "--conventional"],
+    "--conventional --divergence squared": ["--divergence", "--conventional"],
+    "--threshold 0.9 --pseudo-dir there": ["--threshold", "--pseudo-dir"],
+    "--input-size-source 800,600": ["--input-size-source", "source image"],
+}
+IDLE_IN_EVALUATION = {
+    "--restore-from a.pth --mc-passes 5": ["--mc-passes", "mc-dropout"],
+    "--restore-from a.pth --random-seed 5": ["--random-seed", "mc-dropout"],
+    "--restore-from a.pth --report-images 5": ["--report-images", "--report"],
+    "--restore-from a.pth --batch-size 5 --cpu": ["--batch-size", "CPU"],
+    "--restore-from a.pth --gpu 0,1": ["--gpu ", "torchrun"],
+    "--predictions there --scales 1": ["--scales", "--predictions"],
+    "--restore-from a.pth --label-ids --save b --uncertainty kl": ["--uncertainty", "--label-ids"],
+}
+IDLE = [
+    *((stage1_args, idle_flags.TRAINING, *case) for case in IDLE_IN_TRAINING.items()),
+    *((stage2_args, idle_flags.TRAINING, *case) for case in IDLE_IN_STAGE_2.items()),
+    *((evaluate_args, idle_flags.EVALUATION, *case) for case in IDLE_IN_EVALUATION.items()),
+    (segment_args, idle_flags.SEGMENTING, "a.png --restore-from a.pth --gpu 0 --cpu", ["--gpu ", "--cpu"]),
+    (report_args, idle_flags.REPORTING, "a --titles b", ["--titles", "single"]),
+    (report_args, idle_flags.REPORTING, "a b --images 3 --names c", ["--images", "--names"]),
+    (tables_args, idle_flags.TABULATING, "--list --jobs 3", ["--jobs", "--list"]),
+]
+
+
+@pytest.mark.parametrize(("parse", "rules", "flags", "named"), IDLE, ids=lambda value: str(value)[:60])
+def test_a_flag_that_cannot_act_is_told_in_one_line(parse, rules, flags, named):
+    (line,) = idle_flags.idle_flags(parse(flags.split()), rules)
+    assert line.startswith(named[0]) and all(part in line for part in named) and "\n" not in line
+
+
+@pytest.mark.parametrize(
+    ("parse", "flags", "idle"),
+    [
+        (stage1_args, "", []),
+        (stage2_args, "", []),
+        (stage1_args, "--lambda-kl-target 0 --num-steps 10 --eval-every 10 --sync_bn False", []),
+        (stage1_args, "--lambda-kl-target 1 --reg-start 9 --num-steps 10 --warm-up 9", []),
+        (stage1_args, "--lambda-adv-target1 0 --lambda-adv-target2 0 --cpu", []),
+        (stage1_args, shlex.join(shlex.split(STAGE1_COMMAND)[1:]), []),
+        (stage2_args, shlex.join(shlex.split(STAGE2_COMMAND)[1:]), ["--only-hard-label"]),
+    ],
+)
+def test_flags_that_act_are_not_mentioned(parse, flags, idle):
+    lines = idle_flags.idle_flags(parse(shlex.split(flags)), idle_flags.TRAINING)
+    assert [line.split()[0] for line in lines] == idle
+
+
+def test_a_flag_in_an_earlier_runs_options_may_not_act_either(tmp_path):
+    args = stage1_args(["--num-steps", "100"])
+    file = tmp_path / "opts.yaml"
+    options.write_options(tmp_path, args, {"road": (0, 0, 0)})  # every flag, most of them at their default
+    assert idle_flags.idle_flags(stage1_args(["--config", str(file)]), idle_flags.TRAINING) == []
+    file.write_text(file.read_text().replace("lambda_kl_target: 0.0", "lambda_kl_target: 0.1"))
+    (line,) = idle_flags.idle_flags(stage1_args(["--config", str(file)]), idle_flags.TRAINING)
+    assert line.startswith("--lambda-kl-target has no effect: --reg-start 15000")
 
 
 def write_options(file: Path, **options) -> Path:

@@ -6,7 +6,8 @@ text. The values in `opts.yaml` and in result files are checked by the same type
 
 import argparse
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -212,6 +213,20 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         return super()._get_help_string(action) if has_default else action.help
 
 
+class Flags(argparse.Namespace):
+    """Parsed flags.
+
+    Attributes:
+        given: names of the flags that were given -> how they were spelled; not one of the flags.
+    """
+
+    __slots__ = ("given",)
+
+    def __init__(self, **values: object):
+        super().__init__(**values)
+        self.given: dict[str, str] = {}
+
+
 class OneLineParser(argparse.ArgumentParser):
     """argparse that answers a bad flag with one line instead of the whole usage.
 
@@ -231,6 +246,15 @@ class OneLineParser(argparse.ArgumentParser):
         )
         self.register("type", None, text)
         self.register("type", Path, path)
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Flags | None = None):
+        """As argparse's, into `Flags`."""
+        flags, rest = super().parse_known_args(args, Flags() if namespace is None else namespace)
+        words = {word.partition("=")[0] for word in (sys.argv[1:] if args is None else args)}
+        for action in self._actions:
+            for name in words.intersection(action.option_strings):
+                flags.given[action.dest] = name
+        return flags, rest
 
     def error(self, message: str):
         """Report the error in one line; a long one keeps both ends."""

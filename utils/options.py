@@ -304,7 +304,12 @@ def _parse_with_earlier(parser: OneLineParser, argv: list[str] | None) -> Namesp
     file = args.config
     if file is None and args.resume and (args.snapshot_dir / OPTIONS_FILE).is_file():
         file = args.snapshot_dir / OPTIONS_FILE
-    return args if file is None else parser.parse_args(argv, parse_options(parser, load_options(file), file))
+    if file is None:
+        return args
+    earlier, defaults = parse_options(parser, load_options(file), file), vars(parser.parse_args([]))
+    changed = {name for name, value in vars(earlier).items() if value != defaults[name]}
+    earlier.given = {name: flag for name, flag in earlier.given.items() if name in changed}  # it holds all
+    return parser.parse_args(argv, earlier)
 
 
 def parse_options(parser: OneLineParser, options: dict, file: Path) -> Namespace:
