@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch.utils.data import Dataset
 
 from dataset.images import (
@@ -125,12 +124,12 @@ class SegmentationDataset(Dataset):
         sample = {"image": torch.from_numpy(pixels), "label": torch.from_numpy(label), "name": name}
         return sample if soft is None else sample | {"soft_labels": torch.from_numpy(soft).movedim(2, 0)}
 
-    def decode(self, name: str, labelled: bool = True) -> tuple[Image.Image, np.ndarray | None]:
-        """The whole RGB image and, if `labelled`, its label as train ids (H, W) uint8; else None."""
+    def decode(self, name: str, labelled: bool = True) -> tuple[np.ndarray, np.ndarray | None]:
+        """The whole image (H, W, 3) RGB and, if `labelled`, its label as train ids (H, W), both uint8."""
         label_path = self.label_path(name) if labelled else None
         picture, ids = open_pair(self.image_path(name), label_path, self.reader)
         with self._naming_label(name):
-            return picture.crop((0, 0, *picture.size)), None if ids is None else self.table.read(ids)
+            return picture.pixels((0, 0, *picture.size)), None if ids is None else self.table.read(ids)
 
     def train_ids(self, name: str) -> np.ndarray:
         """The whole label of an image as train ids (H, W) uint8."""
@@ -201,10 +200,9 @@ class PredictionDataset(Dataset):
     def __getitem__(self, index: int) -> dict | DataError:
         name = str(self.dataset.names[index])
         try:
-            image, label = self.dataset.decode(name, self.labels)
+            pixels, label = self.dataset.decode(name, self.labels)
         except DataError as error:
             return error  # not raised: see dataset.sampling
-        pixels = np.array(image)
         return {
             "images": [resize_whole(pixels, size) for size in self.sizes],
             "label": torch.from_numpy(np.zeros((0, 0), np.uint8) if label is None else label),

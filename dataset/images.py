@@ -345,15 +345,25 @@ class Picture:
 
     def crop(self, box: tuple[int, int, int, int]) -> Image.Image:
         """The box (left, top, right, bottom) as RGB; rows of a PNG below it are not decompressed."""
+        decoded = self._decode(box)
+        return _crop_array(decoded, box) if isinstance(decoded, np.ndarray) else decoded
+
+    def pixels(self, box: tuple[int, int, int, int]) -> np.ndarray:
+        """The same as an array (H, W, 3) uint8, without Pillow's copies."""
         left, top, right, bottom = box
-        data = self._data
+        decoded = self._decode(box)
+        return decoded[top:bottom, left:right] if isinstance(decoded, np.ndarray) else np.array(decoded)
+
+    def _decode(self, box: tuple[int, int, int, int]) -> np.ndarray | Image.Image:
+        """The rows down to the end of the box as an array; of files that Pillow decodes, the box."""
+        bottom, data = box[3], self._data
         if self._header and bottom < self._header.height and png.intact(data):
             data = png.first_rows(data, bottom)
         with _readable(self._path):
             if self._header and (self._header.bits, self._header.color) == (8, png.RGB):
                 pixels = png.decode(data)
                 if pixels is not None:
-                    return _crop_array(pixels, box)
+                    return pixels
             with open_image(BytesIO(data)) as image:
                 ImageOps.exif_transpose(image, in_place=True)
                 return image.crop(box).convert("RGB")

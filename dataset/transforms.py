@@ -77,8 +77,8 @@ class TrainingView:
         box, ids = self._draw_crop(scaled, ids, table, rng)
         image = resize_box(picture, scaled, box)
         if self.autoaugment:
-            image = autoaugment(image, rng)
-        pixels = pad(np.array(image), self.crop_size, PADDING_RGB)
+            image = np.array(autoaugment(Image.fromarray(image), rng))
+        pixels = pad(image, self.crop_size, PADDING_RGB)
         label = None if ids is None else pad(table.train_ids.take(ids), self.crop_size, self.ignore_label)
         soft = None
         if planes is not None:
@@ -133,17 +133,44 @@ def offset_around(pixel: tuple[int, int], crop: Size, image: Size) -> tuple[int,
     )
 
 
-def resize_box(picture: Image.Image | Picture, size: Size, box: Box) -> Image.Image:
-    """A box of the picture resized to `size`, without resizing the rest.
+def resize_box(picture: Picture, size: Size, box: Box) -> np.ndarray:
+    """A box of the picture resized to `size`, (H, W, 3) uint8, without resizing the rest.
 
     The part of the picture that is cut out includes the filter's margin, so the pixels are those of resizing
-    the whole picture and cropping the box.
+    the whole picture with Pillow and cropping the box.
     """
+    if picture.size == (2 * size[1], 2 * size[0]):
+        return _halve_box(picture, size, box)
     (left, right), columns = _reach(box[1], box[3], size[1], picture.size[0])
     (top, bottom), rows = _reach(box[0], box[2], size[0], picture.size[1])
     part = picture.crop((left, top, right, bottom))
     source = (columns[0] - left, rows[0] - top, columns[1] - left, rows[1] - top)
-    return part.resize((box[3], box[2]), Image.Resampling.BICUBIC, box=source)
+    return np.array(part.resize((box[3], box[2]), Image.Resampling.BICUBIC, box=source))
+
+
+def _halve_box(picture: Picture, size: Size, box: Box) -> np.ndarray:
+    """`resize_box` to half the picture's size, several times as fast.
+
+    The filter's weights are then multiples of 1/256, which torch's 16-bit weights hold exactly. Only at the
+    picture's border, where the filter is cut off, they are not, and Pillow computes those pixels.
+    """
+    edge = BICUBIC_REACH
+    top, left = max(0, box[0] - edge), max(0, box[1] - edge)
+    bottom, right = min(size[0], box[0] + box[2] + edge), min(size[1], box[1] + box[3] + edge)
+    pixels = picture.pixels((2 * left, 2 * top, 2 * right, 2 * bottom))
+    half = resize_whole(pixels, (bottom - top, right - left)).numpy()
+    for read, kept in (np.s_[: 4 * edge], np.s_[:edge]), (np.s_[-4 * edge :], np.s_[-edge:]):
+        half[kept] = _halve_by_pillow(pixels[read])[kept]
+        half[:, kept] = _halve_by_pillow(pixels[:, read])[:, kept]
+    return half[box[0] - top :, box[1] - left :][: box[2], : box[3]]
+
+
+def _halve_by_pillow(pixels: np.ndarray) -> np.ndarray:
+    """(2H, 2W, 3) uint8 -> (H, W, 3), along the rows first: some versions choose the order by the shape."""
+    image = Image.fromarray(pixels)
+    for size in (image.width // 2, image.height), (image.width // 2, image.height // 2):
+        image = image.resize(size, Image.Resampling.BICUBIC)
+    return np.array(image)
 
 
 def resize_whole(pixels: np.ndarray, size: Size) -> Tensor:

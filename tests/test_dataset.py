@@ -354,6 +354,19 @@ def test_a_crop_is_the_one_that_resizing_the_whole_image_first_would_give(tmp_pa
     assert len(found) > 15
 
 
+@pytest.mark.parametrize("crop", [(40, 72), (32, 64), (5, 9), (40, 1)])
+def test_an_image_of_twice_the_size_is_halved_to_the_pixels_of_pillow(crop, tmp_path):
+    rng = np.random.default_rng(0)
+    pixels = np.where(rng.random((80, 144, 3)) < 0.5, 0, 255).astype(np.uint8)  # sums that are often halves
+    pixels[:, 50:] = picture(rng, (80, 94))
+    one_image(tmp_path, pixels, np.full((80, 144), 7, np.uint8))
+    rows = Image.fromarray(pixels).resize((72, 80), Image.Resampling.BICUBIC)
+    whole = np.asarray(rows.resize((72, 40), Image.Resampling.BICUBIC))
+    windows = np.lib.stride_tricks.sliding_window_view(whole, (*crop, 3))[:, :, 0]
+    for image, _ in samples(unchanged("gta5", tmp_path, (40, 72), crop_size=crop), 20):
+        assert (windows == image).all((2, 3, 4)).any()
+
+
 @pytest.mark.parametrize("sizes", [[(40, 72), (50, 90)], [(75, 131), (150, 262)], [(1, 1)]])
 def test_a_prediction_sees_the_pixels_that_pillow_resizes_to(sizes, tmp_path):
     pixels = picture(np.random.default_rng(0), (75, 131))
