@@ -5,7 +5,7 @@
     python check_data.py photos --source campus.yaml    # a target, in the classes of its source
 
 Exits with status 2 if something would stop a training: files that cannot be read, labels of another size,
-missing labels, ids or colours without a class.
+missing labels, ids or colours without a class, no class to learn.
 """
 
 import logging
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from dataset import Adaptation, SegmentationDataset, adapt, build_dataset, find_domain
 from dataset.domains import BUILT_IN
-from dataset.survey import Survey, survey_images
+from dataset.survey import Survey, check_pair, doubts, lack_of_classes, survey_images
 from engine.run_log import log_to_terminal, progress
 from utils.device import default_workers
 from utils.errors import UserError, run_script
@@ -48,6 +48,8 @@ def main() -> None:
     args = check_data_args()
     domain = find_domain(args.dataset)
     pair = adapt(find_domain(args.source) if args.source else domain, domain)
+    if pair.classes:  # pictures alone have none
+        check_pair(pair)
     data = build_dataset(
         args.dataset, args.data_dir, split=args.set, list_file=args.data_list, colors=pair.colors
     )
@@ -56,7 +58,7 @@ def main() -> None:
     for image in progress(survey_images(data, workers), len(data)):
         survey.add(image)
     log.info("%s", "\n".join([*overview(data, survey), *class_table(pair, survey), *advice(pair, survey)]))
-    if problems := faults(data, survey):
+    if problems := faults(pair, data, survey):
         log.info("%s", "\n".join(problems))
         raise UserError(f"{args.dataset}: {len(problems)} problem(s) listed above; fix them first")
     log.info("No fault found.")
@@ -65,8 +67,8 @@ def main() -> None:
 def overview(data: SegmentationDataset, survey: Survey) -> list[str]:
     """Lines with the numbers of images, sizes and labels."""
     sizes = [f"{width}x{height} ({count})" for (width, height), count in survey.sizes.most_common(SHOWN)]
-    labels = str(survey.labelled)
-    if not survey.labelled:
+    labels = str(survey.labels)
+    if not survey.labels:
         expected = data.label_path(data.names[0])
         example = f", such as {expected}" if expected else ""
         labels = f"none{example}: fine for a target, not for a source"
@@ -78,11 +80,12 @@ def overview(data: SegmentationDataset, survey: Survey) -> list[str]:
 
 
 def class_table(pair: Adaptation, survey: Survey) -> list[str]:
-    """One row per class: its train id, its share of all labelled pixels, the number of images with it."""
-    if not survey.labelled:
+    """One row per class: its train id, its share of all pixels with a label, the number of images with it."""
+    if not survey.counted:
         return []
     width = max(map(len, (*pair.classes, "without class")))
-    total = max(1, survey.pixels.sum())  # not 0, even if every id is unknown
+    unknown = sum(pixels for pixels, *_ in survey.unknown.values())
+    total = survey.pixels.sum() + unknown
 
     def row(name: str, train_id: object, pixels: int, images: object, remark: str = "") -> str:
         return f"{name:<{width}}  {train_id:>8}  {100 * pixels / total:>8.3f}  {images:>6}{remark}"
@@ -94,6 +97,8 @@ def class_table(pair: Adaptation, survey: Survey) -> list[str]:
         rows.append(row(name, train_id, survey.pixels[train_id], images, remark))
     outside = slice(len(pair.classes), None)
     rows.append(row("without class", "-", survey.pixels[outside].sum(), survey.images_with[outside].max()))
+    if survey.unknown:
+        rows.append(row("unknown ids", "-", unknown, max(images for _, images, _ in survey.unknown.values())))
     return [*rows, ""]
 
 
@@ -102,6 +107,9 @@ def advice(pair: Adaptation, survey: Survey) -> list[str]:
     lines = []
     if pair.unknown_classes:
         lines.append(f"note    the source lacks {', '.join(pair.unknown_classes)}: ignored here")
+    if survey.occurring(pair.classes):
+        fault = None if is_target(pair) else lack_of_classes(survey, pair.classes)
+        lines += [f"note    {doubt}" for doubt in doubts(survey, pair.classes) if doubt != fault]
     ratios = Counter()
     for (width, height), count in survey.sizes.items():
         ratios[width / height] += count
@@ -118,12 +126,12 @@ def advice(pair: Adaptation, survey: Survey) -> list[str]:
     return lines
 
 
-def faults(data: SegmentationDataset, survey: Survey) -> list[str]:
+def faults(pair: Adaptation, data: SegmentationDataset, survey: Survey) -> list[str]:
     """One line per problem that stops a training."""
     lines = [f"FAULT   {fault}" for fault in survey.faults[:SHOWN]]
     if len(survey.faults) > SHOWN:
         lines.append(f"FAULT   and {len(survey.faults) - SHOWN} more files")
-    if survey.labelled and survey.missing:
+    if survey.labels and survey.missing:
         names = shortened(survey.missing[:SHOWN], len(survey.missing))
         lines.append(f"FAULT   {len(survey.missing)} images have no label: {names}")
     for label_id, (pixels, images, first) in sorted(survey.unknown.items())[: 4 * SHOWN]:
@@ -131,7 +139,15 @@ def faults(data: SegmentationDataset, survey: Survey) -> list[str]:
             f"FAULT   id {label_id} has no class and is not ignored: {pixels} pixels of {images} images, "
             f"first {data.label_path(first)}"
         )
+    lack = lack_of_classes(survey, pair.classes) if survey.counted else None
+    if lack and not lines and not (is_target(pair) and survey.occurring(pair.classes)):
+        lines.append(f"FAULT   {lack}: nothing to learn or to score")
     return lines
+
+
+def is_target(pair: Adaptation) -> bool:
+    """Whether the set is counted in the classes of another, with --source."""
+    return pair.source is not pair.target
 
 
 def shortened(shown: list[str], count: int) -> str:

@@ -23,6 +23,7 @@ import torch
 from dataset import Adaptation, PredictionDataset, SegmentationDataset
 from dataset.domains import BUILT_IN
 from dataset.labels import palette
+from dataset.survey import check_scorable
 from engine.evaluation import PixelCounts, Scored, predictions_in_files, summary, table
 from engine.restore import (
     MEMORY_ADVICE,
@@ -106,6 +107,8 @@ def main() -> None:
     data = prediction_target(pair, args)
     if processes.is_main:
         data.check(labels_required=True)
+        if lack := check_scorable(data):
+            log.warning("Warning: %s", lack)
     gap = UncertaintyGap(len(pair.colors))
     # Files are scored on the CPU, unless several processes have to communicate on their devices.
     on_cpu = args.predictions and not processes.is_distributed

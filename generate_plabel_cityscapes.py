@@ -12,11 +12,13 @@ from argparse import Namespace
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from dataset import NO_THRESHOLD, PredictionDataset
 from dataset.labels import IGNORE, palette
+from dataset.survey import Survey, doubts
 from engine.class_balanced import BEST_IMAGES, ClassBalancedLabels
 from engine.restore import (
     MEMORY_ADVICE,
@@ -126,6 +128,9 @@ def main() -> None:
     log.info("%s", format_class_shares(pair.classes, of_class, total, columns))
     share = 100 * sum(of_class) / total
     log.info("Labelled %.1f %% of the pixels of %d images: %s", share, number, folder)
+    for doubt in doubts(Survey(pixels=np.array([*of_class, total - sum(of_class)])), pair.classes):
+        advice = "raise --portion" if args.portion else "lower --threshold"
+        log.warning("Warning: %s; %s or take a better snapshot.", doubt, advice)
     shutdown()
 
 

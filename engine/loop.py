@@ -141,6 +141,8 @@ class Training:
         return batch, losses, predictions
 
     def _log(self, i_iter: int, losses: dict[str, Tensor]) -> None:
+        if not self.target_has_labels:
+            losses = {name: loss for name, loss in losses.items() if name != "val"}
         self.losses.add(i_iter, losses, self.trainer.class_weight)
         self.run_log.progress.bar.update()
         if i_iter % self.args.log_every == 0 or i_iter == self.args.num_steps_stop - 1:

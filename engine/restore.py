@@ -25,6 +25,7 @@ from dataset.images import ColorReader, DataError
 from dataset.labels import IGNORE, Colors
 from dataset.robotcar import ROBOTCAR_COLORS
 from dataset.sampling import batches, sharded_positions
+from dataset.survey import check_pair
 from model.deeplab_multi import DeeplabMulti
 from model.weights import count_classes, load_weights
 from utils import flag_types
@@ -76,23 +77,9 @@ def resolve_domains(args: Namespace, scales: str) -> Adaptation:
         raise UserError(
             f"--num-classes {args.num_classes}: the labels have {len(pair.colors)} classes; give that"
         )
-    if scales == "evaluation":
-        check_common_classes(pair)
+    check_pair(pair)
     log.info("%s -> %s, %d classes", pair.source.name, pair.target.name, len(pair.colors))
     return pair
-
-
-def check_common_classes(pair: Adaptation) -> None:
-    """Refuse a target whose labels have none of the network's classes.
-
-    Raises:
-        UserError: it has none.
-    """
-    if pair.target.colors and len(pair.unknown_classes) == len(pair.target.colors):
-        raise UserError(
-            f"--target {pair.target.name}: none of its classes ({', '.join(pair.unknown_classes)}) is one of "
-            f"the source's ({', '.join(pair.classes)}); classes are matched by name"
-        )
 
 
 def read_snapshot(restore_from: str) -> tuple[Path, dict]:

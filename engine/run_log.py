@@ -164,7 +164,8 @@ class TrainingLog:
         rates: dict[str, float],
         class_weight: Sequence[float],
     ) -> None:
-        """Log iteration `i_iter`."""
+        """Log iteration `i_iter`; the `val` of a target batch without a labelled pixel, 0, is left out."""
+        losses = {name: loss for name, loss in losses.items() if name != "val" or loss > 0}
         with _writing(Path(self.file.name)):
             self.file.write(json.dumps({"iteration": i_iter, **losses, **rates}) + "\n")
             if self.board:

@@ -12,8 +12,8 @@ from torch import nn
 from dataset import Adaptation, MixedDataset, SegmentationDataset, adapt, build_dataset, find_domain
 from dataset.sampling import TrainingStream, batches
 from dataset.self_training import read_class_balance
+from dataset.survey import Survey, check_learnable, check_pair, check_scorable, doubts, has_class
 from engine.loop import Training
-from engine.restore import check_common_classes
 from engine.resume import STATE_FILE, back_up, check_resumable, load_state, restore, restore_process
 from engine.run_log import TrainingLog, log_to_terminal
 from engine.snapshots import PICTURES, record_start, result_flags
@@ -25,6 +25,7 @@ from utils.distributed import Processes, init_distributed, shutdown
 from utils.errors import UserError, ignore_stop_signals
 from utils.idle_flags import TRAINING, log_idle_flags
 from utils.memory import PRECISION_ADVICE, out_of_memory_advice
+from utils.metrics import format_class_shares
 from utils.options import OPTIONS_FILE, SHAPING_OPTIONS, read_options, write_options
 
 PSEUDO_LABEL_FLAGS = ("threshold", "pseudo_dir", "portion", "lr_weight_ent")  # of Stage II
@@ -48,12 +49,12 @@ def run_training(trainer_class: type[nn.Module], args: Namespace, pseudo_labels:
     log_to_terminal(processes.is_main)
     log_idle_flags(args, TRAINING)
 
-    # Data: every header is checked before the first step.
+    # Data: before the first step every header is checked, and that the labels hold classes.
     pair = adapt(find_domain(args.source), find_domain(args.target))
     check_classes(pair, args)
     labelled, target, validation = build_datasets(pair, args, pseudo_labels)
     state = load_state(args.snapshot_dir) if args.resume else None
-    target_has_labels = False
+    target_has_labels, surveys = False, []
     if processes.is_main:  # the other ranks wait in `broadcast`
         check_snapshot_folder(args)
         if pseudo_labels and result_flags(labelled.pseudo_folder).get("label_ids"):
@@ -62,9 +63,12 @@ def run_training(trainer_class: type[nn.Module], args: Namespace, pseudo_labels:
                 "--label-ids where you make them"
             )
         labelled.check(labels_required=True)
-        target_has_labels = target.check(labels_required=False)
+        parts = (labelled.target, labelled.source) if isinstance(labelled, MixedDataset) else (labelled,)
+        surveys = [(part, check_learnable(part)) for part in parts]
+        target_has_labels = target.check(labels_required=False) and has_class(target)
         if validation:
             validation.check(labels_required=True)
+            check_scorable(validation)
     target_has_labels = processes.broadcast(target_has_labels)
 
     # Trainer: new, or as it was saved.
@@ -88,6 +92,8 @@ def run_training(trainer_class: type[nn.Module], args: Namespace, pseudo_labels:
     try:
         if processes.is_main:
             log.info("Labelled: %d images in %s", len(labelled), labelled.image_folder)
+            for part, survey in surveys:
+                show_classes(part, survey)
             labels = "labels only for the logged val loss" if target_has_labels else "no labels"
             log.info("Target:   %d images in %s (%s)", len(target), target.image_folder, labels)
             run_log = open_run_folder(args, pair, start)
@@ -118,9 +124,21 @@ def check_classes(pair: Adaptation, args: Namespace) -> None:
             f"--num-classes {args.num_classes}: the labels have {len(pair.colors)} classes; give "
             f"--num-classes {len(pair.colors)}"
         )
-    check_common_classes(pair)
+    check_pair(pair)
     if pair.unknown_classes:
         log.warning("Target classes that the source lacks are ignored: %s.", ", ".join(pair.unknown_classes))
+
+
+def show_classes(labelled: SegmentationDataset, survey: Survey) -> None:
+    """One row per class of labels to learn from, so that a class without a label is seen; doubts warn."""
+    sample = "" if survey.counted == len(labelled) else f"a sample of {survey.counted} of "
+    log.info("Classes in %s%d labels:", sample, len(labelled))
+    classes, total = tuple(labelled.colors), int(survey.pixels.sum())
+    images = {"images": list(map(str, survey.images_with))}
+    log.info("%s", format_class_shares(classes, survey.pixels[: len(classes)].tolist(), total, images))
+    advice = "; a lower --threshold labels more" if labelled.pseudo_folder else ""
+    for doubt in doubts(survey, classes):
+        log.warning("Warning: %s%s.", doubt, advice)
 
 
 def build_datasets(

@@ -34,10 +34,7 @@ def confusion_matrix(labels: Array, predictions: Array, classes: int, void: bool
     dtype = torch.int16 if columns**2 <= torch.iinfo(torch.int16).max else torch.int64
     rows, places = (_clip(values, classes).to(dtype) for values in (labels, predictions))
     cells = rows.mul_(columns).add_(places)
-    if cells.device.type == "cpu":  # where bincount is several times as fast
-        counts = torch.bincount(cells.flatten(), minlength=columns**2)
-    else:
-        counts = value_counts(cells, columns**2)
+    counts = value_counts(cells, columns**2)
     return counts.view(columns, columns)[:classes, : columns if void else classes]
 
 
