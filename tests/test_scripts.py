@@ -351,7 +351,7 @@ def test_a_target_without_labels_trains_to_the_same_network(trained, run_main, t
     target = shutil.copytree(trained / "data/Cityscapes/data/leftImg8bit", tmp_path / "leftImg8bit").parent
     result = train(run_main, "unlabelled", "--data-dir-target", target, stop=3)
     assert re.search(r"Target: +4 images in .* \(no labels\)", result.stdout)
-    assert all(line["val"] == 0 for line in log_lines(trained / "snapshots" / "unlabelled"))
+    assert not any("val" in line for line in log_lines(trained / "snapshots" / "unlabelled"))
     assert same_weights("snapshots/unlabelled/GTA5_3.pth", "snapshots/stage1/GTA5_2.pth")
 
 
