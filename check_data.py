@@ -10,20 +10,20 @@ missing labels, ids or colours without a class, no class to learn.
 
 import logging
 from argparse import Namespace
-from collections import Counter
 from pathlib import Path
 
 from dataset import Adaptation, SegmentationDataset, adapt, build_dataset, find_domain
+from dataset.base import unused_split
 from dataset.domains import BUILT_IN
 from dataset.survey import Survey, check_pair, doubts, lack_of_classes, survey_images
+from dataset.transforms import stretched
 from engine.run_log import log_to_terminal, progress
 from utils.device import default_workers
 from utils.errors import UserError, run_script
-from utils.flag_types import OneLineParser, any_domain, format_size, source, split, workers
+from utils.flag_types import OneLineParser, any_domain, source, split, workers
 from utils.options import OWN_DATA
 
 SHOWN = 5  # sizes, names and files listed; the others are only counted
-MAX_STRETCH = 1.1  # note a larger change of the aspect ratio
 log = logging.getLogger(__name__)
 
 
@@ -57,7 +57,8 @@ def main() -> None:
     workers = default_workers(streams=1) if args.num_workers is None else args.num_workers
     for image in progress(survey_images(data, workers), len(data)):
         survey.add(image)
-    log.info("%s", "\n".join([*overview(data, survey), *class_table(pair, survey), *advice(pair, survey)]))
+    notes = advice(pair, data, survey, args)
+    log.info("%s", "\n".join([*overview(data, survey), *class_table(pair, survey), *notes]))
     if problems := faults(pair, data, survey):
         log.info("%s", "\n".join(problems))
         raise UserError(f"{args.dataset}: {len(problems)} problem(s) listed above; fix them first")
@@ -102,27 +103,21 @@ def class_table(pair: Adaptation, survey: Survey) -> list[str]:
     return [*rows, ""]
 
 
-def advice(pair: Adaptation, survey: Survey) -> list[str]:
+def advice(pair: Adaptation, data: SegmentationDataset, survey: Survey, args: Namespace) -> list[str]:
     """What does not stop a training but is worth knowing."""
     lines = []
+    if line := unused_split(data, args.given.get("set")):
+        lines.append(f"note    {line}")
     if pair.unknown_classes:
         lines.append(f"note    the source lacks {', '.join(pair.unknown_classes)}: ignored here")
     if survey.occurring(pair.classes):
         fault = None if is_target(pair) else lack_of_classes(survey, pair.classes)
         lines += [f"note    {doubt}" for doubt in doubts(survey, pair.classes) if doubt != fault]
-    ratios = Counter()
-    for (width, height), count in survey.sizes.items():
-        ratios[width / height] += count
-    if ratios:
-        usual, (height, width) = ratios.most_common(1)[0][0], pair.target.target_size
-        stretch = usual * height / width
-        if max(stretch, 1 / stretch) > MAX_STRETCH:
-            fitting = height, 8 * round(height * usual / 8)
-            lines.append(
-                f"note    as a target the images are stretched to {format_size((height, width))}; "
-                f"{format_size(fitting)} keeps the shape of most (size in the description, or "
-                "--input-size-target to train, --input-size to predict)"
-            )
+    if line := stretched(survey.sizes, pair.target.target_size):
+        lines.append(
+            f"note    as a target {line} (size in the description, or --input-size-target to train, "
+            "--input-size to predict)"
+        )
     return lines
 
 

@@ -28,6 +28,7 @@ from engine.evaluation import PixelCounts, Scored, predictions_in_files, summary
 from engine.restore import (
     MEMORY_ADVICE,
     label_ids,
+    log_stretched,
     prediction_batches,
     prediction_order,
     prediction_target,
@@ -107,6 +108,8 @@ def main() -> None:
     data = prediction_target(pair, args)
     if processes.is_main:
         data.check(labels_required=True)
+        if not args.predictions:
+            log_stretched(data, args.input_size, "--input-size")
         if lack := check_scorable(data):
             log.warning("Warning: %s", lack)
     gap = UncertaintyGap(len(pair.colors))

@@ -23,6 +23,7 @@ from engine.class_balanced import BEST_IMAGES, ClassBalancedLabels
 from engine.restore import (
     MEMORY_ADVICE,
     label_ids,
+    log_stretched,
     prediction_batches,
     prediction_target,
     resolve_domains,
@@ -101,6 +102,7 @@ def main() -> None:
     ids = label_ids(pair) if args.label_ids else None
     if processes.is_main:
         target.check(labels_required=False)
+        log_stretched(target, args.input_size, "--input-size")
     device, _ = choose_device(args, processes)
     network = restore_network(args, device, processes)
     images = PredictionDataset(target, scaled_sizes(args.input_size, args.scales), labels=False)

@@ -4,11 +4,12 @@ Each published set has a file of its own with its `Domain` and the subclass that
 """
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ from dataset.images import (
 from dataset.labels import Colors, LabelTable, UnknownIds
 from dataset.transforms import Size, TrainingView, resize_whole
 
+SPLIT_FOLDERS = ("train", "training", "trainval", "val", "valid", "validation", "test", "testing")
 CHECKING_THREADS = 16  # opening a file waits for the disk or the network
 
 
@@ -51,6 +53,7 @@ class SegmentationDataset(Dataset):
     """
 
     image_suffixes: tuple[str, ...] = (".png",)
+    divided = True  # whether `split` chooses among the images
 
     def __init__(
         self,
@@ -68,6 +71,7 @@ class SegmentationDataset(Dataset):
         self.root, self.split, self.view, self.table, self.colors = root, split, view, table, colors
         self.reader, self.pseudo_folder = reader or IdReader(), pseudo_folder
         self.labels_required, self.soft_classes = labels_required, soft_classes
+        self.sizes: Counter[tuple[int, int]] = Counter()
         if not self.image_folder.is_dir():
             raise DataError(
                 f"{self.image_folder}: no such folder of images; put the data set there or name its root"
@@ -150,22 +154,26 @@ class SegmentationDataset(Dataset):
     def check(self, labels_required: bool) -> bool:
         """Open the header of every file; return whether any image has a label.
 
+        Counts the images of each (width, height) in `sizes`.
+
         Raises:
             DataError: a file is missing, cut short, not an image, or a label of another size or mode; or,
                 with `labels_required`, an image has no label.
         """
 
-        def is_labelled(name: str) -> bool:
+        def size_and_labelled(name: str) -> tuple[tuple[int, int], bool]:
             size = check_image(self.image_path(name))
             label_path = self.existing_label(name, labels_required)
             if label_path is not None:
                 check_label(label_path, self.reader, size)
                 if self.soft_classes:
                     check_label(self.soft_path(name), self.reader, (size[0], self.soft_classes * size[1]))
-            return label_path is not None
+            return size, label_path is not None
 
         with ThreadPoolExecutor(CHECKING_THREADS) as pool:
-            return any(list(pool.map(is_labelled, self.names)))  # a list, so that every error is raised
+            sizes, labelled = zip(*pool.map(size_and_labelled, self.names), strict=True)
+        self.sizes = Counter(sizes)
+        return any(labelled)
 
     def existing_label(self, name: str, required: bool) -> Path | None:
         """Path of the image's label file; without one None, or a `DataError` if it is `required`."""
@@ -241,6 +249,21 @@ class Domain:
     target_size: Size = (512, 1024)
     pseudo_size: Size = (640, 1280)
     bare: bool = False
+
+
+def unused_split(data: SegmentationDataset, flag: str | None) -> str | None:
+    """A line where the split does not choose the images although `flag` names one, or they are of several."""
+    folders = {part for name in data.names for part in PurePath(name).parts[:-1]}
+    found = sorted(folders.intersection(SPLIT_FOLDERS))
+    if data.divided or not (flag or len(found) > 1):
+        return None
+    where = f"{flag or '--set'} {data.split} has no effect on {data.image_folder}"
+    if found:
+        return (
+            f"{where}: images of {', '.join(found)} are read alike; in a description, write {{split}} for "
+            "these folders, with * for those above"
+        )
+    return f"{where}: it has no folders of splits; choose images by a list, such as --data-list"
 
 
 def prediction_name(name: str) -> str:

@@ -9,6 +9,8 @@ from dataset.cityscapes import CITYSCAPES_COLORS, CLASS_OF_ID, KNOWN_IDS
 class Gta5(SegmentationDataset):
     """`images/00001.png` with `labels/00001.png`; the set has no splits."""
 
+    divided = False
+
     @property
     def image_folder(self) -> Path:
         return self.root / "images"

@@ -13,7 +13,7 @@ from functools import cached_property, partial
 from itertools import count
 from pathlib import Path, PurePosixPath
 
-from dataset.base import Domain, SegmentationDataset
+from dataset.base import SPLIT_FOLDERS, Domain, SegmentationDataset
 from dataset.cityscapes import CITYSCAPES_COLORS, CLASS_OF_ID, KNOWN_IDS
 from dataset.images import (
     NO_COLOR,
@@ -32,7 +32,6 @@ DESCRIPTION_FILE = "dataset.yaml"  # in the folder of a data set
 SPLIT = "{split}"  # placeholder in folder names
 ANY = "*"  # stands for any one folder, or any part of its name
 WILDCARDS = re.compile(r"\{split\}|\*")
-SPLIT_FOLDERS = ("train", "training", "trainval", "val", "valid", "validation", "test", "testing")
 TRAIN_IDS = "train-ids"
 READERS = {
     "ids": IdReader(),

@@ -36,6 +36,8 @@ NOT_IN_MIOU_13 = (*NOT_IN_MIOU, "wall", "fence", "pole")
 class Synthia(SegmentationDataset):
     """`RGB/0000000.png` with `GT/LABELS/0000000.png`; the set has no splits."""
 
+    divided = False
+
     @property
     def image_folder(self) -> Path:
         return self.root / "RGB"

@@ -3,6 +3,8 @@
 All sizes are (height, width). Images are PIL RGB until they become uint8 arrays (H, W, 3).
 """
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil, floor
 
@@ -22,6 +24,8 @@ MIRROR_PROBABILITY = 0.5
 CROP_REDRAWS = 10  # how often a crop with too few label values is drawn again
 MIN_LABEL_VALUES = 10  # a crop must hold more distinct label values than this
 BICUBIC_REACH = 2  # support of the filter, in pixels of the coarser grid
+
+MAX_STRETCH = 1.1  # of the aspect ratio; more is worth a note
 
 Size = tuple[int, int]
 Box = tuple[int, int, int, int]  # top, left, height, width
@@ -130,6 +134,27 @@ def offset_around(pixel: tuple[int, int], crop: Size, image: Size) -> tuple[int,
     return tuple(
         min(max(place - side // 2, 0), whole - side)
         for place, side, whole in zip(pixel, crop, image, strict=True)
+    )
+
+
+def stretched(sizes: Mapping[tuple[int, int], int], working_size: Size) -> str | None:
+    """A line if resizing to `working_size` squeezes images, with a size that keeps their shape; else None.
+
+    Args:
+        sizes: (width, height) -> number of images.
+    """
+    height, width = working_size
+    ratios: Counter[float] = Counter()
+    for (image_width, image_height), images in sizes.items():
+        ratio = image_width / image_height
+        if max(ratio * height / width, width / (ratio * height)) > MAX_STRETCH:
+            ratios[ratio] += images
+    if not ratios:
+        return None
+    ratio, fitting = ratios.most_common(1)[0]
+    return (
+        f"{sum(ratios.values())} of {sum(sizes.values())} images are stretched to {width},{height}; "
+        f"{8 * max(1, round(height * ratio / 8))},{height} keeps the shape of {fitting}"
     )
 
 

@@ -19,13 +19,14 @@ import torch
 from torch import Tensor
 
 from dataset import Adaptation, PredictionDataset, SegmentationDataset, adapt, build_dataset, find_domain
-from dataset.base import prediction_name
+from dataset.base import prediction_name, unused_split
 from dataset.domains import BUILT_IN, EVALUATION_SCALES, Domain, train_id_of
 from dataset.images import ColorReader, DataError
 from dataset.labels import IGNORE, Colors
 from dataset.robotcar import ROBOTCAR_COLORS
 from dataset.sampling import batches, sharded_positions
 from dataset.survey import check_pair
+from dataset.transforms import Size, stretched
 from model.deeplab_multi import DeeplabMulti
 from model.weights import count_classes, load_weights
 from utils import flag_types
@@ -229,6 +230,8 @@ def prediction_target(pair: Adaptation, args: Namespace) -> SegmentationDataset:
         list_file=args.data_list,
         colors=pair.colors,
     )
+    if line := unused_split(target, args.given.get("set")):
+        log.warning("%s.", line)
     seen: dict[str, str] = {}
     for name in target.names:
         file = os.path.normpath(prediction_name(name))
@@ -239,6 +242,12 @@ def prediction_target(pair: Adaptation, args: Namespace) -> SegmentationDataset:
             )
         seen[file] = name
     return target
+
+
+def log_stretched(data: SegmentationDataset, size: Size, flag: str) -> None:
+    """Log that the checked images lose their shape at the working size of `flag`, if they do."""
+    if line := stretched(data.sizes, size):
+        log.warning("%s: %s.", flag, line)
 
 
 def restore_network(

@@ -10,10 +10,13 @@ import torch
 from torch import nn
 
 from dataset import Adaptation, MixedDataset, SegmentationDataset, adapt, build_dataset, find_domain
+from dataset.base import unused_split
 from dataset.sampling import TrainingStream, batches
 from dataset.self_training import read_class_balance
 from dataset.survey import Survey, check_learnable, check_pair, check_scorable, doubts, has_class
+from dataset.transforms import Size
 from engine.loop import Training
+from engine.restore import log_stretched
 from engine.resume import STATE_FILE, back_up, check_resumable, load_state, restore, restore_process
 from engine.run_log import TrainingLog, log_to_terminal
 from engine.snapshots import PICTURES, record_start, result_flags
@@ -53,7 +56,15 @@ def run_training(trainer_class: type[nn.Module], args: Namespace, pseudo_labels:
     pair = adapt(find_domain(args.source), find_domain(args.target))
     check_classes(pair, args)
     labelled, target, validation = build_datasets(pair, args, pseudo_labels)
+    log_unused_splits(target, validation, args)
     state = load_state(args.snapshot_dir) if args.resume else None
+    if args.resume and not state:
+        log.info("--resume: nothing saved in %s: starts from iteration 0.", args.snapshot_dir)
+    if not state and args.restore_from == "imagenet" and args.arch != "resnet101":
+        raise UserError(
+            f"--arch {args.arch} has no ImageNet weights; give --restore-from none, or a snapshot of such a "
+            "network"
+        )
     target_has_labels, surveys = False, []
     if processes.is_main:  # the other ranks wait in `broadcast`
         check_snapshot_folder(args)
@@ -69,6 +80,8 @@ def run_training(trainer_class: type[nn.Module], args: Namespace, pseudo_labels:
         if validation:
             validation.check(labels_required=True)
             check_scorable(validation)
+        for data, size, flag in working_sizes(labelled, target, args):
+            log_stretched(data, size, flag)
     target_has_labels = processes.broadcast(target_has_labels)
 
     # Trainer: new, or as it was saved.
@@ -141,6 +154,18 @@ def show_classes(labelled: SegmentationDataset, survey: Survey) -> None:
         log.warning("Warning: %s%s.", doubt, advice)
 
 
+def log_unused_splits(
+    target: SegmentationDataset, validation: SegmentationDataset | None, args: Namespace
+) -> None:
+    """Log where --set and --eval-set do not choose the target's images: all are trained and validated on."""
+    lines = [unused_split(target, args.given.get("set"))]
+    if validation:
+        flag = args.given.get("eval_set") or (None if args.eval_list else "--eval-set")
+        lines.append(unused_split(validation, flag))
+    for line in filter(None, lines):
+        log.warning("%s.", line)
+
+
 def build_datasets(
     pair: Adaptation, args: Namespace, pseudo_labels: bool
 ) -> tuple[SegmentationDataset, SegmentationDataset, SegmentationDataset | None]:
@@ -198,6 +223,17 @@ def build_labelled(
         return labelled
     source = build_dataset(args.source, args.source_dir, input_size=args.input_size_source, **common)
     return MixedDataset(labelled, source, args.source_portion, args.random_seed)
+
+
+def working_sizes(
+    labelled: SegmentationDataset | MixedDataset, target: SegmentationDataset, args: Namespace
+) -> Iterator[tuple[SegmentationDataset, Size, str]]:
+    """Each set of images, the size that it is resized to, and the flag that chooses this size."""
+    if isinstance(labelled, MixedDataset):
+        yield labelled.source, args.input_size_source, "--input-size-source"
+        labelled = labelled.target
+    yield labelled, args.input_size, "--input-size"
+    yield target, args.input_size_target, "--input-size-target"
 
 
 def check_snapshot_folder(args: Namespace) -> None:

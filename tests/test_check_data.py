@@ -168,6 +168,37 @@ def test_a_size_that_keeps_the_shape_is_proposed(shape, size, note, here, check)
         assert width / height == pytest.approx(shape[1] / shape[0], rel=0.02) and width % 8 == 0
 
 
+@pytest.mark.parametrize("flags", [(), ("--set", "val"), ("--set", "nonsense")])
+def test_splits_that_are_read_alike_are_noted(flags, here, check):
+    for weather in ("fog", "night"):
+        for split in ("train", "val"):
+            save_png(here / f"acdc/rgb/{weather}/{split}/a.png", picture(np.random.default_rng(0), SIZE))
+    describe(here / "acdc/dataset.yaml", images="rgb", classes=CLASSES)
+    text, _ = check("acdc", *flags)
+    chosen = flags[1] if flags else "train"
+    named = rf"--set {chosen} has no effect on acdc/rgb: images of train, val are read alike; .*\{{split}}"
+    assert re.search(rf"^note +{named}", text, re.M) and re.search(r"^images +4 of", text, re.M)
+    describe(here / "acdc/dataset.yaml", images="rgb/*/{split}", classes=CLASSES)
+    if chosen != "nonsense":
+        text, _ = check("acdc", *flags)
+        assert "--set" not in text and re.search(r"^images +2 of acdc/rgb$", text, re.M)
+
+
+def test_a_split_of_a_set_without_any_is_noted(here, check):
+    write_gta5(here / "data" / "GTA5", count=1)
+    assert "note    --set val has no effect on data/GTA5/images" in check("gta5", "--set", "val")[0]
+    assert "--set" not in check("gta5")[0]
+
+
+def test_a_few_images_of_another_shape_are_noted(here, check):
+    for number in range(4):
+        save_png(here / f"photos/{number}.png", np.zeros((24, 48 if number else 12, 3), np.uint8))
+    text, _ = check("photos")
+    assert (
+        "note    as a target 1 of 4 images are stretched to 1024,512; 256,512 keeps the shape of 1 (" in text
+    )
+
+
 def test_the_named_split_list_and_folder_are_checked(yard, check):
     save_png(yard / "images/val/z.png", picture(np.random.default_rng(0), SIZE))
     assert re.search(r"^images +1 of yard/images/val$", check("yard", "--set", "val")[0], re.M)

@@ -503,6 +503,30 @@ def test_classes_of_the_target_that_the_source_lacks_are_named_when_training(two
     assert json.loads((two_own / "snapshots" / "log.jsonl").read_text().splitlines()[0])["val"] > 0
 
 
+def test_a_training_tells_what_is_not_as_its_flags_say(two_own, run_main):
+    pair = ("--source", "source.yaml", "--target", "target.yaml", "--set", "nonsense", "--eval-every", "1")
+    flags = ("--resume", "--lambda-kl-target", "0.1", "--input-size-target", "96,40")
+    result = run_main("train_ms", *pair, *QUICK, *flags)
+    assert result.returncode == 0 and result.stderr == ""
+    for line in (
+        "--lambda-kl-target has no effect: --reg-start 15000 is not reached in 1 iterations",
+        "--set nonsense has no effect on data/target/images: it has no folders of splits",
+        "--eval-set val has no effect on data/target/images",
+        "--input-size-target: 2 of 2 images are stretched to 96,40; 64,40 keeps the shape of 2.",
+        "--resume: nothing saved in snapshots: starts from iteration 0.",
+    ):
+        assert result.stdout.count(line) == 1, result.stdout
+    assert "--input-size:" not in result.stdout
+    again = run_main("train_ms", "--resume")
+    assert again.returncode == 0 and "nothing saved" not in again.stdout
+
+
+def test_the_small_network_has_no_imagenet_weights(two_own, run_main):
+    flags = ("--source", "source.yaml", "--target", "target.yaml", *QUICK, "--restore-from", "imagenet")
+    one_line_error(run_main("train_ms", *flags), "--arch mini", "ImageNet", "--restore-from none")
+    assert not (two_own / "snapshots").exists()
+
+
 def test_a_target_without_any_class_of_the_source_is_refused(two_own, run_main):
     describe(two_own / "target.yaml", root="data/target", classes={"Road": {"ids": 50}, "sea": {"ids": 51}})
     result = run_main("train_ms", "--source", "source.yaml", "--target", "target.yaml", *QUICK)
@@ -665,6 +689,16 @@ def test_the_page_of_an_own_target_is_in_its_colours(campus, tmp_path, monkeypat
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert 'style="background:rgb(9,8,7)"></span>house' in page
     assert len(re.findall('alt="label of [xy]', page)) == 2 and "no image" not in page
+
+
+def test_predicting_tells_what_is_not_as_its_flags_say(campus, tmp_path, monkeypatch, run_main):
+    monkeypatch.chdir(campus[0])
+    snapshot = "snapshots/one/Campus-1_4.pth"
+    flags = ("--restore-from", snapshot, *PREDICTION, "--save", str(tmp_path / "seen"))
+    result = run_main("generate_plabel_cityscapes", *flags, "--set", "test", "--input-size", "96,24")
+    assert result.returncode == 0 and "--set test has no effect on photos: " in result.stdout
+    assert re.search(r"--input-size: 6 of 6 images are stretched to 96,24; \d+,24 keeps", result.stdout)
+    assert "--set" not in campus[1]["generate"].stdout
 
 
 def test_evaluating_a_target_of_pictures_alone_says_that_it_has_no_labels(campus, monkeypatch, run_main):
