@@ -112,7 +112,7 @@ def advice(pair: Adaptation, data: SegmentationDataset, survey: Survey, args: Na
         lines.append(f"note    the source lacks {', '.join(pair.unknown_classes)}: ignored here")
     if survey.occurring(pair.classes):
         fault = None if is_target(pair) else lack_of_classes(survey, pair.classes)
-        lines += [f"note    {doubt}" for doubt in doubts(survey, pair.classes) if doubt != fault]
+        lines += [f"note    {doubt}" for doubt in doubts(survey, pair.classes, data.table) if doubt != fault]
     if line := stretched(survey.sizes, pair.target.target_size):
         lines.append(
             f"note    as a target {line} (size in the description, or --input-size-target to train, "

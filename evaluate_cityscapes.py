@@ -111,7 +111,7 @@ def main() -> None:
         if not args.predictions:
             log_stretched(data, args.input_size, "--input-size")
         if lack := check_scorable(data):
-            log.warning("Warning: %s", lack)
+            log.warning("Warning: %s.", lack)
     gap = UncertaintyGap(len(pair.colors))
     # Files are scored on the CPU, unless several processes have to communicate on their devices.
     on_cpu = args.predictions and not processes.is_distributed

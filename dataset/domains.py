@@ -1,7 +1,7 @@
 """Which domains there are, and what follows from a pair of source and target: classes, means, defaults."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -106,7 +106,8 @@ def adapt(source: Domain, target: Domain) -> Adaptation:
 
 def label_table(domain: Domain, colors: Colors, ignore_label: int = IGNORE) -> LabelTable:
     """The domain's label ids -> train ids of the classes `colors`, matched by name."""
-    return LabelTable.from_ids(train_id_of(domain, colors), domain.known_ids, ignore_label)
+    table = LabelTable.from_ids(train_id_of(domain, colors), domain.known_ids, ignore_label)
+    return replace(table, classes=(frozenset(domain.class_of_id), len(domain.colors)))
 
 
 def train_id_of(domain: Domain, colors: Colors) -> dict[int, int]:

@@ -3,7 +3,7 @@
 The tables of the published data sets are in their own files.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,11 +24,13 @@ class LabelTable:
     """A map from label ids to train ids.
 
     `train_ids` (65536,) uint8: the train id of each label id, 255 for none. `known` (65536,) bool: the ids
-    that may occur; any other shows that the file is not a label of this set.
+    that may occur; any other shows that the file is not a label of this set. `classes`: the label ids that
+    have a class in the data set, which the network may lack, and its number of classes.
     """
 
     train_ids: np.ndarray
     known: np.ndarray
+    classes: tuple[frozenset[int], int] = (frozenset(), 0)
 
     @classmethod
     def from_ids(
@@ -41,6 +43,18 @@ class LabelTable:
         if known is not None:
             mask[list(known)] = True
         return cls(train_ids, mask)
+
+    def hold_train_ids(self, ids: Set[int]) -> bool:
+        """Whether the distinct ids of a set of labels are train ids rather than label ids.
+
+        Then none is beyond the number of classes, although label ids are, and 255 or many without a class
+        occur, where in label ids most have one.
+        """
+        class_ids, number = self.classes
+        others = ids - {IGNORE}
+        if not others or max(others) >= number or max(class_ids, default=0) < number or others <= class_ids:
+            return False
+        return IGNORE in ids or len(others - class_ids) > len(others & class_ids)
 
     def read(self, ids: np.ndarray) -> np.ndarray:
         """Label ids (H, W) -> train ids (H, W) uint8.

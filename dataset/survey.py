@@ -15,7 +15,7 @@ import numpy as np
 from dataset.base import CHECKING_THREADS, SegmentationDataset
 from dataset.domains import Adaptation
 from dataset.images import DataError, check_image, check_label, decode_image
-from dataset.labels import IDS
+from dataset.labels import IDS, LabelTable
 from dataset.sampling import load
 
 TRAIN_IDS = 256
@@ -43,6 +43,7 @@ class Survey:
     pixels: np.ndarray = field(default_factory=lambda: np.zeros(TRAIN_IDS, np.int64))
     images_with: np.ndarray = field(default_factory=lambda: np.zeros(TRAIN_IDS, np.int64))
     unknown: dict[int, tuple[int, int, str]] = field(default_factory=dict)
+    ids: set[int] = field(default_factory=set)  # that occur in the label files
 
     def add(self, other: "Survey") -> None:
         """Add the counts of further images."""
@@ -54,6 +55,7 @@ class Survey:
         self.faults += other.faults
         self.pixels += other.pixels
         self.images_with += other.images_with
+        self.ids |= other.ids
         for label_id, (pixels, images, name) in other.unknown.items():
             before, images_before, first = self.unknown.get(label_id, (0, 0, name))
             self.unknown[label_id] = before + pixels, images_before + images, first
@@ -77,9 +79,21 @@ def lack_of_classes(survey: Survey, classes: Sequence[str]) -> str | None:
     return None
 
 
-def doubts(survey: Survey, classes: Sequence[str]) -> list[str]:
-    """What to warn of where a run goes on: `lack_of_classes`, and that almost nothing is labelled."""
-    found, share = [lack_of_classes(survey, classes)], survey.labelled_share(classes)
+def confusion_of_ids(survey: Survey, table: LabelTable) -> str | None:
+    """A line if the labels hold train ids under the name of label ids; None if they do not seem to."""
+    if not table.hold_train_ids(survey.ids):
+        return None
+    number = table.classes[1]
+    return (
+        f"the labels hold no id from {number} to 254: they seem to be train ids (0 to {number - 1}, 255) but "
+        "are read as label ids; replace the files, or describe them with label-format: train-ids"
+    )
+
+
+def doubts(survey: Survey, classes: Sequence[str], table: LabelTable | None = None) -> list[str]:
+    """What to warn of where a run goes on: `lack_of_classes`, confused ids, hardly any labelled pixel."""
+    found = [lack_of_classes(survey, classes), table and confusion_of_ids(survey, table)]
+    share = survey.labelled_share(classes)
     if 0 < share < FEW_LABELS:
         found.append(f"almost nothing is labelled: {100 * share:.2g} % of the pixels")
     return [doubt for doubt in found if doubt]
@@ -134,7 +148,8 @@ def check_scorable(data: SegmentationDataset) -> str | None:
             f"{_place(data)}: {lack} ({survey.counted} labels): nothing to score; benchmarks withhold the "
             "labels of their test part: predict it with generate_plabel_cityscapes.py --save or segment.py"
         )
-    return lack and f"{lack}: a network that predicts nothing else scores 100."
+    lack = lack and f"{lack}: a network that predicts nothing else scores 100"
+    return lack or confusion_of_ids(survey, data.table)
 
 
 def has_class(data: SegmentationDataset) -> bool:
@@ -209,6 +224,7 @@ def _count_pixels(found: Survey, data: SegmentationDataset, name: str) -> None:
     for first in range(0, len(ids), ROWS):
         part = np.bincount(ids[first : first + ROWS].ravel())
         counts[: len(part)] += part
+    found.ids = set(np.flatnonzero(counts).tolist())
     unknown = np.flatnonzero((counts > 0) & ~data.table.known)
     found.unknown = {int(label_id): (int(counts[label_id]), 1, name) for label_id in unknown}
     counts[unknown] = 0

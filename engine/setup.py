@@ -150,7 +150,7 @@ def show_classes(labelled: SegmentationDataset, survey: Survey) -> None:
     images = {"images": list(map(str, survey.images_with))}
     log.info("%s", format_class_shares(classes, survey.pixels[: len(classes)].tolist(), total, images))
     advice = "; a lower --threshold labels more" if labelled.pseudo_folder else ""
-    for doubt in doubts(survey, classes):
+    for doubt in doubts(survey, classes, labelled.table):
         log.warning("Warning: %s%s.", doubt, advice)
 
 

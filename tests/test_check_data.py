@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from tests.conftest import describe, one_line_error, picture, pixels_of, save_png, write_gta5
+from tests.conftest import TRAIN_IDS, describe, one_line_error, picture, pixels_of, save_png, write_gta5
 
 CLASSES = {"road": {"ids": 3}, "grass": {"ids": [10, 11]}, "house": {"ids": 200}}
 SIZE = (10, 20)
@@ -126,6 +126,38 @@ def test_unknown_colours_are_found(yard, check):
     text, (fault,) = check("yard")
     assert "labels/train/b.png" in fault and "(1, 2, 3) in 2 pixels" in fault
     assert row(text, "road")[:3] == ("0", 50, 2)
+
+
+def write_train_ids(folder, table, void):
+    """Replace the label ids in files by train ids, and those without a class by `void`."""
+    for path in folder.rglob("*.png"):
+        if "leftImg8bit" not in path.name:
+            ids = pixels_of(path)
+            train_ids = np.vectorize(lambda i: table.get(i, void))(ids)
+            save_png(path, train_ids.astype(np.uint8))
+
+
+@pytest.mark.parametrize("void", [255, 0])
+@pytest.mark.parametrize(
+    ("name", "place"), [("gta5", "GTA5/labels"), ("cityscapes", "Cityscapes/data/gtFine")]
+)
+def test_train_ids_in_the_files_of_label_ids_are_noted(name, place, void, world, check):
+    assert "train ids" not in check(name)[0]
+    write_train_ids(world / "data" / place, TRAIN_IDS, void)
+    text, _ = check(name)
+    assert re.search("^note +the labels hold no id from 19 to 254: they seem to be train ids", text, re.M)
+
+
+def test_train_ids_in_own_labels_are_noted(yard, check):
+    for name in "abc":
+        label = pixels_of(yard / f"labels/train/{name}.png")
+        ids = np.where(label == 255, 255, label != 3).astype(np.uint8)
+        save_png(yard / f"labels/train/{name}.png", ids)
+    describe(yard / "dataset.yaml", classes=CLASSES | {"house": {"ids": 1}}, ignore="others")
+    text, _ = check("yard")
+    assert "hold no id from 3 to 254" in text
+    describe(yard / "dataset.yaml", classes={name: None for name in CLASSES}, **{"label-format": "train-ids"})
+    assert "train ids" not in check("yard")[0].replace("train id  ", "")
 
 
 def test_pictures_alone_have_no_fault(here, check):

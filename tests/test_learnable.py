@@ -11,6 +11,7 @@ from dataset.survey import check_learnable, survey_labels
 from tests.conftest import (
     LABEL_IDS,
     PREDICTION,
+    TRAIN_IDS,
     TRAINING,
     cityscapes_names,
     describe,
@@ -61,6 +62,23 @@ def test_a_source_without_a_labelled_pixel_is_refused(label, world, run_main):
     assert not (world / "s").exists()
     survey = run_main("check_data", "gta5", "--num-workers", "0")
     assert survey.returncode == 2 and "FAULT   no label has a pixel of a class" in survey.stdout
+
+
+def test_training_and_scoring_warn_of_train_ids_read_as_label_ids(snapshot, world, run_main):
+    table = np.array([TRAIN_IDS.get(i, 255) for i in range(256)], np.uint8)
+    labels = (
+        *(world / "data/GTA5/labels").iterdir(),
+        *(world / "data/Cityscapes/data/gtFine").rglob("*.png"),
+    )
+    for path in labels:
+        save_png(path, table[pixels_of(path)])
+    flags = ("--restore-from", snapshot, *PREDICTION, "--save", "out")
+    for result in (run_main("train_ms", *QUICK), run_main("evaluate_cityscapes", *flags)):
+        assert result.returncode == 0
+        assert (
+            result.stdout.count("Warning: the labels hold no id from 19 to 254: they seem to be train ids")
+            == 1
+        )
 
 
 def test_labels_of_a_single_class_teach_nothing(world, run_main):
