@@ -1,6 +1,7 @@
 """Class-balanced pseudo labels and training on them, through the scripts."""
 
 import json
+import re
 import shutil
 from argparse import Namespace
 
@@ -10,7 +11,10 @@ import torch
 
 from dataset import MixedDataset, build_dataset
 from dataset.cityscapes import CITYSCAPES_COLORS
-from engine.restore import restore_network
+from engine.restore import read_snapshot, recognise, restore_network
+from experiments import runner
+from experiments.rounds import Rounds
+from self_train import self_train_args
 from tests.conftest import (
     LABEL_IDS,
     PREDICTION,
@@ -86,7 +90,9 @@ def read(path) -> dict:
 @torch.inference_mode()
 def probabilities(world) -> list[torch.Tensor]:
     """Each training image's probabilities (C, H, W): two scales and their mirror images, averaged."""
-    network = restore_network(Namespace(restore_from=world / SNAPSHOT, num_classes=19), torch.device("cpu"))
+    network = restore_network(
+        Namespace(restore_from=world / SNAPSHOT, num_classes=19, precision=None), torch.device("cpu")
+    )
     found = []
     for name in IMAGES:
         pixels = pixels_of(world / "data/Cityscapes/data/leftImg8bit/train" / name)
@@ -296,3 +302,66 @@ def test_classes_without_a_pseudo_label_are_named(trained, run_main):
     result = run_main(*SELF_TRAINING, "--num-steps-stop", "1", "--snapshot-dir", "./named")
     names = [name for c, name in enumerate(CITYSCAPES_COLORS) if c in absent]
     assert bool(absent) == (f"No pseudo label is {', '.join(names)}:" in result.stdout)
+
+
+# Rounds
+
+
+ROUNDS = ("self_train", "--restore-from", SNAPSHOT, "--source-portion", "0.5", "--source-portion-max", "0.5")
+SCRIPTS = ("generate_plabel", "train_ft", "evaluate_cityscapes")
+TINY = "--input-size 72,40 --cpu --num-workers 0"
+OF_SCRIPTS = (
+    *("--generate", f"{TINY} --scales 1", "--evaluate", f"{TINY} --scales 1"),
+    *("--train", f"{TINY} --crop-size 64,32 --input-size-source 80,48 --input-size-target 72,40"),
+)
+
+
+def test_rounds_follow_the_published_schedule(trained):
+    args = self_train_args(
+        [*f"--restore-from {SNAPSHOT} --rounds 8 --mr-weight-kld 0.1 --best-images 3 --random-seed 0".split()]
+        + ["--source-portion", "0.5", "--source-portion-step", "0.25", "--source-portion-max", "1"]
+    )
+    snapshot, options = read_snapshot(SNAPSHOT)
+    pair = recognise(snapshot, options, None, None)
+    jobs = runner.unfinished(Rounds(args, pair, options).evaluations().values())
+    kinds = {kind: [job.command for job in jobs if kind in job.command] for kind in SCRIPTS}
+    assert [len(kinds[kind]) for kind in SCRIPTS] == [8, 8, 9]
+    portions = [re.search(r"--portion (\S+)", c)[1] for c in kinds["generate_plabel"]]
+    assert portions == ["0.2", "0.25", "0.3", "0.35", "0.4", "0.45", "0.5", "0.5"]
+    assert [re.search(r"--portion (\S+)", c)[1] for c in kinds["train_ft"]] == portions
+    source = [re.search(r"--source-portion (\S+)", c)[1] for c in kinds["train_ft"]]
+    assert source[:4] == ["0.5", "0.75", "1.0", "1.0"]
+    steps = [int(re.search(r"--num-steps (\d+)", c)[1]) for c in kinds["train_ft"]]
+    assert steps[:3] == [2 * 3, 2 * 3, 2 * 4]  # (2, 3, 4 of the source + 3 of the target) / 2, twice
+    assert [re.search(r"--random-seed (\d+)", c)[1] for c in kinds["train_ft"]] == list("01234567")
+    assert ["--best-images 3" in c for c in kinds["generate_plabel"]] == [True] + 7 * [False]
+    assert all("round1/labels/best_images.txt" in c for c in kinds["generate_plabel"][1:] + kinds["train_ft"])
+    assert all("--mr-weight-kld 0.1" in c and "--nesterov False" in c for c in kinds["train_ft"])
+    for later, earlier in zip(kinds["generate_plabel"][1:], steps, strict=False):
+        assert f"GTA5_{earlier}.pth" in later
+
+
+def test_a_round_labels_trains_and_evaluates_and_is_not_repeated(trained, run_main):
+    command = (*ROUNDS, "--rounds", "1", "--epochs", "1", "--out", "./rounds", *OF_SCRIPTS)
+    result = run_main(*command)
+    assert result.returncode == 0, result.stderr
+    folders = ("start", "round1/evaluation")
+    mious = [read(trained / "rounds" / folder / "metrics.json")["miou"] for folder in folders]
+    shown = dict(line.rsplit(maxsplit=1) for line in result.stdout.splitlines()[-2:])
+    assert shown == {"start": f"{100 * mious[0]:.2f}", "round 1": f"{100 * mious[1]:.2f}"}
+    assert (trained / "rounds/round1/GTA5_3.pth").is_file()
+    again = run_main(*command)
+    assert "started" in result.stdout and "started" not in again.stdout
+    assert again.stdout.splitlines()[-2:] == result.stdout.splitlines()[-2:]
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        ((), "--restore-from"),
+        (("--restore-from", SNAPSHOT, "--portion", "0"), "--portion"),
+        (("--restore-from", SNAPSHOT, "--source-portion", "0.5"), "--source-portion-max"),
+    ],
+)
+def test_flags_of_rounds_that_make_no_sense_are_refused(flags, named, trained, run_main):
+    one_line_error(run_main("self_train", *flags), named)
