@@ -356,7 +356,6 @@ IDLE_IN_EVALUATION = {
     "--restore-from a.pth --batch-size 5 --cpu": ["--batch-size", "CPU"],
     "--restore-from a.pth --gpu 0,1": ["--gpu ", "torchrun"],
     "--predictions there --scales 1": ["--scales", "--predictions"],
-    "--restore-from a.pth --label-ids --save b --uncertainty kl": ["--uncertainty", "--label-ids"],
 }
 IDLE = [
     *((stage1_args, idle_flags.TRAINING, *case) for case in IDLE_IN_TRAINING.items()),

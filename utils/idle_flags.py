@@ -126,13 +126,6 @@ EVALUATION = (
         lambda args, _: args.uncertainty != MC_DROPOUT and not args.predictions,
         "it belongs to --uncertainty mc-dropout",
     ),
-    Rule("uncertainty", lambda args, _: args.label_ids, "--label-ids writes nothing else"),
-    Rule(
-        "weights",
-        lambda args, pairs: args.label_ids and len(pairs) > 1,
-        "--label-ids writes one prediction",
-        "has no effect beyond its first pair",
-    ),
     Rule("report_images", lambda args, _: not args.report, "no page is written without --report"),
 )
 SEGMENTING = (
