@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dataset import adapt, find_domain
 from experiments.runner import Job
-from experiments.tables import WEIGHTS, Cell, Network, Stage1
+from experiments.tables import WEIGHTS, Cell, Network, SelfTrained, Stage1
 
 BENCHMARKS = {  # source and target
     "gta5": ("gta5", "cityscapes"),
@@ -60,6 +60,7 @@ RATE1 = "--batch-size 2 --learning-rate 1e-3"
 # Its pseudo labels are much worse than a ResNet-101's: only confident pixels, and a low learning rate.
 THRESHOLD = 0.9
 STAGE2 = f"{NO_TARGET} --batch-size 2 --learning-rate 2e-5 --train_bn"
+SELF_TRAINING_RATE = "1e-4"
 FULL = Plan(train_images=240, val_images=60, start=650, stage1=280, stage2=200, log_every=10)
 QUICK = Plan(train_images=16, val_images=4, start=24, stage1=6, stage2=6, log_every=2)
 
@@ -85,6 +86,7 @@ class Recipe:
     stage1: dict[str, str]
     stage2: dict[str, str]
     prediction: dict[str, str]
+    self_training: dict[str, str]  # of self_train.py
     start: dict[str, str] | None = None  # training that replaces ImageNet's weights; None: those weights
     plan: Plan | None = None  # synthetic data to draw; None: the data sets in ./data
 
@@ -105,6 +107,7 @@ def published_recipe() -> Recipe:
         stage1=dict.fromkeys(BENCHMARKS, stage1),
         stage2={"gta5": cityscapes, "synthia": cityscapes, "robotcar": stage2},
         prediction=dict.fromkeys(BENCHMARKS, ""),
+        self_training=dict.fromkeys(BENCHMARKS, ""),
     )
 
 
@@ -129,9 +132,19 @@ def synthetic_recipe(quick: bool = False) -> Recipe:
         stage1={name: f"{flags} {RATE1} {FROM_THE_START} {stage1}" for name, flags in source.items()},
         stage2={name: f"{common} {size.stage2} {STAGE2} {stage2}" for name, size in sizes.items()},
         prediction={name: f"--input-size {size.target}" for name, size in sizes.items()},
+        self_training={name: synthetic_rounds(size, plan) for name, size in sizes.items()},
         start={name: f"{flags} {START} {start}" for name, flags in source.items()},
         plan=plan,
     )
+
+
+def synthetic_rounds(sizes: Sizes, plan: Plan) -> str:
+    """The flags of self_train.py for synthetic data, with more source images than 3 % of them."""
+    predict = f"--input-size {sizes.target} --scales 1,1.25"
+    train = f"{sizes.stage2} --input-size-source {sizes.source} --lambda-seg 0.5 --log-every {plan.log_every}"
+    train += f" --label-scales 0.8,1.2 --learning-rate {SELF_TRAINING_RATE}"
+    flags = f"--generate {_quote(predict)} --evaluate {_quote(predict)} --train {_quote(train)}"
+    return f"--source-portion 0.1 --source-portion-step 0.01 --source-portion-max 0.2 --epochs 1 {flags}"
 
 
 class Planner:
@@ -151,6 +164,8 @@ class Planner:
     def evaluate(self, cell: Cell) -> Job:
         """The evaluation whose metrics.json holds a cell's number."""
         network = self.resolve(cell.network)
+        if isinstance(network, SelfTrained):
+            return self._self_train(network)
         flags = f"--uncertainty {cell.uncertainty}"
         if isinstance(network, Stage1):  # one evaluation serves every row of MRNet's table 1
             flags += f" --weights {','.join(WEIGHTS)}"
@@ -177,6 +192,26 @@ class Planner:
         flags += f" {FROM_THE_START}" if network.memory else ""
         start = self.train(self.resolve(Stage1(benchmark)))
         return self._train("stage2", benchmark, name, start, flags, labels)
+
+    def _self_train(self, network: SelfTrained) -> Job:
+        """The evaluation after the last round; the script skips the rounds before, which are finished."""
+        benchmark, folder = network.benchmark, f"self-training/{network.name}"
+        start = self.train(self.resolve(Stage1(benchmark, adversarial=False, memory=0)))
+        earlier = (self._self_train(replace(network, rounds=network.rounds - 1)),) if network.rounds else ()
+        source, target = map(find_domain, BENCHMARKS[benchmark])
+        root, drawing = self._data(benchmark)
+        command = (
+            f"self_train.py --restore-from {_quote(start.result)} --out {_quote(self.home / folder)}"
+            f" --data-dir {_quote(root / target.root)} --source-dir {_quote(root / source.root)}"
+            f" --rounds {network.rounds} --mr-weight-kld {network.mr_weight_kld:g}"
+            f" --lr-weight-ent {network.lr_weight_ent:g} {self.recipe.self_training[benchmark]}"
+            f" --random-seed {self.seed}"
+        )
+        command += f" --gpu-ids {self.gpu_ids}" if self.gpu_ids else ""
+        place = f"round{network.rounds}/evaluation" if network.rounds else "start"
+        log = self.home / "logs" / f"{folder}-{network.rounds}.txt".replace("/", "-")
+        result = self.home / folder / place / "metrics.json"
+        return Job(f"seed{self.seed}/{folder} {place}", command, result, log, (*drawing, start, *earlier))
 
     def _train(self, kind: str, benchmark: str, name: str, start: Job | str, flags: str, *needs: Job) -> Job:
         """A training that starts from another's snapshot or from named weights."""
@@ -230,6 +265,8 @@ class Planner:
         recipe = self.recipe
         if isinstance(network, Stage1):
             return replace(network, memory=recipe.memory if network.memory is None else network.memory)
+        if isinstance(network, SelfTrained):
+            return network
         threshold = recipe.thresholds[network.benchmark] if network.threshold is None else network.threshold
         return replace(
             network,

@@ -23,16 +23,18 @@ from experiments.runner import Job
 from experiments.tables import ROBOTCAR_CLASSES, TABLES, WEIGHTS, Cell, Row, Stage1, Stage2, Table
 from generate_plabel_cityscapes import generate_args
 from model.deeplab_multi import DeeplabMulti
+from self_train import self_train_args
 from tests.conftest import ROOT, make_unsure, one_line_error, run_script
 from utils.errors import UserError
 from utils.options import stage1_args, stage2_args, write_options
 
-NAMES = ["mrnet-1", "mrnet-2", "mrnet-3", *(f"rectifying-{n}" for n in range(2, 11))]
+NAMES = ["mrnet-1", "mrnet-2", "mrnet-3", *(f"rectifying-{n}" for n in range(2, 11)), "crst-1"]
 PARSERS = {
     "train_ms.py": stage1_args,
     "train_ft.py": stage2_args,
     "generate_plabel_cityscapes.py": generate_args,
     "evaluate_cityscapes.py": evaluate_args,
+    "self_train.py": self_train_args,
 }
 
 # The command line.
@@ -163,7 +165,8 @@ def test_one_network_has_one_published_number():
     for cell in (cell for table in TABLES.values() for cell in table.cells):
         if cell.published is not None and cell.measure[-2:] == ("means", "mIoU"):
             assert published.setdefault(planner.resolve(cell.network), cell.published) == cell.published
-    assert sorted(v for k, v in published.items() if k.benchmark == "gta5") == [37.2, 45.5, 48.3, 50.3]
+    gta5 = sorted(v for k, v in published.items() if k.benchmark == "gta5")
+    assert gta5 == [33.35, 37.2, 45.5, 46.47, 46.51, 47.39, 48.3, 50.3]
 
 
 def test_classes_of_robotcar_are_those_of_the_data_set():
