@@ -109,6 +109,9 @@ def test_own_data_get_the_first_id_of_each_class_and_a_class_without_one_is_name
         assert np.array_equal(pixels_of(tmp_path / "ids" / name), expected)
 
     colors = {"road": {"color": [1, 2, 3]}, "car": {"color": [4, 5, 6]}}
+    for name in ("a", "b"):
+        drawn = np.array([[1, 2, 3], [4, 5, 6]], np.uint8)[label_blocks(rng, (48, 96), (0, 1))]
+        save_png(tmp_path / f"photos/labels/{name}.png", drawn)
     describe(tmp_path / "photos/dataset.yaml", **{"label-format": "colors", "classes": colors})
     before = files_of(tmp_path)
     refused = run_main("evaluate_cityscapes", *flags, "--label-ids", "--save", "out")
