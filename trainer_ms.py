@@ -27,7 +27,7 @@ from utils.losses import (
     update_often_weight,
 )
 from utils.optim import RepeatedSGD, keep_layout
-from utils.schedule import poly, warmup_poly
+from utils.schedule import cosine, poly, warmup_poly
 
 CLASSIFIER_RATE = 10  # learning rate of the classifiers relative to the backbone
 ADAM_BETAS = (0.9, 0.99)  # of the discriminators
@@ -104,6 +104,8 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
         """Set the learning rates of all optimisers for iteration `i_iter`."""
         args = self.args
         rate = warmup_poly(args.learning_rate, i_iter, args.num_steps, args.power, args.warm_up)
+        if args.cosine:
+            rate *= cosine(i_iter, args.swa_start, args.save_pred_every)
         backbone, classifiers = self.gen_opt.param_groups
         backbone["lr"], classifiers["lr"] = rate, CLASSIFIER_RATE * rate
         for optimizer in (self.dis1_opt, self.dis2_opt):

@@ -3,6 +3,7 @@
 Each published set has a file of its own with its `Domain` and the subclass that knows its paths.
 """
 
+import copy
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -54,6 +55,7 @@ class SegmentationDataset(Dataset):
 
     image_suffixes: tuple[str, ...] = (".png",)
     divided = True  # whether `split` chooses among the images
+    reads_labels = True
 
     def __init__(
         self,
@@ -116,7 +118,7 @@ class SegmentationDataset(Dataset):
     def sample(self, index: int, rng: np.random.Generator) -> dict:
         """The training sample of image `index` that `rng` draws."""
         name = str(self.names[index])
-        label_path = self.existing_label(name, self.labels_required)
+        label_path = self.existing_label(name, self.labels_required) if self.reads_labels else None
         picture, ids = open_pair(self.image_path(name), label_path, self.reader)
         planes = None
         if self.soft_classes:
@@ -127,6 +129,12 @@ class SegmentationDataset(Dataset):
             label = np.full(self.view.crop_size, self.view.ignore_label, np.uint8)
         sample = {"image": torch.from_numpy(pixels), "label": torch.from_numpy(label), "name": name}
         return sample if soft is None else sample | {"soft_labels": torch.from_numpy(soft).movedim(2, 0)}
+
+    def unlabelled(self, view: TrainingView) -> "SegmentationDataset":
+        """The same images through another view; labels are not read, and in samples all ignored."""
+        images = copy.copy(self)
+        images.view, images.reads_labels = view, False
+        return images
 
     def decode(self, name: str, labelled: bool = True) -> tuple[np.ndarray, np.ndarray | None]:
         """The whole image (H, W, 3) RGB and, if `labelled`, its label as train ids (H, W), both uint8."""

@@ -13,7 +13,7 @@ from dataset.labels import IGNORE, Colors, LabelTable
 from dataset.own import read_domain
 from dataset.robotcar import ROBOTCAR, ROBOTCAR_COLORS
 from dataset.synthia import SYNTHIA
-from dataset.transforms import MIN_LABEL_VALUES
+from dataset.transforms import MIN_LABEL_VALUES, Size
 
 BUILT_IN = {domain.name: domain for domain in (GTA5, SYNTHIA, CITYSCAPES, ROBOTCAR)}
 SOURCES = ("gta5", "synthia", "cityscapes")
@@ -21,6 +21,8 @@ TARGETS = ("cityscapes", "robotcar")
 NO_THRESHOLD = 1.0  # every pixel gets a pseudo label
 CONFIDENT = 0.9  # the papers' threshold for SYNTHIA and RobotCar
 EVALUATION_SCALES = (1.0, 1.25)
+SWA_BATCH, SWA_BATCH_SYNTHIA = 18, 24
+EXTRA_CROP = (480, 960)  # height, width
 
 
 def find_domain(text: str) -> Domain:
@@ -30,6 +32,27 @@ def find_domain(text: str) -> Domain:
         DataError: there is none, or the description is wrong.
     """
     return BUILT_IN[text] if text in BUILT_IN else read_domain(Path(text))
+
+
+@dataclass(frozen=True)
+class ExtraPasses:
+    """How AdaBoost_Seg shows the target's training images to an average of networks, as released.
+
+    Args:
+        batch: images per batch.
+        crop, measured_crop: (height, width) of random crops for the BN statistics and for the sampler; None:
+            whole images.
+        measured_batch: images per batch of the sampler; None: `batch`.
+        repeats: how often the statistics see each image.
+        mirrored_in_stage2: whether Stage II too mirrors images with probability 0.5 for the statistics.
+    """
+
+    batch: int = SWA_BATCH
+    crop: Size | None = EXTRA_CROP
+    measured_crop: Size | None = EXTRA_CROP
+    measured_batch: int | None = None
+    repeats: int = 1
+    mirrored_in_stage2: bool = True
 
 
 @dataclass(frozen=True)
@@ -68,6 +91,15 @@ class Adaptation:
         return CONFIDENT if confident else NO_THRESHOLD
 
     @property
+    def extra_passes(self) -> ExtraPasses:
+        """How images are shown to an average of networks."""
+        if self.target.name == "robotcar":
+            return ExtraPasses(measured_crop=None, measured_batch=8, repeats=3, mirrored_in_stage2=False)
+        if self.source.name == "synthia":
+            return ExtraPasses(SWA_BATCH_SYNTHIA, crop=None, measured_crop=None)
+        return ExtraPasses()
+
+    @property
     def evaluation_scales(self) -> tuple[float, ...]:
         """The default scales of an evaluation; pseudo labels are made at `EVALUATION_SCALES`."""
         return robotcar.EVALUATION_SCALES if self.target.name == "robotcar" else EVALUATION_SCALES
@@ -83,7 +115,7 @@ class Adaptation:
         `pseudo_FULL/<split>` or `pseudo_0.9/<split>` (GTA5), `pseudo_SYNTHIA/<split>`,
         `pseudo_<split>_0.9` (RobotCar). Class-balanced labels have `CB_<portion>` for the threshold.
         """
-        kind = "FULL" if threshold == NO_THRESHOLD else f"{threshold:.1f}"
+        kind = "FULL" if threshold >= NO_THRESHOLD else f"{threshold:.1f}"
         kind = f"CB_{portion:.2f}" if portion else kind
         if self.target.bare:  # not among the images
             root = Path(os.path.realpath(root))

@@ -21,24 +21,33 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from dataset.base import SegmentationDataset
 from dataset.images import DataError
 
-ORDER, DRAWS = range(2)  # the uses of a seed
+ORDER, DRAWS, WEIGHTED = range(3)  # the uses of a seed
 SHARED_MEMORY = "/dev/shm"  # where worker processes put their batches
 FILES_PER_WORKER = 8  # pipes, and the tensors of the batches that wait
 SPARE_FILES = 16  # for what else a run opens, such as images, snapshots and logs
 
 
 class TrainingStream(Dataset):
-    """Training samples in a new order of the data set every epoch.
+    """Training samples in a new order of the data set every epoch, or drawn independently with `weights`.
 
     Args:
         dataset: where the samples come from.
         length: number of samples.
         seed: of the order and of each sample's draws.
         start: position of item 0, when a run resumes.
+        weights: probability of each image, (N,).
     """
 
-    def __init__(self, dataset: SegmentationDataset, length: int, seed: tuple[int, ...], start: int = 0):
+    def __init__(
+        self,
+        dataset: SegmentationDataset,
+        length: int,
+        seed: tuple[int, ...],
+        start: int = 0,
+        weights: torch.Tensor | None = None,
+    ):
         self.dataset, self.length, self.seed, self.start = dataset, length, seed, start
+        self.cumulative = None if weights is None else weights.cumsum(0).numpy()
 
     def __len__(self) -> int:
         return self.length
@@ -53,12 +62,24 @@ class TrainingStream(Dataset):
 
     def image_at(self, position: int) -> int:
         """Index of the image at a position."""
+        if self.cumulative is not None:
+            uniform = np.random.default_rng((*self.seed, WEIGHTED, position)).random()
+            # Without the last sum, which may be a rounding below 1.
+            return int(np.searchsorted(self.cumulative[:-1], uniform, side="right"))
         epoch, place = divmod(position, len(self.dataset))
         return int(_epoch_order(len(self.dataset), self.seed, epoch)[place])
 
     def names_at(self, positions: Iterable[int]) -> list[str]:
         """Names of the images at these positions."""
         return [str(self.dataset.names[self.image_at(position)]) for position in positions]
+
+
+class OrderedStream(TrainingStream):
+    """A training sample of every image, in the order of the data set."""
+
+    def image_at(self, position: int) -> int:
+        """As in `TrainingStream`."""
+        return position % len(self.dataset)
 
 
 @lru_cache(maxsize=2)

@@ -3,7 +3,7 @@
 import logging
 import math
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dataset import Adaptation, DataError
 from dataset.labels import palette
 from dataset.sampling import TrainingStream
+from engine.averaging import Averaging
 from engine.resume import save_state
 from engine.run_log import TrainingLog
 from engine.snapshots import PICTURES, remove_old_snapshots, save_snapshot, save_tensors
@@ -25,6 +26,7 @@ from utils.preprocess import to_network_input
 Batch = tuple[Tensor, Tensor, Tensor, Tensor | None]  # images, images_t, labels, labels_t
 Predictions = tuple[Tensor, Tensor, Tensor, Tensor]
 EXTRAS = ("soft_labels", "pseudo")  # what batches of self-training hold beside images and labels
+NO_SCORE = -1.0  # below any mean IoU
 log = logging.getLogger(__name__)
 
 
@@ -77,16 +79,20 @@ class Training:
         target_has_labels: whether the loss on the target's labels is logged.
         run_log: None except on rank 0.
         validation: None: the mIoU is not measured.
+        averaging: None: the network is not averaged.
+        open_target: (iteration, weights) -> the target stream and its batches from there on.
     """
 
     trainer: nn.Module
     args: Namespace
     pair: Adaptation
-    streams: Sequence[TrainingStream]
-    loaders: Sequence[Iterator[dict]]
+    streams: list[TrainingStream]
+    loaders: list[Iterator[dict]]
     target_has_labels: bool
     run_log: TrainingLog | None
     validation: Validation | None
+    averaging: Averaging | None = None
+    open_target: Callable[[int, Tensor], tuple[TrainingStream, Iterator[dict]]] | None = None
     losses: LossBuffer = field(default_factory=LossBuffer, init=False)
 
     def run(self, start: int) -> None:
@@ -99,6 +105,7 @@ class Training:
         args, end = self.args, self.args.num_steps_stop
         with StopRequest() as stop:
             for i_iter in range(start, end):
+                self._update_average(i_iter - 1, stop)
                 if _due(i_iter - 1, args.eval_every):
                     self._validate(i_iter - 1, i_iter, stop)
                 batch, losses, predictions = self._step(i_iter, self._load(i_iter, stop))
@@ -108,6 +115,7 @@ class Training:
                 if _due(i_iter + 1, args.save_state_every) or i_iter + 1 == end:
                     self._save_state(i_iter + 1)
                 del batch, predictions  # free their memory before the next step
+            self._update_average(end - 1, stop)
             if args.eval_every:
                 self._validate(end, end, stop)
 
@@ -189,7 +197,7 @@ class Training:
             self._fetch_losses()
             self.run_log.fsync()
         images = [len(stream.dataset) for stream in self.streams]
-        save_state(self.args.snapshot_dir, self.trainer, i_iter, self.args, images)
+        save_state(self.args.snapshot_dir, self.trainer, i_iter, self.args, images, self.averaging)
 
     def _stop_if_asked(self, i_iter: int, stop: StopRequest, problem: str | None = None) -> None:
         """If any rank received a signal or has a problem, all save before iteration `i_iter` and stop."""
@@ -207,27 +215,54 @@ class Training:
             raise DataError(f"{problem} ({saved})")
         raise Stopped(max(signums), saved)
 
+    def _update_average(self, i_iter: int, stop: StopRequest) -> None:
+        """Make the update that is due after iteration `i_iter`; after a stop request, save and leave it."""
+        if not (self.averaging and self.averaging.due(i_iter)):
+            return
+        if self.run_log:
+            self._fetch_losses()  # while the streams still name their files
+        if not self.averaging.update(i_iter, stop):
+            self._stop_if_asked(i_iter + 1, stop)
+        if self.args.adaboost and i_iter + 1 < self.args.num_steps_stop:
+            self.loaders[1].close()  # its workers have drawn ahead with the old weights
+            self.streams[1], self.loaders[1] = self.open_target(i_iter + 1, self.averaging.weights)
+
     def _validate(self, number: int, i_iter: int, stop: StopRequest) -> None:
         """Measure the network after iteration `number`; after a stop request, save before `i_iter`."""
         earlier = self.run_log.validations() if self.run_log else []
         done = any(line["iteration"] == number for line in earlier)  # before a resume
         if self.trainer.processes.broadcast(done):
             return
-        result = self.validation.measure(self.trainer.G, self.trainer.processes, stop)
-        if result is None:
-            self._stop_if_asked(i_iter, stop)
+        networks = {"network": self.trainer.G}
+        if self.averaging and (average := self.averaging.network()):
+            networks["average"] = average
+        results = {}
+        for name, network in networks.items():
+            results[name] = self.validation.measure(network, self.trainer.processes, stop)
+            if results[name] is None:
+                self._stop_if_asked(i_iter, stop)
         if not self.run_log:
             return
-        means = {name: value for name, value in result["means"].items() if value is not None}
-        shown = ", ".join(f"{name} {100 * value:.2f}" for name, value in means.items())
-        log.info("Iteration %d: validation %s", number, shown or "has no labelled pixel")
-        score, *before = (next(iter(line["means"].values())) for line in (result, *earlier))
-        best = max((old for old in before if old is not None), default=-1)
-        if self.args.keep_best and score is not None and score > best:
+        for name, result in results.items():
+            means = {mean: value for mean, value in result["means"].items() if value is not None}
+            shown = ", ".join(f"{mean} {100 * value:.2f}" for mean, value in means.items())
+            which = "validation of the average" if name == "average" else "validation"
+            log.info("Iteration %d: %s %s", number, which, shown or "has no labelled pixel")
+        if self.args.keep_best:
+            self._save_best(networks, results, earlier)
+        line = results.pop("network") | results
+        self.run_log.validated(number, line)  # last: a measurement in the log is not repeated on resume
+
+    def _save_best(
+        self, networks: dict[str, nn.Module], results: dict[str, dict], earlier: list[dict]
+    ) -> None:
+        """Save the best of the networks just measured, if it is better than all in the `earlier` lines."""
+        name = max(results, key=lambda name: _score(results[name]))
+        before = [_score(part) for line in earlier for part in (line, line.get("average")) if part]
+        if _score(results[name]) > max(before, default=NO_SCORE):
             path = self.args.snapshot_dir / f"{self.pair.source.prefix}_best.pth"
-            save_tensors(path, self.trainer.G.state_dict())
+            save_tensors(path, networks[name].state_dict())
             log.info("Saved %s, the best so far", path)
-        self.run_log.validated(number, result)  # last: a measurement in the log is not repeated on resume
 
 
 def load_batch(batch: dict, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -237,3 +272,9 @@ def load_batch(batch: dict, device: torch.device) -> tuple[Tensor, Tensor]:
 
 def _due(i_iter: int, every: int) -> bool:
     return every > 0 and i_iter > 0 and i_iter % every == 0
+
+
+def _score(result: dict) -> float:
+    """The first mean IoU of a measurement; `NO_SCORE` without a labelled pixel."""
+    score = next(iter(result["means"].values()))
+    return NO_SCORE if score is None else score

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from engine.averaging import Averaging
 from engine.run_log import LOG_FILE, VALIDATION_FILE
 from engine.snapshots import check_finite, first_not_finite, save_tensors
 from model.weights import load_tensors
@@ -49,7 +50,14 @@ EARLIER = ".earlier"  # goes before the suffix of files that a new run in the sa
 log = logging.getLogger(__name__)
 
 
-def save_state(folder: Path, trainer: nn.Module, iteration: int, args: Namespace, images: list[int]) -> None:
+def save_state(
+    folder: Path,
+    trainer: nn.Module,
+    iteration: int,
+    args: Namespace,
+    images: list[int],
+    averaging: Averaging | None = None,
+) -> None:
     """Save everything before iteration `iteration`. All ranks call it; rank 0 writes.
 
     Args:
@@ -79,6 +87,8 @@ def save_state(folder: Path, trainer: nn.Module, iteration: int, args: Namespace
         "options": spelled_options(args),
         "images": images,
     }
+    if averaging:
+        state["averaging"] = averaging.state()
     save_tensors(folder / STATE_FILE, state)
 
 
@@ -133,15 +143,14 @@ def check_resumable(
     before, now = state["options"], spelled_options(args)
     # By what they print as: values from a damaged file may not even compare.
     changed = [name for name in now if name in before and repr(before[name]) != repr(now[name])]
+    free = FREE_OPTIONS - {"save_pred_every"} if args.cosine else FREE_OPTIONS  # the cosine's period
     for name in changed:
         if name in FIXED_OPTIONS:
             raise UserError(
                 f"--{name.replace('_', '-')} {now[name]}: the run in {args.snapshot_dir} has "
                 f"{before[name]!r:.100} and cannot continue with another; choose another --snapshot-dir"
             )
-    differing = [
-        f"{name} {now[name]} (was {before[name]!r:.100})" for name in changed if name not in FREE_OPTIONS
-    ]
+    differing = [f"{name} {now[name]} (was {before[name]!r:.100})" for name in changed if name not in free]
     if images != state["images"]:
         differing.append(f"{images} images (was {state['images']!r:.100})")
     if processes.world_size != len(state["processes"]):
@@ -153,8 +162,10 @@ def check_resumable(
         )
 
 
-def restore(state: dict, trainer: nn.Module, path: Path) -> None:
+def restore(state: dict, trainer: nn.Module, path: Path, averaging: Averaging | None = None) -> None:
     """Load the state of `path` into networks, optimisers, scaler, class weights and random generators.
+
+    An average that the state lacks, because the run had none, starts empty.
 
     Raises:
         UserError: the state does not fit them.
@@ -168,6 +179,8 @@ def restore(state: dict, trainer: nn.Module, path: Path) -> None:
             for group, flags in zip(optimiser.param_groups, groups, strict=True):
                 group.update(flags)  # rates, momentum, ...: the flags may have changed since
         restore_process(state, trainer)
+        if averaging and "averaging" in state:
+            averaging.load_state(state["averaging"])
         if name := first_not_finite(trainer.state_dict()):
             raise ValueError(f"{name} is not finite")
     except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:

@@ -126,7 +126,8 @@ class TrainingLog:
 
     Args:
         folder: of `log.jsonl`, one object per line with `iteration`, losses and rates, and of
-            `validation.jsonl`, one per measurement with `iteration`, `means` and the `iou` of each class.
+            `validation.jsonl`, one per measurement with `iteration`, `means` and the `iou` of each class, and
+            with `--swa` both of the `average`.
         tensorboard: folder of TensorBoard's files, or None.
         start, total: the first iteration of this part of the run, and the total number.
         classes: their names.
@@ -180,6 +181,8 @@ class TrainingLog:
         with _writing(self.validation_file):
             if self.board:  # before the line, which keeps it from being measured again
                 groups = {"validation": result["means"], "validation_iou": result["iou"]}
+                if average := result.get("average"):
+                    groups |= {"average": average["means"], "average_iou": average["iou"]}
                 values = {f"{group}/{name}": v for group, part in groups.items() for name, v in part.items()}
                 self.board.scalars({name: v for name, v in values.items() if v is not None}, iteration)
         atomic_write(self.validation_file, lambda tmp: tmp.write_text(lines))

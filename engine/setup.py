@@ -3,11 +3,12 @@
 import logging
 import os
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dataset import Adaptation, MixedDataset, SegmentationDataset, adapt, build_dataset, find_domain
 from dataset.base import unused_split
@@ -15,6 +16,7 @@ from dataset.sampling import TrainingStream, batches
 from dataset.self_training import read_class_balance
 from dataset.survey import Survey, check_learnable, check_pair, check_scorable, doubts, has_class
 from dataset.transforms import Size
+from engine.averaging import Averaging
 from engine.loop import Training
 from engine.restore import log_stretched
 from engine.resume import STATE_FILE, back_up, check_resumable, load_state, restore, restore_process
@@ -33,6 +35,7 @@ from utils.options import OPTIONS_FILE, SHAPING_OPTIONS, read_options, write_opt
 
 PSEUDO_LABEL_FLAGS = ("threshold", "pseudo_dir", "portion", "lr_weight_ent")  # of Stage II
 MEMORY_ADVICE = f"lower --batch-size or --crop-size, give {PRECISION_ADVICE} or --checkpointing"
+STREAMS = 2  # labelled and target
 log = logging.getLogger(__name__)
 
 
@@ -87,9 +90,12 @@ def run_training(trainer_class: type[nn.Module], args: Namespace, pseudo_labels:
     # Trainer: new, or as it was saved.
     device, gpus = prepare_device(args, processes)
     trainer = build_trainer(trainer_class, args, device, gpus, fresh=state is None)
+    averaging = None
+    if args.swa or args.adaboost:
+        averaging = Averaging(trainer, target, pair, args, stage2=pseudo_labels)
     if state:
         check_resumable(state, trainer, args, [len(labelled), len(target)], processes)
-        restore(state, trainer, args.snapshot_dir / STATE_FILE)
+        restore(state, trainer, args.snapshot_dir / STATE_FILE, averaging)
     trainer.distribute(processes)
     if args.compile and (processes.is_distributed or len(gpus) > 1):
         log.warning("--compile works in one process on one device: training without it.")
@@ -100,7 +106,10 @@ def run_training(trainer_class: type[nn.Module], args: Namespace, pseudo_labels:
 
     # Loop.
     start = state["iteration"] if state else 0
-    streams, loaders = load_streams((labelled, target), args, start, device, processes)
+    open_from = partial(open_stream, args=args, device=device, processes=processes)
+    weights = averaging.weights if averaging else None
+    opened = [open_from(labelled, 0, start), open_from(target, 1, start, weights)]
+    streams, loaders = map(list, zip(*opened, strict=True))
     run_log = None
     try:
         if processes.is_main:
@@ -115,7 +124,10 @@ def run_training(trainer_class: type[nn.Module], args: Namespace, pseudo_labels:
         if state:
             restore_process(state, trainer)  # again: starting the loaders drew random numbers
             state = None  # as large as the networks and their optimisers
-        Training(trainer, args, pair, streams, loaders, target_has_labels, run_log, validation).run(start)
+        Training(
+            *(trainer, args, pair, streams, loaders, target_has_labels, run_log, validation, averaging),
+            open_target=partial(open_from, target, 1),
+        ).run(start)
     finally:
         for loader in loaders:
             loader.close()
@@ -294,25 +306,29 @@ def build_trainer(
     return trainer
 
 
-def load_streams(
-    datasets: Sequence[SegmentationDataset],
-    args: Namespace,
+def open_stream(
+    dataset: SegmentationDataset,
+    number: int,
     start: int,
+    weights: Tensor | None = None,
+    *,
+    args: Namespace,
     device: torch.device,
     processes: Processes,
-) -> tuple[list[TrainingStream], list[Iterator[dict]]]:
-    """The streams of samples from iteration `start` on, and their batches, decoded by worker processes."""
+) -> tuple[TrainingStream, Iterator[dict]]:
+    """The samples of a data set from iteration `start` on, and their batches, decoded by worker processes.
+
+    Args:
+        number: 0 for the labelled and 1 for the target stream.
+        weights: probabilities (N,) to draw the images with.
+    """
     drawn = args.iter_size * args.batch_size  # per iteration
     length = max(0, args.num_steps_stop - start) * drawn
-    shared = len(datasets) * processes.local_world_size
+    shared = STREAMS * processes.local_world_size
     workers = default_workers(shared) if args.num_workers is None else args.num_workers
-    streams = [
-        TrainingStream(dataset, length, (args.random_seed, number), start=start * drawn)
-        for number, dataset in enumerate(datasets)
-    ]
+    stream = TrainingStream(dataset, length, (args.random_seed, number), start * drawn, weights)
     pinned = device.type == "cuda"
-    options = (args.batch_size, workers, pinned, processes.shard, ignore_stop_signals)
-    return streams, [batches(stream, *options) for stream in streams]
+    return stream, batches(stream, args.batch_size, workers, pinned, processes.shard, ignore_stop_signals)
 
 
 def open_run_folder(args: Namespace, pair: Adaptation, start: int) -> TrainingLog:

@@ -21,6 +21,7 @@ from utils.errors import UserError
 from utils.options import spelled_options
 
 PARTS = ("", "_D1", "_D2")  # of a snapshot: network and discriminators
+AVERAGE = "_average"
 PICTURES = "pictures"  # subfolder of the snapshot folder
 RECORD_FILE = "run.yaml"
 PACKAGES = ("torch", "torchvision", "numpy", "pillow", "kornia-rs", "isal", "tensorboardX")
@@ -40,6 +41,18 @@ def save_snapshot(trainer: nn.Module, folder: Path, prefix: str, number: int) ->
     for suffix, module in zip(PARTS, modules, strict=False):
         save_tensors(folder / f"{prefix}_{number}{suffix}.pth", module.state_dict())
     return folder / f"{prefix}_{number}.pth"
+
+
+def save_average(network: nn.Module, folder: Path, prefix: str, number: int) -> Path:
+    """Save `<prefix>_<number>_average.pth`, with the keys of a network's snapshot; returns its path.
+
+    Raises:
+        UserError: a tensor is not finite, or the file cannot be written.
+    """
+    check_finite(network.state_dict(), number)
+    path = folder / f"{prefix}_{number}{AVERAGE}.pth"
+    save_tensors(path, network.state_dict())
+    return path
 
 
 def check_finite(tensors: dict[str, Tensor], iteration: int) -> None:
@@ -69,16 +82,19 @@ def save_tensors(path: Path, content: dict) -> None:
     atomic_write(path, lambda tmp: tmp.write_bytes(archive.getbuffer()))
 
 
-def remove_old_snapshots(folder: Path, prefix: str, keep: int, saved: int, spare: str) -> None:
+def remove_old_snapshots(
+    folder: Path, prefix: str, keep: int, saved: int, spare: str, parts: tuple[str, ...] = PARTS
+) -> None:
     """Keep the last `keep` snapshots up to number `saved`; later ones belong to an earlier run and stay.
 
     Args:
         spare: a file that is never removed, the snapshot this training started from.
+        parts: ends of the names of a snapshot's files.
     """
-    pattern = re.compile(rf"{re.escape(prefix)}_(\d+)\.pth")
+    pattern = re.compile(rf"{re.escape(prefix)}_(\d+){parts[0]}\.pth")
     numbers = sorted(int(found[1]) for path in folder.iterdir() if (found := pattern.fullmatch(path.name)))
     for number in [number for number in numbers if number <= saved][:-keep]:
-        for suffix in reversed(PARTS):  # network file last, so that an interrupted removal is found again
+        for suffix in reversed(parts):  # network file last, so that an interrupted removal is found again
             path = folder / f"{prefix}_{number}{suffix}.pth"
             if not Path(spare).exists() or not path.exists() or not path.samefile(spare):
                 path.unlink(missing_ok=True)

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,10 @@ import torch
 import torch.multiprocessing as mp
 from PIL import Image
 
+from dataset import adapt, build_dataset, find_domain
+from engine.averaging import Averaging
 from report.result_folder import read_result
-from tests.conftest import PREDICTION, ROOT, TRAINING, files_of, run_in, write_world
+from tests.conftest import PREDICTION, ROOT, TRAINING, files_of, run_in, write_cityscapes, write_world
 from tests.global_batch_norm import convert_global_batchnorm
 from tests.test_trainers import REGULARISED, WEIGHTING, build
 from tests.test_trainers import step as one_step
@@ -24,6 +27,7 @@ from trainer_ms import AD_Trainer as Stage1Trainer
 from trainer_ms_variance import AD_Trainer as Stage2Trainer
 from utils import distributed
 from utils.distributed import SINGLE_PROCESS, Processes
+from utils.errors import StopRequest
 from utils.options import stage1_args, stage2_args
 from utils.percentile import percentile
 
@@ -166,6 +170,40 @@ def test_percentile_over_two_processes_is_numpys(by_two):
             assert found[dtype] == pytest.approx(expected, rel=precision)
 
 
+def update_average(folder: Path, processes: Processes) -> dict:
+    """What an update of the average and of the sampler leaves."""
+    torch.manual_seed(0)
+    flags = "--swa --adaboost --swa-batch 5 --arch mini --sync_bn --crop-size 56,40 --num-workers 0"
+    args = stage1_args(
+        [
+            *flags.split(),
+            "--input-size-target",
+            "72,48",
+            "--snapshot-dir",
+            str(folder / str(processes.world_size)),
+        ]
+    )
+    data = build_dataset("cityscapes", folder, labelled_stream=False, input_size=args.input_size_target)
+    trainer = Stage1Trainer(args)
+    for classifier in (trainer.G.layer5, trainer.G.layer6):
+        torch.nn.init.normal_(classifier.head[1].weight, std=0.3)
+    pair = adapt(find_domain("gta5"), find_domain("cityscapes"))
+    averaging = Averaging(trainer, data, pair, args, stage2=False)
+    trainer.distribute(processes)
+    args.snapshot_dir.mkdir(exist_ok=True)
+    assert averaging.due(0) and averaging.update(0, StopRequest())
+    return {"weights": averaging.weights, "average": averaging.network().state_dict()}
+
+
+def test_two_processes_average_and_sample_as_one_does(tmp_path, float64, one_thread):
+    data = write_cityscapes(tmp_path / "data", ("train",), count=7)  # 14 images: three batches, one smaller
+    (tmp_path / "work").mkdir()
+    expected = update_average(data, SINGLE_PROCESS)
+    assert expected["weights"].max() > 1.001 / 14
+    for found in run_processes(2, tmp_path / "work", partial(update_average, data)):
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+
+
 def test_a_step_sends_few_messages(one_thread):
     class Counting(Processes):
         messages = 0
@@ -198,6 +236,7 @@ def torchrun(count: int, name: str, *flags: str, cwd: Path) -> subprocess.Comple
 
 
 FROZEN = "--is-training False"  # batch statistics would be those of each process's images
+AVERAGED = ("--swa", "--swa_every", "2", "--swa-batch", "3", "--adaboost")
 TRAIN = (*TRAINING, *f"--batch-size 3 --drop 0 --norm-style gn --use-se {FROZEN}".split())
 
 
@@ -213,9 +252,9 @@ def test_scripts_under_torchrun_do_what_one_process_does(tmp_path):
         "two": lambda *command: torchrun(2, *command, cwd=tmp_path),
     }
     for name, run in runs.items():
-        trained = run("train_ms", "--snapshot-dir", f"snapshots/{name}", *TRAIN)
+        trained = run("train_ms", "--snapshot-dir", f"snapshots/{name}", *TRAIN, *AVERAGED)
         assert trained.returncode == 0, trained.stderr
-        assert trained.stdout.count("Saved snapshots") == 2
+        assert trained.stdout.count("Saved snapshots") == 2 + 3
         flags = ("--restore-from", "snapshots/one/GTA5_4.pth", *PREDICTION)
         made = run("generate_plabel_cityscapes", *flags, "--save", f"pseudo/{name}")
         assert made.returncode == 0 and "of 4 images" in made.stdout, made.stderr
@@ -223,6 +262,11 @@ def test_scripts_under_torchrun_do_what_one_process_does(tmp_path):
         assert scored.returncode == 0 and scored.stdout.count("mIoU") == 1, scored.stderr
     for one, two in zip(*(losses_of(tmp_path / "snapshots" / name) for name in ("one", "two")), strict=True):
         assert two == pytest.approx(one, rel=2e-4)
+    one, two = (
+        torch.load(tmp_path / "snapshots" / name / "GTA5_4_average.pth", weights_only=True)
+        for name in ("one", "two")
+    )
+    torch.testing.assert_close(two, one, rtol=1e-3, atol=1e-4)
     one, two = (tmp_path / "pseudo" / name for name in ("one", "two"))
     assert [path.relative_to(one) for path in files_of(one)] == [p.relative_to(two) for p in files_of(two)]
     assert np.mean(labels_of(one) != labels_of(two)) < 1e-3  # a pixel may be a tie but for rounding

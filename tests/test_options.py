@@ -310,6 +310,14 @@ def test_a_bad_training_flag_is_one_line_that_names_it(flags, capsys):
         (evaluate_args, "--restore-from a.pth --batchsize 0", "--batchsize"),
         (evaluate_args, "--restore-from a.pth --gpu x", "--gpu"),
         (stage1_args, "--crop-size 640,360 --input-size-target 600,360", "--input-size-target"),
+        (stage1_args, "--swa --recent", "--recent"),
+        (stage1_args, "--adaboost --ema 0.9", "--ema"),
+        (stage2_args, "--swa --adatype entropy", "--adatype"),
+        (stage2_args, "--adaboost-temperature 2", "--adaboost-temperature"),
+        (stage1_args, "--cosine --swa-batch 4", "--swa-batch"),
+        (stage1_args, "--swa_every 9", "--swa-every"),
+        (stage1_args, "--swa-start 9", "--swa-start"),
+        (stage1_args, "--swa --swa_start 40000 --num-steps-stop 40000", "--swa-start"),
         (stage1_args, "--arch mini --norm-style gn --num-steps 5 --num-steps-stop 6", "--num-steps-stop"),
     ],
 )
@@ -344,6 +352,8 @@ IDLE_IN_TRAINING = {
     "--precision tf32 --cpu": ["--precision", "CPU"],
 }
 IDLE_IN_STAGE_2 = {
+    "--threshold 97": ["--threshold", "is taken for 1"],
+    "--adaboost --lambda-adv-target1 0 --lambda-adv-target2 0": ["--adaboost", "nothing is learned"],
     "--only-hard-label 80": ["--only-hard-label", "--conventional"],
     "--conventional --divergence squared": ["--divergence", "--conventional"],
     "--threshold 0.9 --pseudo-dir there": ["--threshold", "--pseudo-dir"],

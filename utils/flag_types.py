@@ -52,6 +52,12 @@ positive_float = number(float, lambda x: 0 < x < INF, "a number above 0", "X")
 not_negative_float = number(float, lambda x: 0 <= x < INF, "a number of at least 0", "X")
 share = number(float, lambda x: 0 <= x < 1, "a number from 0 to below 1", "X")
 fraction = number(float, lambda x: 0 <= x <= 1, "a number from 0 to 1", "X")
+threshold = number(
+    float,
+    lambda x: 0 <= x <= 1 or (x > 1 and x.is_integer()),
+    "a number from 0 to 1, or a whole one for no threshold",
+    "X",
+)
 percentile = number(float, lambda x: 0 <= x < 100, "a percentile from 0 to below 100", "PERCENT")
 
 

@@ -10,6 +10,9 @@ from argparse import Namespace
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from dataset import NO_THRESHOLD
+
+TARGET_LOSSES = ("lambda_adv_target1", "lambda_adv_target2", "lambda_me_target", "lambda_kl_target")
 MC_DROPOUT = "mc-dropout"
 log = logging.getLogger(__name__)
 
@@ -108,6 +111,17 @@ TRAINING = (
     ),
     Rule("nesterov", lambda args, _: not args.momentum, "--momentum 0"),
     Rule("threshold", lambda args, _: args.pseudo_dir, "the labels are those in --pseudo-dir"),
+    Rule(
+        "threshold",
+        lambda args, threshold: threshold is not None and threshold > NO_THRESHOLD and not args.pseudo_dir,
+        "a number above it is the published tag for labels of all pixels",
+        "is taken for 1",
+    ),
+    Rule(
+        "adaboost",
+        lambda args, _: not any(getattr(args, name) for name in TARGET_LOSSES),
+        "nothing is learned from the target stream that it samples, the weights of its losses are 0",
+    ),
 )
 PREDICTION = (
     *DEVICE,

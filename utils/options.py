@@ -12,12 +12,14 @@ from pathlib import Path
 import yaml
 
 from dataset import SOURCES, TARGETS, Adaptation, adapt, find_domain
+from dataset.domains import SWA_BATCH, SWA_BATCH_SYNTHIA
 from dataset.labels import Colors
 from dataset.transforms import SCALES
 from dataset.yaml_file import load_yaml
 from model.deeplab_multi import ARCHS, GROUPS, NORM_STYLES, STRIDE
 from utils import flag_types as types
 from utils.atomic import atomic_write
+from utils.averaging import MEASURES
 from utils.device import PRECISIONS
 from utils.errors import UserError
 from utils.flag_types import OneLineParser, boolean, format_size
@@ -52,8 +54,9 @@ def stage2_args(argv: list[str] | None = None) -> Namespace:
     parser = OneLineParser("Stage II: fine-tune on pseudo labels rectified by their uncertainty.")
     _add_training_flags(parser)
     add = parser.group("pseudo labels")
-    add("--threshold", types.fraction, None, "confidence threshold of the labels; 1.0: every pixel has one "
-        "(Rectifying, table 6; default: 0.9 from SYNTHIA and to RobotCar, else 1.0)")
+    add("--threshold", types.threshold, None, "confidence threshold of the labels; 1 and the published tags "
+        "97 and 777: every pixel has one (Rectifying, table 6; default: 0.9 from SYNTHIA and to RobotCar, "
+        "else 1.0)")
     add("--pseudo-dir", Path, None, "folder of pseudo labels made by any model: PNGs of train ids, named as "
         "the images (Rectifying, table 5; default: where generate_plabel_cityscapes.py writes them)")
     add("--conventional", boolean, False, "train as Stage I does on true labels (Rectifying, tables 2-4)")
@@ -94,7 +97,7 @@ def _add_network_flags(parser: OneLineParser) -> None:
     add("--train_bn", boolean, False, "train the affine parameters of the backbone's batch normalisation")
     add("--is-training", boolean, True, "update the backbone's BN statistics while training")
     add("--sync_bn", boolean, False, "batch statistics of all GPUs; needs torchrun with one GPU per process")
-    add("--restore-from", types.text, "imagenet",
+    add("--restore-from --restore", types.text, "imagenet",
         "initial weights: a file, a URL, imagenet (torchvision's, converted) or none", metavar="SOURCE")
     add("--not-restore-last", boolean, False, "initialise the classifiers at random")
 
@@ -151,6 +154,21 @@ def _add_training_flags(parser: OneLineParser) -> None:
     add("--fp16", boolean, False, "the published switch: --precision fp16")
     add("--checkpointing", boolean, False, "recompute blocks in the backward pass: less memory, slower")
     add("--compile", boolean, False, "torch.compile the network, on one device only; dropout masks differ")
+
+    add = parser.group("averages of the network, sampling of the target (AdaBoost_Seg, docs/methods.md)")
+    add("--swa", boolean, False, "save averages of the network too, as <prefix>_<iteration>_average.pth")
+    add("--swa_start --swa-start", types.not_negative, 0, "iteration from which networks are averaged")
+    add("--swa_every --swa-every", types.positive, 5000, "iterations between averaged networks")
+    add("--ema", types.share, 0.0, "weight of the average when a network enters it; 0: equal weights")
+    add("--swa-batch", types.positive, None,
+        f"images per batch of the BN statistics and the sampler (default: {SWA_BATCH}; from SYNTHIA "
+        f"{SWA_BATCH_SYNTHIA})")
+    add("--adaboost", boolean, False, "draw target images on which the classifiers disagree more often")
+    add("--adatype", MEASURES, "variance", "measure of their disagreement")
+    add("--recent", boolean, False, "measure it with the network itself instead of the average")
+    add("--adaboost-temperature", types.positive_float, 1.0, "divides it; lower: less uniform sampling")
+    add("--cosine", boolean, False, "from --swa_start on let the rates of the network fall in half a cosine "
+        "per --save-pred-every")
 
     add = parser.group("device and repeatability")
     add("--random-seed", types.seed, 1234, "seed of weights, order and augmentation")
@@ -219,6 +237,8 @@ def _fill_in(args: Namespace, pair: Adaptation, **defaults: object) -> None:
         input_size_target=pair.target.target_size,
         num_steps_stop=args.num_steps,
     )
+    if args.swa or args.adaboost:
+        defaults["swa_batch"] = pair.extra_passes.batch
     for name, value in defaults.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
@@ -237,6 +257,7 @@ def _check_training(parser: OneLineParser, args: Namespace) -> None:
     args.fp16 = args.precision == "fp16"
     if args.keep_best and not args.eval_every:
         parser.error("--keep-best needs the validation mIoU; give --eval-every too")
+    _check_averaging(parser, args)
     if args.compile and args.checkpointing:
         parser.error("--compile already decides what to recompute; leave out --checkpointing")
     if args.ignore_label < args.num_classes:
@@ -274,6 +295,28 @@ def _check_self_training(parser: OneLineParser, args: Namespace) -> None:
     for flag, (other, lacking) in needed.items():
         if lacking:
             parser.error(f"{flag} does nothing without {other}; give both or leave it out")
+
+
+def _check_averaging(parser: OneLineParser, args: Namespace) -> None:
+    """Refuse flags of the average and of the sampler that would have no effect."""
+    updates = args.swa or args.adaboost
+    needs = {  # flag -> whether it has an effect, the flag that would give it one
+        "ema": (args.swa, "--swa"),
+        "recent": (args.adaboost, "--adaboost"),
+        "adatype": (args.adaboost, "--adaboost"),
+        "adaboost_temperature": (args.adaboost, "--adaboost"),
+        "swa_every": (updates, "--swa or --adaboost"),
+        "swa_batch": (updates, "--swa or --adaboost"),
+        "swa_start": (updates or args.cosine, "--swa, --adaboost or --cosine"),
+    }
+    for name, (effective, flag) in needs.items():
+        if not effective and getattr(args, name) != parser.get_default(name):
+            parser.error(f"--{name.replace('_', '-')} has no effect without {flag}; give that too")
+    if (updates or args.cosine) and args.swa_start >= args.num_steps_stop:
+        parser.error(
+            f"--swa-start {args.swa_start}: the training stops at {args.num_steps_stop}; choose an earlier "
+            "iteration"
+        )
 
 
 def check_threshold(parser: OneLineParser, threshold: float, folder: Path | None, flag: str) -> None:

@@ -1,6 +1,9 @@
 """Learning rates over the iterations (MRNet, section 4.1): linear warm-up, then polynomial decay."""
 
+import math
+
 WARM_UP_START = 0.1  # share of the base rate at iteration 0 of a warm-up
+COSINE_END = 0.01  # the smallest factor of a cosine
 
 
 def poly(base: float, i_iter: int, num_steps: int, power: float) -> float:
@@ -13,3 +16,9 @@ def warmup_poly(base: float, i_iter: int, num_steps: int, power: float, warm_up:
     if i_iter < warm_up:
         return base * (WARM_UP_START + (1 - WARM_UP_START) * i_iter / warm_up)
     return poly(base, i_iter, num_steps, power)
+
+
+def cosine(i_iter: int, start: int, period: int) -> float:
+    """Factor of the rate with `--cosine`: 1 until `start`, then from 1 down to 0.01 in every `period`."""
+    phase = max(0, i_iter - start) % period / period
+    return max(COSINE_END, 0.5 * (1 + math.cos(math.pi * phase)))
