@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from dataset import Adaptation, PredictionDataset, SegmentationDataset
+from dataset.base import prediction_name
 from dataset.domains import BUILT_IN
 from dataset.labels import palette
 from dataset.survey import check_scorable
@@ -35,10 +36,11 @@ from engine.restore import (
     resolve_domains,
     restore_network,
 )
+from engine.result_folders import FilledFolder, check_apart, check_replaceable, refuse_unfinished
 from engine.run_log import log_to_terminal, progress
-from engine.snapshots import record_result
+from model.deeplab_multi import DeeplabMulti
 from report.pages import write_evaluation
-from report.result_folder import read_result, write_result
+from report.result_folder import RESULT_FILES, read_result, write_result
 from utils.atomic import resolve_path
 from utils.device import choose_device
 from utils.distributed import Processes, init_distributed, shutdown
@@ -116,22 +118,35 @@ def main() -> None:
     # Files are scored on the CPU, unless several processes have to communicate on their devices.
     on_cpu = args.predictions and not processes.is_distributed
     device = torch.device("cpu") if on_cpu else choose_device(args, processes)[0]
-    if args.predictions:
-        titles, save = [FILES], args.save or args.predictions
-        scored = predictions_in_files(data, args.predictions, processes, device)
-    else:
-        titles = list(args.weights)
-        save = args.save or Path("./result") / result_name(pair, resolve_path(args.restore_from).parent.name)
-        ids = label_ids(pair) if args.label_ids else None
-        scored = predictions_of_network(data, args, save, ids, gap, processes, device)
-    counts = PixelCounts(len(data), titles, len(pair.colors), device)
-    order = prediction_order(len(data), processes)
-    for index, image in zip(order, progress(scored, len(data), processes), strict=True):
-        counts.add(index, *image)
-    counts.gather(processes)
-    gap.gather(processes, device)
+    save = args.save or args.predictions
+    save = save or Path("./result") / result_name(pair, resolve_path(args.restore_from).parent.name)
     if processes.is_main:
-        write(args, pair, data, counts, gap, save)
+        check_apart("--save", save, data, labels=args.save is not None)
+        if args.predictions:
+            refuse_unfinished(args.predictions, maps=True)
+        maps = [] if args.predictions else [prediction_name(name) for name in data.names]
+        check_replaceable(save, [*maps, *RESULT_FILES])
+    network = None if args.predictions else restore_network(args, device, processes)
+    filled = FilledFolder(save, args, data, processes, again="the same command starts over")
+    with filled.filling():
+        if args.predictions:
+            titles = [FILES]
+            scored = predictions_in_files(data, args.predictions, processes, device)
+        else:
+            titles = list(args.weights)
+            ids = label_ids(pair) if args.label_ids else None
+            scored = predictions_of_network(network, data, args, filled, ids, gap, processes, device)
+        counts = PixelCounts(len(data), titles, len(pair.colors), device)
+        order = prediction_order(len(data), processes)
+        for index, image in zip(order, progress(scored, len(data), processes), strict=True):
+            counts.add(index, *image)
+        counts.gather(processes)
+        gap.gather(processes, device)
+        if processes.is_main:
+            write_numbers(args, pair, data, counts, gap, save)
+    if processes.is_main and args.report:
+        write_evaluation(save / PAGE, read_result(save), data, args.report_images)
+        log.info("The page: %s", save / PAGE)
     shutdown()
 
 
@@ -140,7 +155,7 @@ def result_name(pair: Adaptation, run: str) -> str:
     return f"cityscapes{run}" if pair.target.name in BUILT_IN else f"{pair.target.prefix}_{run}"
 
 
-def write(
+def write_numbers(
     args: Namespace,
     pair: Adaptation,
     data: SegmentationDataset,
@@ -148,7 +163,7 @@ def write(
     gap: UncertaintyGap,
     save: Path,
 ) -> None:
-    """Print the table, write the numbers and the page."""
+    """Print the table and write the numbers."""
     result = summary(pair, counts, None if args.predictions else gap.value())
     log.info("%s", table(pair, counts, result, len(data)))
     result |= {
@@ -164,17 +179,14 @@ def write(
         },
     }
     write_result(save, result, data.names, counts, mean=next(iter(pair.means.values())))
-    record_result(save, args)
     log.info("%d images: %s", len(data), save)
-    if args.report:
-        write_evaluation(save / PAGE, read_result(save), data, args.report_images)
-        log.info("The page: %s", save / PAGE)
 
 
 def predictions_of_network(
+    network: DeeplabMulti,
     data: SegmentationDataset,
     args: Namespace,
-    save: Path,
+    filled: FilledFolder,
     ids: np.ndarray | None,
     gap: UncertaintyGap,
     processes: Processes,
@@ -182,10 +194,9 @@ def predictions_of_network(
 ) -> Iterator[Scored]:
     """Every image in `prediction_order`, on the device, with one prediction per pair of `--weights`.
 
-    The first prediction's files are written to `save`, in train ids or in the label ids `ids` of these, and
-    its uncertainty is added to `gap` on the way.
+    The first prediction's files are written to the folder, in train ids or in the label ids `ids` of these,
+    and its uncertainty is added to `gap` on the way.
     """
-    network = restore_network(args, device, processes)
     images = PredictionDataset(data, scaled_sizes(args.input_size, args.scales), labels=True)
     predictions = predict_all(
         network,
@@ -198,7 +209,8 @@ def predictions_of_network(
         droprate=args.mc_droprate,
         seed=args.random_seed,
     )
-    with PredictionWriter(save, palette(data.colors), scores=True, label_ids=ids) as writer:
+    colors = palette(data.colors)
+    with PredictionWriter(filled.folder, colors, True, label_ids=ids, note=filled.note) as writer:
         for name, label, weighted in predictions:
             writer.write(name, weighted[0])
             gap.add(label, weighted[0].label, weighted[0].uncertainty)

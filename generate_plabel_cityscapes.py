@@ -16,7 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dataset import NO_THRESHOLD, PredictionDataset
+from dataset import NO_THRESHOLD, PredictionDataset, SegmentationDataset
+from dataset.base import prediction_name
+from dataset.images import IdReader
 from dataset.labels import IGNORE, palette
 from dataset.survey import Survey, doubts
 from engine.class_balanced import BEST_IMAGES, ClassBalancedLabels
@@ -29,11 +31,12 @@ from engine.restore import (
     resolve_domains,
     restore_network,
 )
+from engine.result_folders import FilledFolder, check_apart, check_replaceable
 from engine.run_log import log_to_terminal, progress
-from engine.snapshots import record_result
+from model.deeplab_multi import DeeplabMulti
 from utils.class_balance import DS_RATE, MINE_PORT
 from utils.device import choose_device
-from utils.distributed import init_distributed, shutdown
+from utils.distributed import Processes, init_distributed, shutdown
 from utils.errors import run_script
 from utils.flag_types import (
     PUBLISHED_WEIGHTS,
@@ -100,40 +103,73 @@ def main() -> None:
     pair = resolve_domains(args, scales="pseudo labels")
     target = prediction_target(pair, args)
     ids = label_ids(pair) if args.label_ids else None
+    folder = args.save or pair.pseudo_folder(args.data_dir, args.set, args.threshold, args.portion)
     if processes.is_main:
         target.check(labels_required=False)
         log_stretched(target, args.input_size, "--input-size")
+        check_apart("--save", folder, target, labels=args.save is not None)
+        check_replaceable(folder, [prediction_name(name) for name in target.names])
     device, _ = choose_device(args, processes)
     network = restore_network(args, device, processes)
-    images = PredictionDataset(target, scaled_sizes(args.input_size, args.scales), labels=False)
-    batches = prediction_batches(images, args, device, processes)
-    folder = args.save or pair.pseudo_folder(args.data_dir, args.set, args.threshold, args.portion)
-    balanced = None
-    if args.portion:
-        maps = progress(predict_maps(network, batches, device, args.weights), len(images), processes)
-        balanced = labelled = ClassBalancedLabels(maps, args, folder, device, processes)
-    else:
-        labelled = confident(predict_all(network, batches, device, [args.weights]), args.threshold)
-    number = balanced.images if balanced else len(images)
-    pixels = torch.zeros(args.num_classes + 1, dtype=torch.int64, device=device)  # the last: all
-    with PredictionWriter(folder, palette(target.colors), scores=False, label_ids=ids) as writer:
-        for name, prediction, soft in progress(labelled, number, processes):
-            pixels[:-1] += class_pixel_counts(prediction.label, args.num_classes)
-            pixels[-1] += prediction.label.numel()
-            writer.write(name, prediction, soft)
-    *of_class, total = processes.all_reduce_sum(pixels).tolist()
-    columns = balanced.columns() if balanced else {}
-    if processes.is_main:  # after the all-reduce: every process has finished
-        if balanced:
-            balanced.write_summary(folder, of_class)
-        record_result(folder, args)
+    filled = FilledFolder(folder, args, target, processes, again="the same command goes on with the others")
+    with filled.filling():
+        of_class, total, images, columns = write_labels(args, target, ids, network, filled, device, processes)
     log.info("%s", format_class_shares(pair.classes, of_class, total, columns))
     share = 100 * sum(of_class) / total
-    log.info("Labelled %.1f %% of the pixels of %d images: %s", share, number, folder)
+    log.info("Labelled %.1f %% of the pixels of %d images: %s", share, images, folder)
     for doubt in doubts(Survey(pixels=np.array([*of_class, total - sum(of_class)])), pair.classes):
         advice = "raise --portion" if args.portion else "lower --threshold"
         log.warning("Warning: %s; %s or take a better snapshot.", doubt, advice)
     shutdown()
+
+
+def write_labels(
+    args: Namespace,
+    target: SegmentationDataset,
+    ids: np.ndarray | None,
+    network: DeeplabMulti,
+    filled: FilledFolder,
+    device: torch.device,
+    processes: Processes,
+) -> tuple[list[int], int, int, dict[str, list[str]]]:
+    """Label the images but those that an earlier start has labelled; with `ids` in label ids.
+
+    Returns:
+        The pixels of each class and of all, the number of images, more columns of the table of classes.
+    """
+    pixels = torch.zeros(args.num_classes + 1, dtype=torch.int64, device=device)  # the last: all
+    done = [] if args.portion or ids is not None else processes.broadcast(filled.done())
+    if done:
+        log.info("%d of %d images were labelled by an earlier start.", len(done), len(target))
+        target.names = target.names[~np.isin(target.names, done)]
+        for index in processes.shard(len(done)):
+            label = torch.from_numpy(IdReader().read(filled.folder / prediction_name(done[index]))).to(device)
+            count(pixels, label)
+    images = PredictionDataset(target, scaled_sizes(args.input_size, args.scales), labels=False)
+    batches = prediction_batches(images, args, device, processes)
+    balanced = None
+    if args.portion:
+        maps = progress(predict_maps(network, batches, device, args.weights), len(images), processes)
+        balanced = labelled = ClassBalancedLabels(maps, args, filled.folder, device, processes)
+    else:
+        labelled = confident(predict_all(network, batches, device, [args.weights]), args.threshold)
+    number = balanced.images if balanced else len(images)
+    colors = palette(target.colors)
+    with PredictionWriter(filled.folder, colors, False, label_ids=ids, note=filled.note) as writer:
+        for name, prediction, soft in progress(labelled, number, processes):
+            count(pixels, prediction.label)
+            writer.write(name, prediction, soft)
+    *of_class, total = processes.all_reduce_sum(pixels).tolist()  # after it every process has finished
+    if balanced and processes.is_main:
+        balanced.write_summary(filled.folder, of_class)
+    images = balanced.images if balanced else len(filled.names)
+    return of_class, total, images, balanced.columns() if balanced else {}
+
+
+def count(pixels: Tensor, label: Tensor) -> None:
+    """Add the pixels of each class, and at the end all, of a label to `pixels` (C + 1,)."""
+    pixels[:-1] += class_pixel_counts(label, len(pixels) - 1)
+    pixels[-1] += label.numel()
 
 
 def confident(

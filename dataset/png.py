@@ -11,7 +11,9 @@ mode does, at a quarter of the speed or less.
 import os
 import struct
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -39,6 +41,7 @@ COMMON = {(8, GREY): "L", (8, PALETTE): "P", (8, RGB): "RGB", (16, GREY): "I;16"
 WINDOW = 2**14  # bytes at either end of a file in which notes about the picture are sought
 # How an EXIF orientation may be noted: in a chunk of its own, or under these keywords.
 ORIENTATION_NOTES = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
+NOTE = b"Comment\0"  # before the text of a note
 UP = 2  # the filter that stores differences from the row above
 ISAL_LEVEL = 1  # 0 is hardly faster and its files are larger
 
@@ -141,14 +144,34 @@ def compress(pixels: np.ndarray) -> bytes:
     return packer.compress(rows) + packer.flush()
 
 
-def png_file(size: tuple[int, int], data: bytes, palette: np.ndarray | None = None) -> bytes:
-    """A PNG file of `size` (height, width) from `compress`ed pixels: grey, or in a palette (256, 3) uint8."""
+def png_file(
+    size: tuple[int, int], data: bytes, palette: np.ndarray | None = None, note: str | None = None
+) -> bytes:
+    """A PNG file of `size` (height, width) from `compress`ed pixels: grey, or in a palette (256, 3) uint8.
+
+    Args:
+        note: Latin-1 text for `read_note`.
+    """
     height, width = size
     header = struct.pack(">IIBBBBB", width, height, 8, GREY if palette is None else PALETTE, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", data), (b"IEND", b"")]
     if palette is not None:
         chunks.insert(1, (b"PLTE", palette.tobytes()))
+    if note is not None:
+        chunks.insert(1, (b"tEXt", NOTE + note.encode("latin-1")))
     return SIGNATURE + b"".join(_chunk(kind, content) for kind, content in chunks)
+
+
+def read_note(path: Path) -> str | None:
+    """The note that `png_file` wrote behind the header; None if there is none, or no such file."""
+    with suppress(OSError), open(path, "rb") as file:
+        file.seek(HEADER.size)
+        head = file.read(CHUNK.size)
+        length, kind = CHUNK.unpack(head) if len(head) == CHUNK.size else (0, b"")
+        content = file.read(length) if kind == b"tEXt" and length < WINDOW else b""
+        if content.startswith(NOTE):
+            return content[len(NOTE) :].decode("latin-1")
+    return None
 
 
 def _chunk(kind: bytes, content: bytes) -> bytes:

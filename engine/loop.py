@@ -81,6 +81,7 @@ class Training:
         validation: None: the mIoU is not measured.
         averaging: None: the network is not averaged.
         open_target: (iteration, weights) -> the target stream and its batches from there on.
+        hashes: of the two data sets, by which a resume notices others.
     """
 
     trainer: nn.Module
@@ -93,6 +94,7 @@ class Training:
     validation: Validation | None
     averaging: Averaging | None = None
     open_target: Callable[[int, Tensor], tuple[TrainingStream, Iterator[dict]]] | None = None
+    hashes: list[str] = field(default_factory=list)
     losses: LossBuffer = field(default_factory=LossBuffer, init=False)
 
     def run(self, start: int) -> None:
@@ -197,7 +199,8 @@ class Training:
             self._fetch_losses()
             self.run_log.fsync()
         images = [len(stream.dataset) for stream in self.streams]
-        save_state(self.args.snapshot_dir, self.trainer, i_iter, self.args, images, self.averaging)
+        where = self.args.snapshot_dir, self.trainer, i_iter, self.args
+        save_state(*where, images, self.averaging, self.hashes)
 
     def _stop_if_asked(self, i_iter: int, stop: StopRequest, problem: str | None = None) -> None:
         """If any rank received a signal or has a problem, all save before iteration `i_iter` and stop."""

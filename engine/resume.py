@@ -8,6 +8,7 @@ both streams of samples follows.
 import logging
 import os
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -46,6 +47,7 @@ FREE_OPTIONS = {
         "fp16",
     ),
 }
+DATA = ("labelled images, or labels made anew", "target images")  # what the hashes are of
 EARLIER = ".earlier"  # goes before the suffix of files that a new run in the same folder would overwrite
 log = logging.getLogger(__name__)
 
@@ -57,11 +59,13 @@ def save_state(
     args: Namespace,
     images: list[int],
     averaging: Averaging | None = None,
+    hashes: Sequence[str] = (),
 ) -> None:
     """Save everything before iteration `iteration`. All ranks call it; rank 0 writes.
 
     Args:
         images: sizes of the two data sets, on which the order of samples depends.
+        hashes: of what is in them, on rank 0.
 
     Raises:
         UserError: the networks are not finite, or the file cannot be written; the last save is kept.
@@ -86,6 +90,7 @@ def save_state(
         "processes": processes,
         "options": spelled_options(args),
         "images": images,
+        "hashes": list(hashes),
     }
     if averaging:
         state["averaging"] = averaging.state()
@@ -130,7 +135,12 @@ def _holds(value: object, entries: dict[str, type]) -> bool:
 
 
 def check_resumable(
-    state: dict, trainer: nn.Module, args: Namespace, images: list[int], processes: Processes
+    state: dict,
+    trainer: nn.Module,
+    args: Namespace,
+    images: list[int],
+    processes: Processes,
+    hashes: Sequence[str] = (),
 ) -> None:
     """Refuse a state that these flags do not fit; warn of what makes the results differ.
 
@@ -153,11 +163,16 @@ def check_resumable(
     differing = [f"{name} {now[name]} (was {before[name]!r:.100})" for name in changed if name not in free]
     if images != state["images"]:
         differing.append(f"{images} images (was {state['images']!r:.100})")
+    else:
+        # States of earlier versions have no hashes.
+        for kind, before, now in zip(DATA, state.get("hashes") or (), hashes, strict=False):
+            if before != now:
+                differing.append(f"other {kind}")
     if processes.world_size != len(state["processes"]):
         differing.append(f"{processes.world_size} processes (was {len(state['processes'])})")
     if differing:
         log.warning(
-            "Resumed with different settings; results will differ from an uninterrupted run: %s.",
+            "Resumed with different settings or data. Not what an uninterrupted run would have computed: %s.",
             ", ".join(differing),
         )
 

@@ -4,6 +4,7 @@ import logging
 import os
 from argparse import Namespace
 from collections.abc import Iterator
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -19,12 +20,13 @@ from dataset.transforms import Size
 from engine.averaging import Averaging
 from engine.loop import Training
 from engine.restore import log_stretched
+from engine.result_folders import check_apart, check_pseudo_labels, hash_of_data, refuse_unfinished
 from engine.resume import STATE_FILE, back_up, check_resumable, load_state, restore, restore_process
 from engine.run_log import TrainingLog, log_to_terminal
 from engine.snapshots import PICTURES, record_start, result_flags
 from engine.validation import Validation
 from model.weights import load_weights
-from utils.atomic import remove_partial_files, resolve_path
+from utils.atomic import lock_folder, remove_partial_files, resolve_path
 from utils.device import PRECISIONS, choose_device, default_workers, has_bf16, set_precision
 from utils.distributed import Processes, init_distributed, shutdown
 from utils.errors import UserError, ignore_stop_signals
@@ -68,7 +70,7 @@ def run_training(trainer_class: type[nn.Module], args: Namespace, pseudo_labels:
             f"--arch {args.arch} has no ImageNet weights; give --restore-from none, or a snapshot of such a "
             "network"
         )
-    target_has_labels, surveys = False, []
+    target_has_labels, surveys, hashes = False, [], []
     if processes.is_main:  # the other ranks wait in `broadcast`
         check_snapshot_folder(args)
         if pseudo_labels and result_flags(labelled.pseudo_folder).get("label_ids"):
@@ -76,7 +78,15 @@ def run_training(trainer_class: type[nn.Module], args: Namespace, pseudo_labels:
                 f"{labelled.pseudo_folder}: holds label ids, but pseudo labels are train ids; leave out "
                 "--label-ids where you make them"
             )
+        if pseudo_labels:
+            refuse_unfinished(labelled.pseudo_folder)
         labelled.check(labels_required=True)
+        sets = [getattr(labelled, "target", labelled), target]
+        if pseudo_labels:
+            check_pseudo_labels(sets[0])
+        for data in sets:
+            check_apart("--snapshot-dir", args.snapshot_dir, data, labels=False)
+        hashes = [hash_of_data(data) for data in sets]
         parts = (labelled.target, labelled.source) if isinstance(labelled, MixedDataset) else (labelled,)
         surveys = [(part, check_learnable(part)) for part in parts]
         target_has_labels = target.check(labels_required=False) and has_class(target)
@@ -94,7 +104,7 @@ def run_training(trainer_class: type[nn.Module], args: Namespace, pseudo_labels:
     if args.swa or args.adaboost:
         averaging = Averaging(trainer, target, pair, args, stage2=pseudo_labels)
     if state:
-        check_resumable(state, trainer, args, [len(labelled), len(target)], processes)
+        check_resumable(state, trainer, args, [len(labelled), len(target)], processes, hashes)
         restore(state, trainer, args.snapshot_dir / STATE_FILE, averaging)
     trainer.distribute(processes)
     if args.compile and (processes.is_distributed or len(gpus) > 1):
@@ -111,23 +121,26 @@ def run_training(trainer_class: type[nn.Module], args: Namespace, pseudo_labels:
     opened = [open_from(labelled, 0, start), open_from(target, 1, start, weights)]
     streams, loaders = map(list, zip(*opened, strict=True))
     run_log = None
+    lock = lock_folder(args.snapshot_dir, "--snapshot-dir") if processes.is_main else nullcontext()
     try:
-        if processes.is_main:
-            log.info("Labelled: %d images in %s", len(labelled), labelled.image_folder)
-            for part, survey in surveys:
-                show_classes(part, survey)
-            labels = "labels only for the logged val loss" if target_has_labels else "no labels"
-            log.info("Target:   %d images in %s (%s)", len(target), target.image_folder, labels)
-            run_log = open_run_folder(args, pair, start)
-        if validation:
-            validation = Validation(validation, pair, args)
-        if state:
-            restore_process(state, trainer)  # again: starting the loaders drew random numbers
-            state = None  # as large as the networks and their optimisers
-        Training(
-            *(trainer, args, pair, streams, loaders, target_has_labels, run_log, validation, averaging),
-            open_target=partial(open_from, target, 1),
-        ).run(start)
+        with lock:
+            if processes.is_main:
+                log.info("Labelled: %d images in %s", len(labelled), labelled.image_folder)
+                for part, survey in surveys:
+                    show_classes(part, survey)
+                labels = "labels only for the logged val loss" if target_has_labels else "no labels"
+                log.info("Target:   %d images in %s (%s)", len(target), target.image_folder, labels)
+                run_log = open_run_folder(args, pair, start)
+            if validation:
+                validation = Validation(validation, pair, args)
+            if state:
+                restore_process(state, trainer)  # again: starting the loaders drew random numbers
+                state = None  # as large as the networks and their optimisers
+            Training(
+                *(trainer, args, pair, streams, loaders, target_has_labels, run_log, validation, averaging),
+                open_target=partial(open_from, target, 1),
+                hashes=hashes,
+            ).run(start)
     finally:
         for loader in loaders:
             loader.close()

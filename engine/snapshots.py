@@ -105,21 +105,36 @@ def record_start(folder: Path, iteration: int) -> None:
     _append_record(folder, {"started": _now(), "iteration": iteration}, keep=iteration > 0)
 
 
-def record_result(folder: Path, args: Namespace) -> None:
-    """Append finished predictions to `run.yaml`: when, and every flag with the value that was used."""
-    flags = {name: _spelled(name, value) for name, value in spelled_options(args).items()}
-    _append_record(folder, {"finished": _now(), "flags": flags})
+def record_result(folder: Path, args: Namespace, **more: str | None) -> None:
+    """Append finished predictions to `run.yaml`: when, every flag with the value used, and `more`."""
+    _append_record(folder, {"finished": _now(), "flags": used_flags(args)} | more)
+
+
+def used_flags(args: Namespace) -> dict:
+    """Every flag with the value that was used, as on the command line."""
+    return {name: _spelled(name, value) for name, value in spelled_options(args).items()}
 
 
 def result_flags(folder: Path) -> dict:
     """The flags of the latest predictions in a folder, as `record_result` wrote them; empty if unknown."""
-    try:
-        entries = load_yaml(folder / RECORD_FILE)
-    except (OSError, ValueError):
-        return {}
-    latest = entries[-1] if isinstance(entries, list) and entries else {}
-    flags = latest.get("flags") if isinstance(latest, dict) else {}
+    entries = read_entries(folder / RECORD_FILE)
+    flags = entries[-1].get("flags") if entries else {}
     return flags if isinstance(flags, dict) else {}
+
+
+def read_entries(path: Path) -> list[dict]:
+    """The entries of a record; those that cannot be read are left out."""
+    try:
+        entries = load_yaml(path)
+    except (OSError, ValueError):
+        return []
+    return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+
+
+def write_entries(path: Path, entries: list[dict]) -> None:
+    """Write a record, its last entry with the time, the command and the environment."""
+    text = yaml.safe_dump([*entries[:-1], entries[-1] | environment()], sort_keys=False)
+    atomic_write(path, lambda tmp: tmp.write_text(text, encoding="utf-8"))
 
 
 def _spelled(name: str, value: object) -> object:
@@ -143,9 +158,7 @@ def _append_record(folder: Path, entry: dict, keep: bool = True) -> None:
         earlier = load_yaml(path) if keep and path.is_file() else []
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({error}); remove it, nothing else needs it") from error
-    entries = [*(earlier if isinstance(earlier, list) else []), entry | environment()]
-    text = yaml.safe_dump(entries, sort_keys=False)
-    atomic_write(path, lambda tmp: tmp.write_text(text, encoding="utf-8"))
+    write_entries(path, [*(earlier if isinstance(earlier, list) else []), entry])
 
 
 def _now() -> str:

@@ -19,6 +19,7 @@ from dataset import DataError
 from dataset.images import IdReader
 from dataset.labels import Colors
 from engine.evaluation import LABELLED, PixelCounts
+from engine.result_folders import refuse_unfinished
 from utils.atomic import atomic_write
 from utils.errors import UserError
 from utils.pictures import nats_of_levels
@@ -27,6 +28,7 @@ from utils.uncertainty import UNCERTAINTIES
 FORMULA = tuple("=+-@\t\r\n")  # a spreadsheet computes a cell that begins so
 TEXT = "'"  # before such a cell it marks text
 METRICS, CLASSES, IMAGES, COUNTS = "metrics.json", "metrics.csv", "images.csv", "image_counts.npz"
+RESULT_FILES = (METRICS, CLASSES, IMAGES, COUNTS)
 MALFORMED = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, EOFError)
 MALFORMED += (OverflowError, csv.Error, BadZipFile)
 LEVELS = 255  # the highest in a score map or heat map
@@ -167,8 +169,9 @@ def read_result(folder: Path) -> Result:
     """What `evaluate_cityscapes.py` wrote to a folder.
 
     Raises:
-        UserError: it holds no result, or a malformed one.
+        UserError: it holds no result, an unfinished or a malformed one.
     """
+    refuse_unfinished(folder)
     path = folder / METRICS
     if not path.is_file():
         raise UserError(f"{folder}: holds no {METRICS}; name a folder that evaluate_cityscapes.py wrote")

@@ -1,11 +1,17 @@
 """Write a file completely or not at all."""
 
 import os
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from utils.errors import UserError
+
+LOCK_FILE = ".lock"
+# Decoding processes of a run that was killed may keep its lock for the five seconds until they notice.
+PATIENCE = 6.0  # seconds
 
 
 def atomic_write(path: Path, write: Callable[[Path], object], durable: bool = True) -> None:
@@ -36,6 +42,37 @@ def atomic_write(path: Path, write: Callable[[Path], object], durable: bool = Tr
     finally:
         with suppress(OSError):  # it does not exist
             tmp.unlink()
+
+
+@contextmanager
+def lock_folder(folder: Path, flag: str) -> Iterator[None]:
+    """Keep other processes that lock the folder out of it; the lock falls with its process.
+
+    Where it cannot be locked, the files that are to be written there will show why, or need no lock.
+
+    Raises:
+        UserError: another process has locked it.
+    """
+    path, new = folder / LOCK_FILE, not folder.is_dir()
+    lock = FileLock(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=PATIENCE)
+    except Timeout:
+        raise UserError(
+            f"{flag} {folder}: another run is writing to this folder; wait for its end or choose another"
+        ) from None
+    except OSError:
+        pass
+    try:
+        yield
+    finally:
+        if lock.is_locked:
+            path.unlink(missing_ok=True)  # before the release: another run may have the next one
+            lock.release()
+        if new:
+            with suppress(OSError):  # it holds files
+                folder.rmdir()
 
 
 def resolve_path(path: Path | str) -> Path:

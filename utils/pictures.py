@@ -1,5 +1,6 @@
 """Predictions as pictures: colours, heat maps, the files of a prediction, overview sheets."""
 
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -93,13 +94,22 @@ class PredictionWriter:
 
     Args:
         label_ids: the label id of each train id, (256,): write only `<name>.png`, and these instead.
+        note: the text to keep in the `<name>.png` of an image, which is written last.
 
     Raises:
         UserError: the folder holds predictions of the other kind.
     """
 
-    def __init__(self, folder: Path, palette: np.ndarray, scores: bool, label_ids: np.ndarray | None = None):
+    def __init__(
+        self,
+        folder: Path,
+        palette: np.ndarray,
+        scores: bool,
+        label_ids: np.ndarray | None = None,
+        note: Callable[[str], str | None] = lambda name: None,
+    ):
         self.folder, self.palette, self.scores, self.label_ids = folder, palette, scores, label_ids
+        self.note = note
         if label_ids is not None:
             check_only_label_ids(folder)
         self.pool = ThreadPoolExecutor(WRITERS)
@@ -134,7 +144,8 @@ class PredictionWriter:
         if label.is_cuda:
             copied = torch.cuda.Event(blocking=True)  # a writer that spun would hold a core that decodes
             copied.record(torch.cuda.current_stream(label.device))
-        self.pending.append(self.pool.submit(self._write, Path(name).with_suffix(""), copied, **copies))
+        stem, note = Path(name).with_suffix(""), self.note(name)
+        self.pending.append(self.pool.submit(self._write, stem, note, copied, **copies))
 
     def _collect(self, allowed: int) -> None:
         while len(self.pending) > allowed:
@@ -143,6 +154,7 @@ class PredictionWriter:
     def _write(
         self,
         stem: Path,
+        note: str | None,
         copied: torch.cuda.Event | None,
         total: np.ndarray,
         label: np.ndarray,
@@ -159,11 +171,11 @@ class PredictionWriter:
             return
         labels = compress(label)
         files = {
-            "": png_file(label.shape, labels),
             "_color": png_file(label.shape, labels, self.palette),
             "_heatmap": png_file(heat.shape, compress(heat), HEAT_TABLE),
         }
         files |= {f"_{kind}": png_file(pixels.shape, compress(pixels)) for kind, pixels in others.items()}
+        files[""] = png_file(label.shape, labels, note=note)
         for suffix, file in files.items():
             path = self.folder / stem.with_name(f"{stem.name}{suffix}.png")
             atomic_write(path, lambda tmp, file=file: tmp.write_bytes(file), durable=False)
