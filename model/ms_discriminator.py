@@ -1,7 +1,15 @@
 """Multi-scale least-squares discriminator on class probabilities (MRNet, section 3).
 
 The parameter names are those of the published checkpoints.
+
+Between the kinks of its leaky ReLUs the network is linear, so the gradient of a score with respect to the input,
+which the penalty needs, is a forward pass through transposed layers. Each layer's `vjp` returns its output and
+the function that takes a gradient back to its input; differentiating those needs first derivatives only. The
+second derivative that `torch.autograd.grad(create_graph=True)` would take has convolutions with filters as large
+as the image, for which cuDNN has no fast kernels.
 """
+
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +18,26 @@ from torch import Tensor, nn
 SCALES = 3
 WIDTH = 32
 RESIDUAL_BLOCKS = 4
+SLOPE = 0.2  # of leaky ReLU
 GRADIENT_PENALTY = 0.01  # weight of the squared gradient norm on real samples
+POOLING = dict(kernel_size=3, stride=2, padding=1, count_include_pad=False)  # between scales
+
+Pullback = Callable[[Tensor], Tensor]  # gradient with respect to the output -> with respect to the input
+
+
+class Conv(nn.Conv2d):
+    """nn.Conv2d with `vjp`."""
+
+    def vjp(self, x: Tensor) -> tuple[Tensor, Pullback]:
+        """The output for `x` and its pullback."""
+        y = self(x)
+        sizes = zip(x.shape[2:], y.shape[2:], self.kernel_size, self.stride, self.padding, strict=True)
+        rest = [size - (cells - 1) * stride + 2 * pad - kernel for size, cells, kernel, stride, pad in sizes]
+
+        def pullback(gradient: Tensor) -> Tensor:
+            return F.conv_transpose2d(gradient, self.weight, None, self.stride, self.padding, rest)
+
+        return y, pullback
 
 
 class ConvBlock(nn.Module):
@@ -18,12 +45,24 @@ class ConvBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1, activation: bool = True):
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1)
+        self.conv = Conv(in_channels, out_channels, 3, stride, padding=1)
         self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv(x)
-        return F.leaky_relu(x, 0.2, inplace=True) if self.activation else x
+        return self.vjp(x)[0]
+
+    def vjp(self, x: Tensor) -> tuple[Tensor, Pullback]:
+        """The output for `x` and its pullback."""
+        y, convolution = self.conv.vjp(x)
+        if not self.activation:
+            return y, convolution
+        y = F.leaky_relu(y, SLOPE, inplace=True)
+        signs = y.detach()
+
+        def pullback(gradient: Tensor) -> Tensor:
+            return convolution(torch.ops.aten.leaky_relu_backward(gradient, signs, SLOPE, True))
+
+        return y, pullback
 
 
 class ResidualBlock(nn.Module):
@@ -36,7 +75,27 @@ class ResidualBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.model(x)
+        return self.vjp(x)[0]
+
+    def vjp(self, x: Tensor) -> tuple[Tensor, Pullback]:
+        """The output for `x` and its pullback."""
+        y, inner = chain_vjp(self.model, x)
+        return x + y, lambda gradient: gradient + inner(gradient)
+
+
+def chain_vjp(layers: Iterable[nn.Module], x: Tensor) -> tuple[Tensor, Pullback]:
+    """The output of layers one after the other and its pullback."""
+    pullbacks = []
+    for layer in layers:
+        x, pullback = layer.vjp(x)
+        pullbacks.append(pullback)
+
+    def chained(gradient: Tensor) -> Tensor:
+        for pullback in reversed(pullbacks):
+            gradient = pullback(gradient)
+        return gradient
+
+    return x, chained
 
 
 def scale_network(input_dim: int) -> nn.Sequential:
@@ -48,7 +107,7 @@ def scale_network(input_dim: int) -> nn.Sequential:
         ConvBlock(WIDTH, WIDTH),
         ConvBlock(WIDTH, 2 * WIDTH, stride=2),
         *(ResidualBlock(2 * WIDTH) for _ in range(RESIDUAL_BLOCKS)),
-        nn.Conv2d(2 * WIDTH, 1, 1),
+        Conv(2 * WIDTH, 1, 1),
     )
 
 
@@ -65,12 +124,20 @@ class MsImageDis(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Probabilities (N, input_dim, H, W) -> one score map (N, 1, h, w) per scale, finest first."""
-        scores = []
+        return [cnn(scaled) for cnn, scaled in zip(self.cnns, _pyramid(x), strict=True)]
+
+    def input_gradients(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """The score maps, and for each scale d sum(score map) / d x, of the shape of `x`."""
+        inputs = _pyramid(x)
+        scores, gradients = [], []
         for scale, cnn in enumerate(self.cnns):
-            if scale:
-                x = F.avg_pool2d(x, 3, stride=2, padding=1, count_include_pad=False)
-            scores.append(cnn(x))
-        return scores
+            score, pullback = chain_vjp(cnn, inputs[scale])
+            gradient = pullback(torch.ones_like(score))
+            for finer in reversed(inputs[:scale]):
+                gradient = _pool_adjoint(gradient, finer)
+            scores.append(score)
+            gradients.append(gradient)
+        return scores, gradients
 
     def dis_loss(self, fake: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
         """Loss of the discriminator, and the gradient penalty contained in it.
@@ -79,14 +146,29 @@ class MsImageDis(nn.Module):
         mean(D(fake)^2) + mean((D(real) - 1)^2) + 0.01 * mean_batch |d sum D(real) / d real|^2.
         `fake` and `real` are (N, input_dim, H, W), both detached.
         """
-        real = real.detach().requires_grad_()
         loss = penalty = 0.0
-        for score_fake, score_real in zip(self(fake.detach()), self(real), strict=True):
+        scores_real, gradients = self.input_gradients(real.detach())
+        scores_fake = self(fake.detach())
+        for score_fake, score_real, gradient in zip(scores_fake, scores_real, gradients, strict=True):
             loss = loss + score_fake.square().mean() + (score_real - 1).square().mean()
-            (gradient,) = torch.autograd.grad(score_real.sum(), real, create_graph=True)
             penalty = penalty + GRADIENT_PENALTY * gradient.square().sum((1, 2, 3)).mean()
         return loss + penalty, penalty
 
     def gen_loss(self, fake: Tensor) -> Tensor:
         """Loss of the segmentation network: sum over scales of 2 * mean((D(fake) - 1)^2)."""
         return sum(2 * (score - 1).square().mean() for score in self(fake))
+
+
+def _pyramid(x: Tensor) -> list[Tensor]:
+    """The input of each scale."""
+    inputs = [x]
+    while len(inputs) < SCALES:
+        inputs.append(F.avg_pool2d(inputs[-1], **POOLING))
+    return inputs
+
+
+def _pool_adjoint(gradient: Tensor, x: Tensor) -> Tensor:
+    """The gradient of the pooled `x` taken back to `x`."""
+    kernel, stride, padding = ([POOLING[name]] * 2 for name in ("kernel_size", "stride", "padding"))
+    options = (kernel, stride, padding, False, POOLING["count_include_pad"], None)
+    return torch.ops.aten.avg_pool2d_backward(gradient, x, *options)
