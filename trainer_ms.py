@@ -8,6 +8,7 @@ GPU.
 
 import contextlib
 from argparse import Namespace
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -33,8 +34,10 @@ CLASSIFIER_RATE = 10  # learning rate of the classifiers relative to the backbon
 ADAM_BETAS = (0.9, 0.99)  # of the discriminators
 STATEFUL = ("gen_opt", "dis1_opt", "dis2_opt", "scaler")  # saved for resuming, beside the networks
 
+Logits = tuple[Tensor, Tensor]  # of the auxiliary and the primary classifier
 Predictions = tuple[Tensor, Tensor, Tensor, Tensor]
 Losses = dict[str, Tensor]
+Terms = Callable[..., Iterator[Losses]]  # logits and what else they need -> losses, in groups
 
 
 class AD_Trainer(nn.Module):  # noqa: N801 - the published name
@@ -96,9 +99,22 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
         self._parallel = [wrap_ddp(self.G, self.often_weight.device)]
 
     @property
+    def weights(self) -> dict[str, float]:
+        """The weight of each loss of the segmentation network."""
+        args = self.args
+        return {
+            "seg1": args.lambda_seg,
+            "seg2": 1.0,
+            "adv1": args.lambda_adv_target1,
+            "adv2": args.lambda_adv_target2,
+            "me": args.lambda_me_target,
+            "kl": args.lambda_kl_target,
+        }
+
+    @property
     def adversarial(self) -> bool:
         """Whether the discriminators are trained: only if both adversarial weights are above 0."""
-        return self.args.lambda_adv_target1 > 0 and self.args.lambda_adv_target2 > 0
+        return self.weights["adv1"] > 0 and self.weights["adv2"] > 0
 
     def adjust_learning_rates(self, i_iter: int) -> None:
         """Set the learning rates of all optimisers for iteration `i_iter`."""
@@ -155,34 +171,25 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
                 switched off.
             predictions: (z1, z2, z1_t, z2_t), detached logits (N, C, H, W) at the crop size.
         """
-        args = self.args
         learns = self._learns_from_target(i_iter)
+        losses = {name: images.new_zeros(()) for name in self.weights}
         self.class_weight = self.compute_class_weight(labels)
 
         # The loss is a sum, so the labelled batch is back-propagated before the target's forward pass: only
         # one batch's activations exist at a time.
         with self._defer_all_reduce(update and not learns):
-            z1, z2 = self.segment(images)
-            losses = self.segmentation_losses(z1, z2, labels)
-            self._add_gradients(losses["seg2"] + args.lambda_seg * losses["seg1"])
-            z1, z2 = z1.detach(), z2.detach()
+            found, (z1, z2) = self._learn(self.segment(images), self.segmentation_losses, labels)
+            losses |= found
 
         with self._defer_all_reduce(update), torch.set_grad_enabled(learns):
-            z1_t, z2_t = self.segment(images_t)
-            losses |= self.target_losses(z1_t, z2_t, i_iter)
-            if learns:
-                self._add_gradients(
-                    args.lambda_adv_target1 * losses["adv1"]
-                    + args.lambda_adv_target2 * losses["adv2"]
-                    + args.lambda_me_target * losses["me"]
-                    + args.lambda_kl_target * losses["kl"]
-                )
-            z1_t, z2_t = z1_t.detach(), z2_t.detach()
+            found, (z1_t, z2_t) = self._learn(self.segment(images_t), self.target_losses, i_iter)
+            losses |= found
 
         if update:
             self.scaler.step(self.gen_opt)
             self.scaler.update()
-            self.gen_opt.zero_grad()
+            # DDP's gradients are parts of its messages; without them it would keep a second copy.
+            self.gen_opt.zero_grad(set_to_none=not self._parallel)
         losses["val"] = self._validation_loss(z2_t, labels_t)
         return self._reduce_losses(losses), (z1, z2, z1_t, z2_t)
 
@@ -231,10 +238,28 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
         small = [z.to(torch.get_default_dtype()).contiguous() for z in logits]
         return tuple(F.interpolate(z, images.shape[2:], mode="bilinear", align_corners=True) for z in small)
 
-    def _add_gradients(self, loss: Tensor) -> None:
-        """Back-propagate one summand of this step's loss."""
+    def _learn(self, logits: Logits, terms: Terms, *details: object) -> tuple[Losses, Logits]:
+        """Back-propagate the losses `terms(z1, z2, *details)` of one batch; returns them and z1, z2 detached.
+
+        One term after the other goes back to the logits, and the sum of their gradients once through the
+        network: of all maps at the crop size, only one term's exist at a time.
+        """
+        losses = {}
+        z = tuple(x.detach().requires_grad_(x.requires_grad) for x in logits)
         # DDP averages over the ranks, but the shares of the loss add up.
-        self.scaler.scale(loss * (self.processes.world_size / self.args.iter_size)).backward()
+        scale = self.processes.world_size / self.args.iter_size
+        for group in terms(*z, *details):
+            total = sum(self.weights[name] * loss for name, loss in group.items())
+            self.scaler.scale(scale * total).backward()
+            losses |= {name: loss.detach() for name, loss in group.items()}
+            del group, total  # free this term before the next is computed
+        pairs = [(x, leaf.grad) for x, leaf in zip(logits, z, strict=True)]
+        if any(gradient is not None for _, gradient in pairs):
+            if self._parallel:  # it waits for all parameters, also those of a classifier that no term uses
+                pairs = [(x, torch.zeros_like(x) if gradient is None else gradient) for x, gradient in pairs]
+            learned = [(x, gradient) for x, gradient in pairs if gradient is not None]
+            torch.autograd.backward(*zip(*learned, strict=True))
+        return losses, tuple(x.detach() for x in z)
 
     def _defer_all_reduce(self, last: bool):
         """While accumulating, skip DDP's all-reduce; reduce with the last micro-batch."""
@@ -251,10 +276,9 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
         return dict(zip(losses, totals, strict=True))
 
     def _learns_from_target(self, i_iter: int) -> bool:
-        args = self.args
-        regularised = args.lambda_kl_target > 0 or args.lambda_me_target > 0
-        adversarial = args.lambda_adv_target1 > 0 or args.lambda_adv_target2 > 0
-        return adversarial or (regularised and i_iter >= args.reg_start)
+        weights = self.weights
+        regularised = weights["me"] > 0 or weights["kl"] > 0
+        return weights["adv1"] > 0 or weights["adv2"] > 0 or (regularised and i_iter >= self.args.reg_start)
 
     def compute_class_weight(self, labels: Tensor) -> Tensor:
         """Weight of each class in this step's cross entropies, (C,)."""
@@ -271,27 +295,25 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
             weight = weight * self.often_weight
         return weight
 
-    def segmentation_losses(self, z1: Tensor, z2: Tensor, labels: Tensor) -> Losses:
+    def segmentation_losses(self, z1: Tensor, z2: Tensor, labels: Tensor) -> Iterator[Losses]:
         """seg1 and seg2, which Stage II replaces."""
         args = self.args
         options = (labels, self.class_weight, args.ignore_label, args.only_hard_label, self.processes)
-        return {"seg1": segmentation_loss(z1, *options), "seg2": segmentation_loss(z2, *options)}
+        yield {"seg1": segmentation_loss(z1, *options)}
+        yield {"seg2": segmentation_loss(z2, *options)}
 
-    def target_losses(self, z1_t: Tensor, z2_t: Tensor, i_iter: int) -> Losses:
-        """adv1, adv2 and, from `args.reg_start` on, me and kl; 0 if the weight is 0."""
-        args = self.args
-        losses = {name: z1_t.new_zeros(()) for name in ("adv1", "adv2", "me", "kl")}
-        share = self._batch_fraction(z1_t)  # they are means over the batch
-        if args.lambda_adv_target1 > 0:
-            losses["adv1"] = share * self.D1.gen_loss(z1_t.softmax(1))
-        if args.lambda_adv_target2 > 0:
-            losses["adv2"] = share * self.D2.gen_loss(z2_t.softmax(1))
-        if i_iter >= args.reg_start:
-            if args.lambda_me_target > 0:
-                losses["me"] = share * confidence_weighted_entropy(z1_t, z2_t)
-            if args.lambda_kl_target > 0:
-                losses["kl"] = share * memory_regularization(z1_t, z2_t)
-        return losses
+    def target_losses(self, z1_t: Tensor, z2_t: Tensor, i_iter: int) -> Iterator[Losses]:
+        """adv1, adv2 and, from `args.reg_start` on, me and kl; not those whose weight is 0."""
+        weights, share = self.weights, self._batch_fraction(z1_t)  # they are means over the batch
+        regularised = i_iter >= self.args.reg_start
+        if weights["adv1"] > 0:
+            yield {"adv1": share * self.D1.gen_loss(z1_t.softmax(1))}
+        if weights["adv2"] > 0:
+            yield {"adv2": share * self.D2.gen_loss(z2_t.softmax(1))}
+        if weights["me"] > 0 and regularised:
+            yield {"me": share * confidence_weighted_entropy(z1_t, z2_t)}
+        if weights["kl"] > 0 and regularised:
+            yield {"kl": share * memory_regularization(z1_t, z2_t)}
 
     @torch.no_grad()
     def _validation_loss(self, z2_t: Tensor, labels_t: Tensor | None) -> Tensor:

@@ -2,11 +2,11 @@
 
 The parameter names are those of the published checkpoints.
 
-Between the kinks of its leaky ReLUs the network is linear, so the gradient of a score with respect to the input,
-which the penalty needs, is a forward pass through transposed layers. Each layer's `vjp` returns its output and
-the function that takes a gradient back to its input; differentiating those needs first derivatives only. The
-second derivative that `torch.autograd.grad(create_graph=True)` would take has convolutions with filters as large
-as the image, for which cuDNN has no fast kernels.
+The network is piecewise linear, so the gradient of a score with respect to the input, which the penalty
+needs, is itself a forward pass through transposed layers, differentiated once like any other. Each layer's
+`vjp` returns its output and its pullback, which takes a gradient back to its input. The second derivative of
+`torch.autograd.grad(create_graph=True)` instead convolves with filters as large as the image, for which cuDNN
+has no fast kernels.
 """
 
 from collections.abc import Callable, Iterable

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ from utils.errors import StopRequest
 from utils.options import stage1_args, stage2_args
 from utils.percentile import percentile
 
-CLASSES, HEIGHT, WIDTH = 7, 40, 56
+CLASSES = 7
 STEPS = 3
 NETWORK = f"--arch mini --norm-style gn --use-se --droprate 0 --num-classes {CLASSES} --crop-size 56,40"
 ALL_LOSSES = "--lambda-seg 0.5 --lambda-kl-target 0.1 --lambda-me-target 0.05 --reg-start 0"
@@ -41,15 +42,15 @@ STAGE1 = f"{NETWORK} {ALL_LOSSES} {BALANCE} {RATES} --only-hard-label 80 --sync_
 STAGE2 = f"{NETWORK} {BALANCE} {RATES} --lambda-adv-target1 0 --lambda-adv-target2 0 --train_bn --sync_bn"
 
 
-def samples(step: int, images: int) -> tuple:
+def samples(step: int, images: int, size: tuple[int, int]) -> tuple:
     """The whole batch of a step, the same in every process."""
     generator = torch.Generator().manual_seed(step)
     draw = dict(generator=generator, dtype=torch.float64)
-    pictures = [torch.randn(images, 3, HEIGHT, WIDTH, **draw) * 50 for _ in range(2)]
-    labels = [torch.randint(CLASSES + 2, (images, HEIGHT, WIDTH), generator=generator) for _ in range(2)]
+    pictures = [torch.randn(images, 3, *size, **draw) * 50 for _ in range(2)]
+    labels = [torch.randint(CLASSES + 2, (images, *size), generator=generator) for _ in range(2)]
     for label in labels:
         label[label >= CLASSES] = 255
-        label[:, :20] = label[:, :1]  # classes of few pixels and of many
+        label[:, : size[0] // 2] = label[:, :1]  # classes of few pixels and of many
     return *pictures, *labels
 
 
@@ -67,7 +68,9 @@ def train(stage: int, flags: str, images: int, processes: Processes) -> dict:
         for part in range(trainer.args.iter_size):
             update = part == trainer.args.iter_size - 1
             shard = processes.shard(images)
-            batch = [x[shard.start : shard.stop] for x in samples(10 * step + part, images)]
+            batch = [
+                x[shard.start : shard.stop] for x in samples(10 * step + part, images, trainer.args.crop_size)
+            ]
             losses, predictions = trainer.gen_update(*batch, i_iter=step, update=update)
             losses |= trainer.dis_update(*predictions, update=update)
             history.append({name: loss.item() for name, loss in losses.items()})
@@ -110,6 +113,41 @@ RUNS = {
     "self-training": (2, f"{STAGE2} --conventional --mr-weight-kld 0.5", 3),
     "conventional": (2, f"{STAGE2} --conventional --only-hard-label 60", 2),
 }
+
+# Each target loss on or off, the regularisers from the second step on.
+TARGET_LOSSES = {
+    "adv1": "--lambda-adv-target1",
+    "adv2": "--lambda-adv-target2",
+    "me": "--lambda-me-target",
+    "kl": "--lambda-kl-target",
+}
+SMALL = f"{NETWORK} {RATES} --is-training False --crop-size 24,16 --reg-start 1"
+COMBINATIONS = list(
+    product(
+        (1, 2), ("", "--checkpointing"), ("", "--iter-size 2"), product((0, 0.1), repeat=len(TARGET_LOSSES))
+    )
+)
+
+
+def combination(stage: int, checkpointing: str, iter_size: str, weights: tuple, processes: Processes) -> dict:
+    """A short training with these weights of the target's losses."""
+    given = " ".join(f"{flag} {weight}" for flag, weight in zip(TARGET_LOSSES.values(), weights, strict=True))
+    return train(stage, f"{SMALL} {checkpointing} {iter_size} {given}", 2, processes)
+
+
+def compare_combinations(processes: Processes) -> list[tuple]:
+    """Fail where two processes train otherwise than one, which each process runs for half of them."""
+    for index, case in enumerate(COMBINATIONS):
+        found = combination(*case, processes)
+        if index % processes.world_size == processes.rank:
+            expected = combination(*case, SINGLE_PROCESS)
+            learned = [expected["losses"][-1][name] > 0 for name in TARGET_LOSSES]
+            assert learned == [weight > 0 for weight in case[-1]], case
+            try:
+                assert_same(found, expected)
+            except AssertionError as error:
+                raise AssertionError(case) from error
+    return COMBINATIONS
 
 
 PERCENTILES = 0, 12.5, 80, 99.95, 100
@@ -161,6 +199,10 @@ def test_two_processes_train_as_one_does(title, by_two, float64, one_thread):
     assert any(loss for loss in expected["losses"][0].values())
     for found in by_two:
         assert_same(found[title], expected)
+
+
+def test_two_processes_train_as_one_does_with_any_of_the_target_losses(tmp_path):
+    assert run_processes(2, tmp_path, compare_combinations) == [COMBINATIONS] * 2
 
 
 def test_percentile_over_two_processes_is_numpys(by_two):

@@ -104,7 +104,9 @@ def test_back_propagating_the_batches_one_after_the_other_gives_the_gradients_of
         found, _ = trainer.gen_update(images, images_t, labels, labels_t, 0, update=False)
         (z1, z2), (z1_t, z2_t) = plain.segment(images), plain.segment(images_t)
         plain.class_weight = plain.compute_class_weight(labels)
-        terms = plain.segmentation_losses(z1, z2, labels) | plain.target_losses(z1_t, z2_t, 0)
+        terms = dict.fromkeys(("adv1", "adv2", "me", "kl"), torch.zeros(()))
+        for group in (*plain.segmentation_losses(z1, z2, labels), *plain.target_losses(z1_t, z2_t, 0)):
+            terms |= group
         total = terms["seg2"] + args.lambda_seg * terms["seg1"]
         total = total + args.lambda_adv_target1 * terms["adv1"] + args.lambda_adv_target2 * terms["adv2"]
         total = total + args.lambda_me_target * terms["me"] + args.lambda_kl_target * terms["kl"]
