@@ -14,6 +14,29 @@ from utils.losses import rectified_losses, uniform_divergence
 class AD_Trainer(trainer_ms.AD_Trainer):  # noqa: N801 - the published name
     """Stage I's trainer with the uncertainty-rectified losses, or, with `--conventional`, without them."""
 
+    soft_labels: Tensor | None = None  # of the current step
+    image_weights: Tensor | None = None
+
+    def gen_update(
+        self,
+        *batch: Tensor | int,
+        soft_labels: Tensor | None = None,
+        pseudo: Tensor | None = None,
+        **options: bool,
+    ) -> tuple[Losses, Predictions]:
+        """A step as Stage I's, with more about the labelled batch.
+
+        Args:
+            batch, options: Stage I's.
+            soft_labels: (N, C, H, W), all 0 where `labels` ignores the pixel (LRENT); None: labels are hard.
+            pseudo: (N,) bool, which images have pseudo labels; None: all.
+        """
+        args = self.args
+        pseudo = batch[0].new_ones(len(batch[0]), dtype=torch.bool) if pseudo is None else pseudo
+        self.soft_labels = soft_labels
+        self.image_weights = torch.where(pseudo, args.mr_weight_kld, args.mr_weight_src)
+        return super().gen_update(*batch, **options)
+
     def segmentation_losses(self, z1: Tensor, z2: Tensor, labels: Tensor) -> Iterator[Losses]:
         """seg1 and seg2, conventional or rectified, with the network's regulariser (MRKLD) added to both."""
         args = self.args

@@ -378,7 +378,7 @@ IDLE = [
 ]
 
 
-@pytest.mark.parametrize(("parse", "rules", "flags", "named"), IDLE, ids=lambda value: str(value)[:60])
+@pytest.mark.parametrize(("parse", "rules", "flags", "named"), IDLE, ids=[flags for _, _, flags, _ in IDLE])
 def test_a_flag_that_cannot_act_is_told_in_one_line(parse, rules, flags, named):
     (line,) = idle_flags.idle_flags(parse(flags.split()), rules)
     assert line.startswith(named[0]) and all(part in line for part in named) and "\n" not in line

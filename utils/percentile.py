@@ -37,8 +37,6 @@ def percentile(values: Tensor, q: float, across: Processes = SINGLE_PROCESS) -> 
 
 def value_counts(values: Tensor, number: int) -> Tensor:
     """`torch.bincount` without a synchronisation: counts of 0 ... number-1 in (..., W), (number,) int64."""
-    if values.device.type == "cpu":  # where bincount is several times as fast
-        return torch.bincount(values.flatten(), minlength=number)
     # Count per row first: with so few bins, atomic additions would contend.
     rows = values.reshape(-1, values.shape[-1]).long()
     counts = torch.zeros(len(rows), number, dtype=torch.int64, device=values.device)
