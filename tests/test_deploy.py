@@ -299,6 +299,24 @@ def test_a_common_maximum_makes_uncertainties_comparable():
     assert np.abs(certain - 0.6 * HEAT_TABLE[0]).max() <= 1
 
 
+@pytest.mark.parametrize("fast", [True, False])
+def test_half_precision_changes_scores_a_little_and_labels_hardly(snapshot, loaded, fast):
+    exact = loaded(photograph(), fast=fast)
+    half = load_segmenter(snapshot, "cpu", precision="bf16")(photograph(), fast=fast)
+    assert half.score.dtype == half.uncertainty.dtype == np.float32
+    assert 0 < np.abs(half.score - exact.score).mean() < 0.01
+    assert (half.label == exact.label).mean() > 0.95
+
+
+def test_segment_computes_in_the_precision_given(snapshot, flags, tmp_path, monkeypatch, run_main):
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(photograph()).save("street.png")
+    assert run_main("segment", "street.png", *flags, "--precision", "bf16").returncode == 0
+    half = load_segmenter(snapshot, "cpu", precision="bf16")
+    assert np.array_equal(np.array(Image.open("seen/street.png")), half(photograph(), fast=True).label)
+    one_line_error(run_main("segment", "street.png", *flags, "--precision", "fp8"), "--precision", "bf16")
+
+
 # torch.hub
 
 HUB = """
