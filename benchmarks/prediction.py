@@ -112,7 +112,7 @@ def ours(
     evaluate_cityscapes.restore_network = lambda *_: network
     counts, gap = PixelCounts(len(data), list(weights), CLASSES, device), UncertaintyGap(CLASSES)
     scored = evaluate_cityscapes.predictions_of_network(
-        data, Namespace(**flags), folder, gap, SINGLE_PROCESS, device
+        data, Namespace(**flags), folder, None, gap, SINGLE_PROCESS, device
     )
     for index, image in enumerate(scored):
         counts.add(index, *image)
