@@ -186,7 +186,8 @@ def count_classes(snapshot: Path) -> int | None:
     Raises:
         WeightsError: the file is not a checkpoint.
     """
-    head = without_prefixes(fetch(str(snapshot)))[0].get(CLASSES_KEY)
+    state = fetch(str(snapshot))
+    head = next((value for key, value in state.items() if f".{key}".endswith(f".{CLASSES_KEY}")), None)
     return len(head) if head is not None and head.ndim else None
 
 
