@@ -119,7 +119,7 @@ class PredictionWriter:
         return self
 
     def __exit__(self, kind, *_) -> None:
-        self.pool.shutdown(cancel_futures=kind is not None)
+        self.pool.shutdown()  # after an error too: what was predicted need not be predicted again
         if kind is None:
             self._collect(0)
 
