@@ -36,6 +36,7 @@ from dataset.cityscapes import CITYSCAPES_COLORS, CITYSCAPES_IDS
 from dataset.labels import IGNORE, palette
 from engine.evaluation import PixelCounts
 from engine.restore import prediction_batches
+from engine.result_folders import FilledFolder
 from model.deeplab_multi import DeeplabMulti
 from synthetic import make_image
 from synthetic.layouts import VAL
@@ -108,11 +109,12 @@ def ours(
                 writer.write(name, prediction)
         return None
     flags |= dict(input_size=SCALES[0], scales=[1, 1.25], weights=weights)
-    flags |= dict(uncertainty="kl", mc_passes=1, mc_droprate=None, random_seed=0)
-    evaluate_cityscapes.restore_network = lambda *_: network
+    flags |= dict(uncertainty="kl", mc_passes=1, mc_droprate=None, random_seed=0, restore_from=None)
+    args = Namespace(**flags)
+    filled = FilledFolder(folder, args, data, SINGLE_PROCESS, again="start it again")
     counts, gap = PixelCounts(len(data), list(weights), CLASSES, device), UncertaintyGap(CLASSES)
     scored = evaluate_cityscapes.predictions_of_network(
-        data, Namespace(**flags), folder, None, gap, SINGLE_PROCESS, device
+        network, data, args, filled, None, gap, SINGLE_PROCESS, device
     )
     for index, image in enumerate(scored):
         counts.add(index, *image)
