@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dataset import adapt, find_domain
 from experiments.runner import Job
-from experiments.tables import WEIGHTS, Cell, Network, SelfTrained, Stage1
+from experiments.tables import WEIGHTS, Averaged, Cell, Network, SelfTrained, Stage1
 
 BENCHMARKS = {  # source and target
     "gta5": ("gta5", "cityscapes"),
@@ -71,6 +71,10 @@ PUBLISHED_STAGE1 = f"{PUBLISHED} --drop 0.1 --batch-size 2 --learning-rate 2e-4 
 PUBLISHED_STAGE1 += " --gpu-ids 0,1"
 PUBLISHED_STAGE2 = f"{PUBLISHED} {NO_TARGET} --batch-size 9 --learning-rate 1e-4 --crop-size 512,256"
 PUBLISHED_STAGE2 += " --train_bn --autoaug False --gpu-ids 0,1,2"
+PUBLISHED_AVERAGES = {
+    "stage1": "--swa --swa_start 0 --gpu-ids 0 --num-steps-stop 40000",
+    "stage2": "--swa --swa_start 25000 --batch-size 2 --crop-size 960,480 --learning-rate 4e-4 --gpu-ids 0",
+}
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,7 @@ class Recipe:
     stage1: dict[str, str]
     stage2: dict[str, str]
     prediction: dict[str, str]
+    averages: dict[str, str]  # flags of a training that collects an average, by its kind
     self_training: dict[str, str]  # of self_train.py
     start: dict[str, str] | None = None  # training that replaces ImageNet's weights; None: those weights
     plan: Plan | None = None  # synthetic data to draw; None: the data sets in ./data
@@ -93,8 +98,8 @@ class Recipe:
 
 def published_recipe() -> Recipe:
     """The published flags, for the real data sets."""
-    iterations = {"stage1": 25000, "stage2": 50000}
-    stage1, stage2 = (f"--num-steps-stop {n}" for n in iterations.values())
+    iterations = {"stage1": 25000, "stage2": 50000, "stage1 average": 40000, "stage2 average": 50000}
+    stage1, stage2 = (f"--num-steps-stop {iterations[kind]}" for kind in ("stage1", "stage2"))
     stage1, stage2 = f"{PUBLISHED_STAGE1} {stage1}", f"{PUBLISHED_STAGE2} {stage2}"
     cityscapes = f"{stage2} --input-size 1280,640"
     return Recipe(
@@ -107,6 +112,7 @@ def published_recipe() -> Recipe:
         stage1=dict.fromkeys(BENCHMARKS, stage1),
         stage2={"gta5": cityscapes, "synthia": cityscapes, "robotcar": stage2},
         prediction=dict.fromkeys(BENCHMARKS, ""),
+        averages=PUBLISHED_AVERAGES,
         self_training=dict.fromkeys(BENCHMARKS, ""),
     )
 
@@ -128,14 +134,24 @@ def synthetic_recipe(quick: bool = False) -> Recipe:
         memory=MEMORY,
         drop=0.1,
         thresholds=dict.fromkeys(BENCHMARKS, THRESHOLD),
-        iterations=iterations,
+        iterations=iterations | {f"{kind} average": n for kind, n in iterations.items()},
         stage1={name: f"{flags} {RATE1} {FROM_THE_START} {stage1}" for name, flags in source.items()},
         stage2={name: f"{common} {size.stage2} {STAGE2} {stage2}" for name, size in sizes.items()},
         prediction={name: f"--input-size {size.target}" for name, size in sizes.items()},
+        averages=synthetic_averages(plan),
         self_training={name: synthetic_rounds(size, plan) for name, size in sizes.items()},
         start={name: f"{flags} {START} {start}" for name, flags in source.items()},
         plan=plan,
     )
+
+
+def synthetic_averages(plan: Plan) -> dict[str, str]:
+    """Averages of as many networks as published: 9 of all of Stage I, 6 of the second half of Stage II."""
+    every1, every2 = max(1, plan.stage1 // 8), max(1, plan.stage2 // 10)
+    return {
+        "stage1": f"--swa --swa_every {every1}",
+        "stage2": f"--swa --swa_start {plan.stage2 // 2} --swa_every {every2}",
+    }
 
 
 def synthetic_rounds(sizes: Sizes, plan: Plan) -> str:
@@ -173,15 +189,16 @@ class Planner:
         return self._predict("evaluate_cityscapes.py", network, folder, "metrics.json", flags)
 
     def train(self, network: Network) -> Job:
-        """The training of a resolved network; its result is the last snapshot."""
+        """The training of a resolved network; its result is the last snapshot, or the last average."""
         recipe, benchmark, name = self.recipe, network.benchmark, network.name
+        average, network = (network, network.network) if isinstance(network, Averaged) else (None, network)
         memory = f"--lambda-kl-target {network.memory:g}"
         if isinstance(network, Stage1):
             flags = f"{recipe.stage1[benchmark]} {ADVERSARIAL if network.adversarial else NO_TARGET} {memory}"
             start = "imagenet"
             if recipe.start:
                 start = self._train("start", benchmark, f"{benchmark}-start", "none", recipe.start[benchmark])
-            return self._train("stage1", benchmark, name, start, flags)
+            return self._train("stage1", benchmark, name, start, flags, average=average)
         threshold = f"--threshold {network.threshold:g}"
         folder = f"pseudo/{network.teacher.name}-t{network.threshold:g}"
         generate = "generate_plabel_cityscapes.py"
@@ -190,8 +207,9 @@ class Planner:
         flags += f" {threshold} --pseudo-dir {_quote(labels.result.parent)}"
         flags += " --conventional" if network.conventional else f" --divergence {network.divergence}"
         flags += f" {FROM_THE_START}" if network.memory else ""
-        start = self.train(self.resolve(Stage1(benchmark)))
-        return self._train("stage2", benchmark, name, start, flags, labels)
+        averaged = isinstance(network.teacher, Averaged)
+        start = self.train(network.teacher if averaged else self.resolve(Stage1(benchmark)))
+        return self._train("stage2", benchmark, name, start, flags, labels, average=average)
 
     def _self_train(self, network: SelfTrained) -> Job:
         """The evaluation after the last round; the script skips the rounds before, which are finished."""
@@ -213,9 +231,20 @@ class Planner:
         result = self.home / folder / place / "metrics.json"
         return Job(f"seed{self.seed}/{folder} {place}", command, result, log, (*drawing, start, *earlier))
 
-    def _train(self, kind: str, benchmark: str, name: str, start: Job | str, flags: str, *needs: Job) -> Job:
+    def _train(
+        self,
+        kind: str,
+        benchmark: str,
+        name: str,
+        start: Job | str,
+        flags: str,
+        *needs: Job,
+        average: Averaged | None = None,
+    ) -> Job:
         """A training that starts from another's snapshot or from named weights."""
         folder = f"snapshots/{name}"
+        if average:
+            flags += f" {self.recipe.averages[kind]}{average.flags}"
         if isinstance(start, Job):
             start, needs = start.result, (start, *needs)
         source, target = map(find_domain, BENCHMARKS[benchmark])
@@ -229,7 +258,10 @@ class Planner:
             f" {flags} --random-seed {self.seed} --resume"
         )
         command += f" --gpu-ids {self.gpu_ids}" if self.gpu_ids else ""
-        snapshot = f"{source.prefix}_{self.recipe.iterations[kind]}.pth"
+        iterations, suffix = self.recipe.iterations[kind], ""
+        if average:
+            iterations, suffix = self.recipe.iterations[f"{kind} average"], "_average"
+        snapshot = f"{source.prefix}_{iterations}{suffix}.pth"
         return self._job(folder, snapshot, command, *drawing, *needs)
 
     def _predict(self, script: str, network: Network, folder: str, result: str, flags: str) -> Job:
@@ -267,6 +299,8 @@ class Planner:
             return replace(network, memory=recipe.memory if network.memory is None else network.memory)
         if isinstance(network, SelfTrained):
             return network
+        if isinstance(network, Averaged):
+            return replace(network, network=self.resolve(network.network))
         threshold = recipe.thresholds[network.benchmark] if network.threshold is None else network.threshold
         return replace(
             network,

@@ -40,7 +40,7 @@ class Stage2:
     """MRNet fine-tuned on pseudo labels."""
 
     benchmark: str = "gta5"
-    teacher: Stage1 | None = None  # makes the pseudo labels; None: MRNet itself
+    teacher: "Stage1 | Averaged | None" = None  # makes the pseudo labels; None: MRNet itself
     threshold: float | None = None  # confidence that pseudo labels need
     conventional: bool = False  # cross entropy on the pseudo labels instead of the rectified loss
     divergence: str = "kl"
@@ -52,6 +52,29 @@ class Stage2:
         """Folder name of a network without None."""
         loss = "conventional" if self.conventional else f"rectified-{self.divergence}"
         return f"{self.teacher.name}-{loss}-t{self.threshold:g}-drop{self.drop:g}-kl{self.memory:g}"
+
+
+@dataclass(frozen=True)
+class Averaged:
+    """The average of a training's networks (AdaBoost_Seg)."""
+
+    network: Stage1 | Stage2
+    sampled: bool = False  # whether the target's images are drawn by disagreement
+    recent: bool = False  # measured with the network itself, not with the average
+
+    @property
+    def benchmark(self) -> str:
+        return self.network.benchmark
+
+    @property
+    def flags(self) -> str:
+        """Of the training, beside the recipe's."""
+        return f"{' --adaboost' if self.sampled else ''}{' --recent' if self.recent else ''}"
+
+    @property
+    def name(self) -> str:
+        """Folder name of a network without None."""
+        return f"{self.network.name}-average{self.flags.replace(' --', '-')}"
 
 
 @dataclass(frozen=True)
@@ -69,7 +92,7 @@ class SelfTrained:
         return f"{self.benchmark}-self-trained-kld{self.mr_weight_kld:g}-ent{self.lr_weight_ent:g}"
 
 
-Network = Stage1 | Stage2 | SelfTrained
+Network = Stage1 | Stage2 | Averaged | SelfTrained
 
 
 @dataclass(frozen=True)
@@ -267,6 +290,25 @@ _TABLES = (
         ("conventional + memory regularization", Stage2(conventional=True, memory=0.1)),
         ("rectified", RECTIFIED),
         ("rectified + memory regularization", Stage2(memory=0.1)),
+    ),
+    make_table(
+        "adaboost-1",
+        "Averages of the network and sampling by disagreement",
+        "AdaBoost_Seg: the average that each stage collects, Stage II fine-tuned from the average of Stage I",
+        ("last network (MRNet, rectified)", MRNET, RECTIFIED),
+        *(
+            (
+                title,
+                Cell(average, published=stage1),
+                Cell(Averaged(Stage2(teacher=average)), published=stage2),
+            )
+            for title, average, stage1, stage2 in (
+                ("average", Averaged(Stage1()), None, None),
+                ("average and sampling (AdaBoost_Seg)", Averaged(Stage1(), sampled=True), 49.0, 50.9),
+                ("the same, recent network measures", Averaged(Stage1(), True, recent=True), 49.72, None),
+            )
+        ),
+        columns=("Stage I", "Stage II"),
     ),
     make_table(
         "crst-1",

@@ -20,7 +20,7 @@ from evaluate_cityscapes import evaluate_args
 from experiments import runner, tabulate
 from experiments.recipes import Planner, published_recipe, synthetic_recipe
 from experiments.runner import Job
-from experiments.tables import ROBOTCAR_CLASSES, TABLES, WEIGHTS, Cell, Row, Stage1, Stage2, Table
+from experiments.tables import ROBOTCAR_CLASSES, TABLES, WEIGHTS, Averaged, Cell, Row, Stage1, Stage2, Table
 from generate_plabel_cityscapes import generate_args
 from model.deeplab_multi import DeeplabMulti
 from self_train import self_train_args
@@ -28,7 +28,7 @@ from tests.conftest import ROOT, make_unsure, one_line_error, run_script
 from utils.errors import UserError
 from utils.options import stage1_args, stage2_args, write_options
 
-NAMES = ["mrnet-1", "mrnet-2", "mrnet-3", *(f"rectifying-{n}" for n in range(2, 11)), "crst-1"]
+NAMES = ["mrnet-1", "mrnet-2", "mrnet-3", *(f"rectifying-{n}" for n in range(2, 11)), "adaboost-1", "crst-1"]
 PARSERS = {
     "train_ms.py": stage1_args,
     "train_ft.py": stage2_args,
@@ -113,6 +113,23 @@ def test_published_flags_are_the_published_commands(tmp_path):
     assert stage2[stage2.index("--restore-from") + 1].endswith("gta5-adversarial-kl0.1/GTA5_25000.pth")
 
 
+def test_averages_are_trained_as_published_and_used_by_the_next_stage(tmp_path):
+    planner = Planner(published_recipe(), tmp_path, seed=1234)
+    average = Averaged(Stage1(), sampled=True)
+    jobs = runner.unfinished([planner.train(planner.resolve(Averaged(Stage2(teacher=average))))])
+    stage1, labels, stage2 = (shlex.split(job.command) for job in jobs)
+    args = stage1_args(stage1[1:])
+    assert (args.swa, args.swa_start, args.adaboost, args.recent, args.gpu_ids) == (True, 0, True, False, [0])
+    assert args.num_steps_stop == 40000
+    name = "gta5-adversarial-kl0.1-average-adaboost/GTA5_40000_average.pth"
+    for command in (labels, stage2):
+        assert command[command.index("--restore-from") + 1].endswith(name)
+    args = stage2_args(stage2[1:])
+    assert (args.batch_size, args.crop_size, args.learning_rate) == (2, (480, 960), 4e-4)
+    assert args.swa and args.swa_start == 25000 and not args.adaboost
+    assert jobs[-1].result.name == "GTA5_50000_average.pth"
+
+
 @pytest.mark.parametrize("benchmark", ["gta5", "synthia", "robotcar"])
 def test_synthetic_trainings_have_the_flags_of_the_demo(benchmark, tmp_path):
     planner = Planner(synthetic_recipe(), tmp_path, seed=5)
@@ -166,7 +183,7 @@ def test_one_network_has_one_published_number():
         if cell.published is not None and cell.measure[-2:] == ("means", "mIoU"):
             assert published.setdefault(planner.resolve(cell.network), cell.published) == cell.published
     gta5 = sorted(v for k, v in published.items() if k.benchmark == "gta5")
-    assert gta5 == [33.35, 37.2, 45.5, 46.47, 46.51, 47.39, 48.3, 50.3]
+    assert gta5 == [33.35, 37.2, 45.5, 46.47, 46.51, 47.39, 48.3, 49.0, 49.72, 50.3, 50.9]
 
 
 def test_classes_of_robotcar_are_those_of_the_data_set():
