@@ -177,21 +177,37 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
 
         # The loss is a sum, so the labelled batch is back-propagated before the target's forward pass: only
         # one batch's activations exist at a time.
-        with self._defer_all_reduce(update and not learns):
-            found, (z1, z2) = self._learn(self.segment(images), self.segmentation_losses, labels)
-            losses |= found
-
-        with self._defer_all_reduce(update), torch.set_grad_enabled(learns):
-            found, (z1_t, z2_t) = self._learn(self.segment(images_t), self.target_losses, i_iter)
-            losses |= found
+        found, (z1, z2) = self.learn_from_source(images, labels, last=update and not learns)
+        losses |= found
+        found, (z1_t, z2_t) = self.learn_from_target(images_t, i_iter, learns, last=update)
+        losses |= found
 
         if update:
-            self.scaler.step(self.gen_opt)
-            self.scaler.update()
-            # DDP's gradients are parts of its messages; without them it would keep a second copy.
-            self.gen_opt.zero_grad(set_to_none=not self._parallel)
+            self.update_network()
         losses["val"] = self._validation_loss(z2_t, labels_t)
         return self._reduce_losses(losses), (z1, z2, z1_t, z2_t)
+
+    def learn_from_source(self, images: Tensor, labels: Tensor, last: bool) -> tuple[Losses, Logits]:
+        """Accumulate the gradients of the labelled batch; its losses and detached logits.
+
+        `last`: nothing follows before the update.
+        """
+        with self._defer_all_reduce(last):
+            return self._learn(self.segment(images), self.segmentation_losses, labels)
+
+    def learn_from_target(
+        self, images_t: Tensor, i_iter: int, learns: bool, last: bool
+    ) -> tuple[Losses, Logits]:
+        """The same for the target batch; without `learns` only a forward pass."""
+        with self._defer_all_reduce(last), torch.set_grad_enabled(learns):
+            return self._learn(self.segment(images_t), self.target_losses, i_iter)
+
+    def update_network(self) -> None:
+        """Update `G` with the accumulated gradients, and clear them."""
+        self.scaler.step(self.gen_opt)
+        self.scaler.update()
+        # DDP's gradients are parts of its messages; without them it would keep a second copy.
+        self.gen_opt.zero_grad(set_to_none=not self._parallel)
 
     def dis_update(self, z1: Tensor, z2: Tensor, z1_t: Tensor, z2_t: Tensor, update: bool = True) -> Losses:
         """One step of both discriminators on the predictions of `gen_update`; zeros if they are not trained.
