@@ -106,6 +106,7 @@ class Classifier(nn.Module):
         self, in_channels: int, num_classes: int, use_se: bool, norm_style: str, droprate: float, arch: Arch
     ):
         super().__init__()
+        self.in_channels, self.hidden_channels = in_channels, arch.bottleneck
         kernels = [dict(kernel_size=1)]
         kernels += [dict(kernel_size=3, padding=d, dilation=d) for d in DILATIONS]
         self.conv2d_list = nn.ModuleList(
@@ -126,10 +127,13 @@ class Classifier(nn.Module):
         nn.init.normal_(classes.weight, std=0.001)
         self.head = nn.Sequential(nn.Dropout2d(droprate), classes)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) -> logits (N, num_classes, H, W)."""
-        x = torch.cat([branch(x) for branch in self.conv2d_list], 1)
-        return self.head(self.bottleneck(x))
+    def forward(self, x: Tensor, hidden: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        """(N, in_channels, H, W) -> logits (N, num_classes, H, W).
+
+        With `hidden` also the map before dropout and classes, (N, hidden_channels, H, W).
+        """
+        x = self.bottleneck(torch.cat([branch(x) for branch in self.conv2d_list], 1))
+        return (self.head(x), x) if hidden else self.head(x)
 
 
 class DeeplabMulti(nn.Module):
@@ -194,13 +198,21 @@ class DeeplabMulti(nn.Module):
         """The parameters of the two classifiers, by name."""
         return {k: p for k, p in self.named_parameters() if k.startswith(CLASSIFIERS)}
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (N, 3, H, W), BGR minus mean -> auxiliary and primary logits (N, num_classes, H/8, W/8)."""
+    def forward(self, x: Tensor, features: str | None = None) -> tuple[Tensor, ...]:
+        """Images (N, 3, H, W), BGR minus mean -> auxiliary and primary logits (N, num_classes, H/8, W/8).
+
+        With `features` also a map of the primary classifier: its "input", stage 4 and behind it stage 3
+        (N, 3072, H/8, W/8), or "hidden", the one before dropout and classes (N, 512, H/8, W/8).
+        """
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         for stage in (self.layer1, self.layer2, self.layer3):
             x = self._run(stage, x)
         stage4 = self._run(self.layer4, x)
-        return self.layer5(x), self.layer6(torch.cat((stage4, x), 1))
+        joined = torch.cat((stage4, x), 1)
+        if features == "hidden":
+            return self.layer5(x), *self.layer6(joined, hidden=True)
+        logits = self.layer5(x), self.layer6(joined)
+        return (*logits, joined) if features == "input" else logits
 
     def _run(self, stage: nn.Sequential, x: Tensor) -> Tensor:
         if not (self.checkpointing and torch.is_grad_enabled()):

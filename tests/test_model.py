@@ -508,3 +508,21 @@ def test_old_snapshots_of_a_removal_cut_short_are_removed_by_the_next(tmp_path, 
     assert len(list(tmp_path.iterdir())) == 4
     remove_old_snapshots(tmp_path, "GTA5", keep=1, saved=4, spare="none")
     assert {path.name for path in tmp_path.iterdir()} == {"GTA5_4.pth", "GTA5_4_D1.pth", "GTA5_4_D2.pth"}
+
+
+# Features on request
+
+
+def test_the_primary_classifiers_maps_come_with_unchanged_logits():
+    network, images = mini().eval(), torch.randn(2, 3, 40, 56)
+    with torch.no_grad():
+        logits = network(images)
+        *beside_input, joined = network(images, features="input")
+        *beside_hidden, hidden = network(images, features="hidden")
+        aux, main = network.layer5(joined[:, network.layer6.in_channels - 128 :]), network.layer6(joined)
+        again = network.layer6.head(hidden)
+    for found in (beside_input, beside_hidden, (aux, main), (logits[0], again)):
+        for a, b in zip(found, logits, strict=True):
+            torch.testing.assert_close(a, b)
+    assert joined.shape == (2, network.layer6.in_channels, 6, 8)
+    assert hidden.shape == (2, network.layer6.hidden_channels, 6, 8)
