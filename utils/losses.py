@@ -2,14 +2,16 @@
 
 Shapes: logits (N, C, H, W), labels (N, H, W) int64, class weights (C,); every loss is 0-dimensional. Where
 labels may be soft, they may also be (N, C, H, W), a vector per pixel that is all 0 where it is ignored.
-MRNet is arXiv 1912.11164, Rectifying is arXiv 2003.03773, CRST is arXiv 1908.09822.
+MRNet is arXiv 1912.11164, Rectifying is arXiv 2003.03773, CRST is arXiv 1908.09822, AdaptSegNet is
+arXiv 1802.10349, CLAN is arXiv 1809.09478.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from utils.distributed import SINGLE_PROCESS, Processes
 from utils.percentile import percentile, value_counts
@@ -17,6 +19,7 @@ from utils.percentile import percentile, value_counts
 CLASSIFIER_WEIGHTS = (0.5, 1.0)  # of the auxiliary and the primary logits in their weighted sum
 MIN_CLASS_PIXELS = 64 * 64  # per image; a class with fewer gets the highest weight
 OFTEN_DECAY = 0.9  # of the running weight of classes that are often absent
+FOCAL_MARGIN = 1e-9  # distance of probabilities from 0 and 1 in the focal loss
 
 
 def fuse(aux: Tensor, main: Tensor, weights: tuple[float, float] = CLASSIFIER_WEIGHTS) -> Tensor:
@@ -51,6 +54,15 @@ def pixel_cross_entropy(log_p: Tensor, labels: Tensor, weight: Tensor, ignore_in
     return F.nll_loss(log_p, labels, weight, ignore_index=ignore_index, reduction="none")
 
 
+def focal_log_probability(log_p: Tensor, gamma: float) -> Tensor:
+    """(1 - p)^gamma * log p, the focal loss's substitute for log p; p is clamped to [1e-9, 1 - 1e-9].
+
+    Clamps log p, because 1 - 1e-9 is 1 in float32.
+    """
+    log_p = log_p.clamp(math.log(FOCAL_MARGIN), math.log1p(-FOCAL_MARGIN))
+    return (-torch.expm1(log_p)).pow(gamma) * log_p
+
+
 def label_weight(labels: Tensor, weight: Tensor, ignore_index: int) -> Tensor:
     """The class weight of each pixel's label, for soft labels their mean, 0 where ignored: (N, H, W)."""
     if labels.dim() == 4:
@@ -67,15 +79,19 @@ def segmentation_loss(
     ignore_index: int = 255,
     hard_percentile: float = 0.0,
     across: Processes = SINGLE_PROCESS,
+    focal: float = 0.0,
 ) -> Tensor:
     """Weighted mean of the cross entropy over the hard pixels (MRNet, eq. 1).
 
     With `hard_percentile` q > 0, pixels whose weighted loss lies below the q-th percentile over all pixels
     (ignored ones included, with loss 0) are ignored as well. The loss is 0 where no pixel is left. Over
     several ranks, mean and percentile are those of the global batch, and the result is this rank's share:
-    the shares add up to the loss. `labels` may be soft (CRST, LRENT).
+    the shares add up to the loss. `labels` may be soft (CRST, LRENT). With `focal` gamma > 0 the cross
+    entropy is the focal one (CLAN).
     """
-    losses = pixel_cross_entropy(logits.log_softmax(1), labels, weight, ignore_index)
+    log_p = logits.log_softmax(1)
+    log_p = focal_log_probability(log_p, focal) if focal else log_p
+    losses = pixel_cross_entropy(log_p, labels, weight, ignore_index)
     pixel_weight = label_weight(labels, weight, ignore_index)
     if hard_percentile > 0:
         hard = losses.detach() >= percentile(losses.detach(), hard_percentile, across)
@@ -135,18 +151,66 @@ DIVERGENCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def rectified_losses(
-    z1: Tensor, z2: Tensor, labels: Tensor, weight: Tensor, ignore_index: int = 255, divergence: str = "kl"
+    z1: Tensor,
+    z2: Tensor,
+    labels: Tensor,
+    weight: Tensor,
+    ignore_index: int = 255,
+    divergence: str = "kl",
+    focal: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Rectified pseudo-label losses of both classifiers (Rectifying, eq. 8); nothing is detached.
 
     mean(ce * exp(-V) + V) over all pixels, V the divergence between the two classifiers: a pixel
-    on which they disagree counts less, and disagreement itself is penalised.
+    on which they disagree counts less, and disagreement itself is penalised. `focal` as in
+    `segmentation_loss`.
     """
 
     def rectified(log_a: Tensor, log_b: Tensor) -> Tensor:
         variance = DIVERGENCES[divergence](log_a, log_b)
-        ce = pixel_cross_entropy(log_a, labels, weight, ignore_index)
+        log_p = focal_log_probability(log_a, focal) if focal else log_a
+        ce = pixel_cross_entropy(log_p, labels, weight, ignore_index)
         return (ce * torch.exp(-variance) + variance).mean()
 
     log_p1, log_p2 = z1.log_softmax(1), z2.log_softmax(1)
     return rectified(log_p1, log_p2), rectified(log_p2, log_p1)
+
+
+# What a discriminator's logits cost, given the label that they should have; element by element.
+GANS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "Vanilla": lambda score, label: F.binary_cross_entropy_with_logits(score, label, reduction="none"),
+    "LS": lambda score, label: (score - label).square(),
+}
+
+
+def adversarial_loss(score: Tensor, label: int, gan: str = "Vanilla", weight: Tensor | None = None) -> Tensor:
+    """Mean of weight * l(score, label) over all cells (AdaptSegNet, CLAN).
+
+    Args:
+        score: logits of a discriminator, (N, 1, h, w).
+        label: 0 (source) or 1 (target).
+        gan: a name in `GANS`, l.
+        weight: (N, 1, h, w); None: 1 everywhere.
+    """
+    loss = GANS[gan](score, torch.full_like(score, label))
+    return loss.mean() if weight is None else (weight * loss).mean()
+
+
+def disagreement_map(z1: Tensor, z2: Tensor) -> Tensor:
+    """1 - the cosine of the two classifiers' probabilities, per pixel: (N, 1, H, W), in [0, 1] (CLAN)."""
+    return 1 - F.cosine_similarity(z1.softmax(1), z2.softmax(1), dim=1).unsqueeze(1)
+
+
+def weight_discrepancy(first: nn.Module, second: nn.Module) -> Tensor:
+    """1 + the cosine of two classifiers' weights, between 0 and 2 (CLAN).
+
+    Of the kernels and biases of their convolutions and linear layers, those that have the same shape in both.
+    """
+
+    def parameters(classifier: nn.Module) -> list[Tensor]:
+        layers = (m for m in classifier.modules() if isinstance(m, (nn.Conv2d, nn.Linear)))
+        return [p for layer in layers for p in layer.parameters(recurse=False)]
+
+    pairs = zip(parameters(first), parameters(second), strict=True)
+    pairs = [(p.flatten(), q.flatten()) for p, q in pairs if p.shape == q.shape]
+    return 1 + F.cosine_similarity(*map(torch.cat, zip(*pairs, strict=True)), dim=0)
