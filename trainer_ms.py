@@ -27,10 +27,9 @@ from utils.losses import (
     segmentation_loss,
     update_often_weight,
 )
-from utils.optim import RepeatedSGD, keep_layout
+from utils.optim import build_optimizer, keep_layout, set_rate
 from utils.schedule import cosine, poly, warmup_poly
 
-CLASSIFIER_RATE = 10  # learning rate of the classifiers relative to the backbone
 ADAM_BETAS = (0.9, 0.99)  # of the discriminators
 STATEFUL = ("gen_opt", "dis1_opt", "dis2_opt", "scaler")  # saved for resuming, beside the networks
 
@@ -64,18 +63,7 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
         self.processes = SINGLE_PROCESS
         self._parallel: list[nn.Module] = []  # G in DDP; in a list, so that G is registered only once
 
-        backbone, classifiers = self.G.backbone_parameters(), self.G.classifier_parameters()
-        backbone = {key: p for key, p in backbone.items() if p.requires_grad}
-        repeats = [1 if args.single_updates else published_repeats(key) for key in backbone]
-        self.gen_opt = RepeatedSGD(
-            [
-                dict(params=list(backbone.values()), lr=args.learning_rate, repeats=repeats),
-                dict(params=list(classifiers.values()), lr=CLASSIFIER_RATE * args.learning_rate),
-            ],
-            momentum=args.momentum,
-            weight_decay=args.weight_decay,
-            nesterov=args.nesterov,
-        )
+        self.gen_opt = build_optimizer(self.G, args)
         self.dis1_opt, self.dis2_opt = (
             torch.optim.Adam(D.parameters(), lr=args.learning_rate_D, betas=ADAM_BETAS, fused=True)
             for D in (self.D1, self.D2)
@@ -122,8 +110,7 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
         rate = warmup_poly(args.learning_rate, i_iter, args.num_steps, args.power, args.warm_up)
         if args.cosine:
             rate *= cosine(i_iter, args.swa_start, args.save_pred_every)
-        backbone, classifiers = self.gen_opt.param_groups
-        backbone["lr"], classifiers["lr"] = rate, CLASSIFIER_RATE * rate
+        set_rate(self.gen_opt, rate)
         for optimizer in (self.dis1_opt, self.dis2_opt):
             optimizer.param_groups[0]["lr"] = poly(args.learning_rate_D, i_iter, args.num_steps, args.power)
 
@@ -145,8 +132,6 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
         for name in STATEFUL:
             if name != "scaler" or state[name]:  # empty unless saved with --precision fp16
                 getattr(self, name).load_state_dict(state[name])
-        for group in self.gen_opt.param_groups:  # these flags may have changed
-            group.update(momentum=self.args.momentum, weight_decay=self.args.weight_decay)
 
     def gen_update(
         self,
@@ -347,13 +332,3 @@ def _trainable(module: nn.Module):
         yield
     finally:
         module.requires_grad_(False)
-
-
-def published_repeats(key: str) -> int:
-    """How often the published recipe updates a backbone parameter per step (see `utils.optim`).
-
-    Once in the stem, 3 times in a bottleneck of `layer1` ... `layer4`, 4 times in its shortcut.
-    """
-    if ".downsample." in key:
-        return 4
-    return 3 if key.startswith("layer") else 1

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from model.deeplab_multi import DeeplabMulti
 from model.ms_discriminator import MsImageDis
-from trainer_ms import published_repeats
+from utils.optim import published_repeats
 from utils.preprocess import MEAN_BGR
 
 IGNORED = 255

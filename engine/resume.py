@@ -28,7 +28,7 @@ FORMAT = 1
 ENTRIES = dict(format=int, stage=str, iteration=int, trainer=dict, processes=list, options=dict, images=list)
 # With other values the state does not fit the networks or optimisers, or the labels mean something else.
 FIXED_OPTIONS = (
-    *("num_classes", "use_se", "norm_style", "arch", "train_bn", "single_updates"),
+    *("num_classes", "use_se", "norm_style", "arch", "train_bn", "optimizer", "single_updates"),
     *("source", "target", "batch_size", "iter_size", "random_seed"),
 )
 # May change on resume without changing results; changing any other flag prints a warning.
@@ -150,7 +150,7 @@ def check_resumable(
     path = args.snapshot_dir / STATE_FILE
     if state["stage"] != type(trainer).__module__:
         raise UserError(f"{path}: is from the other stage ({state['stage']}); choose another --snapshot-dir")
-    before, now = state["options"], spelled_options(args)
+    before, now = {"optimizer": "sgd"} | state["options"], spelled_options(args)
     # By what they print as: values from a damaged file may not even compare.
     changed = [name for name in now if name in before and repr(before[name]) != repr(now[name])]
     free = FREE_OPTIONS - {"save_pred_every"} if args.cosine else FREE_OPTIONS  # the cosine's period

@@ -146,6 +146,7 @@ class DeeplabMulti(nn.Module):
     """
 
     checkpointing = False
+    repeats_updates = decays_all = True  # of its optimisers (utils/optim.py)
 
     def __init__(
         self,

@@ -130,6 +130,17 @@ def attribute(flag):
     return flag.replace("-", "_")
 
 
+def test_adamw_has_its_own_rate_decay_and_warm_up():
+    def settings(*flags: str) -> tuple:
+        args = stage1_args(["--optimizer", "adamw", *flags])
+        return args.learning_rate, args.weight_decay, args.warm_up
+
+    assert settings() == (6e-5, 0.01, 1500)
+    assert settings("--num-steps", "1000") == (6e-5, 0.01, 50)
+    given = ("--learning-rate", "1e-3", "--weight-decay", "0", "--warm-up", "0")
+    assert settings(*given) == (1e-3, 0, 0)
+
+
 def test_the_published_stage_1_command_reads_as_published():
     args = stage1_args(shlex.split(STAGE1_COMMAND)[1:])
     expected = TRAINING_DEFAULTS | dict(

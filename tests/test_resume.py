@@ -245,6 +245,7 @@ def test_resume_where_nothing_was_saved_starts(start, tmp_path):
     [
         (("--batch-size", "1"), ("--batch-size 1", "has 2")),
         (("--single-updates",), ("--single-updates True", "has False")),
+        (("--optimizer", "adamw"), ("--optimizer adamw", "has 'sgd'")),
         (("--random-seed", "7"), ("--random-seed 7", "has 1234")),
         (("--train_bn",), ("--train-bn True", "has False")),
     ],

@@ -259,6 +259,40 @@ def test_parameters_whose_steps_all_overflowed_are_new_after_resuming():
     assert torch.equal(step(resumed), step(optimizer()))
 
 
+def test_adamw_updates_each_parameter_once_by_its_rate_and_decays_all_of_the_published_network(one_thread):
+    trainer = build(1, "--optimizer adamw --learning-rate 1e-3 --weight-decay 0.5 --train_bn")
+    before = {key: p.detach().clone() for key, p in trainer.G.named_parameters()}
+    trainer.adjust_learning_rates(0)
+    trainer.gen_opt.register_step_post_hook(lambda *_: moments.update(trainer.gen_opt.state))
+    moments = {}
+    step(trainer, 0)
+    for key, p in trainer.G.named_parameters():
+        rate = 1e-4 if key in trainer.G.backbone_parameters() else 1e-3  # the warm-up starts at a tenth
+        gradient = moments[p]["exp_avg"] / 0.1
+        expected = before[key] * (1 - 0.5 * rate) - rate * gradient / (gradient.abs() + 1e-8)
+        torch.testing.assert_close(p.detach(), expected, rtol=1e-5, atol=rate * 1e-3)
+
+
+@pytest.mark.parametrize("overflows", [False, True])
+def test_adamw_resumes_exactly_and_skips_overflowed_steps(overflows, one_thread):
+    flags = f"{WEIGHTING} --optimizer adamw --train_bn"
+    whole, resumed = build(1, flags), build(1, flags)
+    if overflows:
+        whole.scaler = torch.amp.GradScaler("cpu", init_scale=float("inf"))
+        before = copy.deepcopy(whole.G.state_dict())
+        step(whole, 0)
+        assert all(torch.equal(whole.G.get_parameter(k), before[k]) for k, _ in whole.G.named_parameters())
+        whole.scaler = torch.amp.GradScaler("cpu", enabled=False)
+    else:
+        step(whole, 0)
+    resumed.load_training_state(copy.deepcopy(whole.training_state()))
+    for trainer in (whole, resumed):
+        trainer.adjust_learning_rates(1)
+        step(trainer, 1)
+    for (key, p), q in zip(whole.named_parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(p, q), key
+
+
 @pytest.mark.filterwarnings("ignore:grad and param do not obey")
 @pytest.mark.parametrize("moved", ["gradients", "network", "state"])
 def test_steps_do_not_depend_on_the_memory_format(moved, float64, one_thread):

@@ -110,6 +110,7 @@ TRAINING = (
         "no source image is mixed in",
     ),
     Rule("nesterov", lambda args, _: not args.momentum, "--momentum 0"),
+    Rule("momentum nesterov single_updates", lambda args, _: args.optimizer != "sgd", "it belongs to SGD"),
     Rule("threshold", lambda args, _: args.pseudo_dir, "the labels are those in --pseudo-dir"),
     Rule(
         "threshold",

@@ -1,16 +1,64 @@
-"""SGD that applies its whole update to a parameter several times per step.
+"""Optimisers of the segmentation network: AdamW, and SGD that updates a parameter several times per step.
 
 The code behind the published numbers listed each backbone parameter once for every module that encloses it,
 so one step applied weight decay, momentum and Nesterov to it that many times with the same gradient. On
-current GPUs such a list is a data race; this optimiser does the same arithmetic, one update after another.
+current GPUs such a list is a data race; `RepeatedSGD` does the same arithmetic, one update after another.
 """
 
+from argparse import Namespace
 from collections import defaultdict
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.sgd import sgd
+
+CLASSIFIER_RATE = 10  # learning rate of the classifiers relative to the backbone
+# Those of AdamW are DAFormer's (arXiv 2111.14887, section 4.1).
+OPTIMIZERS = {
+    "sgd": dict(learning_rate=2.5e-4, weight_decay=5e-4, warm_up=0),
+    "adamw": dict(learning_rate=6e-5, weight_decay=0.01, warm_up=1500),
+}
+
+
+def build_optimizer(network: nn.Module, args: Namespace) -> torch.optim.Optimizer:
+    """The optimiser that the flags choose; `set_rate` sets its rates.
+
+    SGD repeats the updates of the published networks as published. AdamW lets norms and biases of a network
+    decay only if it `decays_all`, as DAFormer's ResNet does.
+    """
+    backbone = {key: p for key, p in network.backbone_parameters().items() if p.requires_grad}
+    parts = list(backbone.values()), list(network.classifier_parameters().values())
+    rates = args.learning_rate, CLASSIFIER_RATE * args.learning_rate
+    if args.optimizer == "sgd":
+        groups = [dict(params=params, lr=rate) for params, rate in zip(parts, rates, strict=True)]
+        if not args.single_updates and network.repeats_updates:
+            groups[0]["repeats"] = [published_repeats(key) for key in backbone]
+        return RepeatedSGD(groups, args.momentum, args.weight_decay, args.nesterov)
+    groups = []
+    for decays in (True, False):
+        for params, rate in zip(parts, rates, strict=True):
+            chosen = [p for p in params if decays == (network.decays_all or p.ndim > 1)]
+            groups.append(dict(params=chosen, lr=rate, weight_decay=decays * args.weight_decay))
+    optimizer = torch.optim.AdamW(groups, fused=True)
+    optimizer.register_step_pre_hook(keep_layout)
+    return optimizer
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the backbone's learning rate, and with it the classifiers'; their groups alternate."""
+    for index, group in enumerate(optimizer.param_groups):
+        group["lr"] = CLASSIFIER_RATE * rate if index % 2 else rate
+
+
+def published_repeats(key: str) -> int:
+    """How often the published recipe updates a backbone parameter per step.
+
+    Once in the stem, 3 times in a bottleneck of `layer1` ... `layer4`, 4 times in its shortcut.
+    """
+    if ".downsample." in key:
+        return 4
+    return 3 if key.startswith("layer") else 1
 
 
 def keep_layout(optimizer: torch.optim.Optimizer, *_) -> None:

@@ -24,6 +24,7 @@ from utils.device import PRECISIONS
 from utils.errors import UserError
 from utils.flag_types import OneLineParser, boolean, format_size
 from utils.losses import DIVERGENCES
+from utils.optim import OPTIMIZERS
 
 OPTIONS_FILE = "opts.yaml"
 NETWORK_OPTIONS = ("num_classes", "use_se", "train_bn", "norm_style", "droprate", "arch")  # of `DeeplabMulti`
@@ -139,13 +140,16 @@ def _add_training_flags(parser: OneLineParser) -> None:
     add = parser.group("optimisation")
     add("--batch-size", types.positive, 16, "images per step and stream, over all GPUs and processes")
     add("--iter-size", types.positive, 1, "batches per update (gradient accumulation)")
-    add("--learning-rate", types.positive_float, 2.5e-4, "of the backbone; 10 times that for the classifiers")
+    add("--optimizer", OPTIMIZERS, "sgd", "of the network; each has its own default rate, decay and warm-up")
+    add("--learning-rate", types.positive_float, None,
+        "of the backbone; 10 times that for the classifiers (default: 2.5e-4; adamw: 6e-5)")
     add("--learning-rate-D", types.positive_float, 1e-4, "of the discriminators")
     add("--momentum", types.share, 0.9, "momentum of SGD")
     add("--nesterov", boolean, True, "Nesterov's momentum; off for CBST and CRST")
-    add("--weight-decay", types.not_negative_float, 5e-4, "weight decay of SGD")
+    add("--weight-decay", types.not_negative_float, None, "weight decay (default: 5e-4; adamw: 0.01)")
     add("--power", types.not_negative_float, 0.9, "exponent of the polynomial decay of the rates")
-    add("--warm-up", types.not_negative, 0, "iterations of linear warm-up")
+    add("--warm-up", types.not_negative, None,
+        "iterations of linear warm-up (default: 0; adamw: 1500, at most a twentieth of --num-steps)")
     add("--num-steps", types.positive, 100000, "iterations over which the rates decay")
     add("--num-steps-stop", types.positive, None, "iteration to stop at (default: --num-steps)")
     add("--single-updates", boolean, False, "update the backbone once per step (published: up to 4 times)")
@@ -236,7 +240,9 @@ def _fill_in(args: Namespace, pair: Adaptation, **defaults: object) -> None:
         data_dir_target=pair.target.root,
         input_size_target=pair.target.target_size,
         num_steps_stop=args.num_steps,
+        **OPTIMIZERS[args.optimizer],
     )
+    defaults["warm_up"] = min(defaults["warm_up"], args.num_steps // 20)
     if args.swa or args.adaboost:
         defaults["swa_batch"] = pair.extra_passes.batch
     for name, value in defaults.items():
