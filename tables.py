@@ -103,6 +103,8 @@ def show(
     notes = [f"Measured: {recipe.description}; {CLASS_COUNTS[table.benchmark]}; {seeds}."]
     if order := tabulate.order_line(numbers):
         notes.insert(0, order)
+    if not all(cell.comparable for cell in table.cells):
+        notes.append(f"{tabulate.NOT_COMPARABLE} of another network or training: not to be compared.")
     if args.synthetic:
         notes.append("Compare only the order with the published numbers: data and network differ.")
     text = tabulate.as_text(table, numbers, notes)

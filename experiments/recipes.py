@@ -199,12 +199,14 @@ class Planner:
             if recipe.start:
                 start = self._train("start", benchmark, f"{benchmark}-start", "none", recipe.start[benchmark])
             return self._train("stage1", benchmark, name, start, flags, average=average)
-        threshold = f"--threshold {network.threshold:g}"
-        folder = f"pseudo/{network.teacher.name}-t{network.threshold:g}"
+        chosen = f"--threshold {network.threshold:g}"
+        if network.portion:
+            chosen = f"--portion {network.portion:g}"
+        folder = f"pseudo/{network.teacher.name}-{network.labels}"
         generate = "generate_plabel_cityscapes.py"
-        labels = self._predict(generate, network.teacher, folder, "run.yaml", threshold)
+        labels = self._predict(generate, network.teacher, folder, "run.yaml", chosen)
         flags = f"{recipe.stage2[benchmark]} --drop {network.drop:g} {memory}"
-        flags += f" {threshold} --pseudo-dir {_quote(labels.result.parent)}"
+        flags += f" {chosen} --pseudo-dir {_quote(labels.result.parent)}"
         flags += " --conventional" if network.conventional else f" --divergence {network.divergence}"
         flags += f" {FROM_THE_START}" if network.memory else ""
         averaged = isinstance(network.teacher, Averaged)
@@ -214,7 +216,7 @@ class Planner:
     def _self_train(self, network: SelfTrained) -> Job:
         """The evaluation after the last round; the script skips the rounds before, which are finished."""
         benchmark, folder = network.benchmark, f"self-training/{network.name}"
-        start = self.train(self.resolve(Stage1(benchmark, adversarial=False, memory=0)))
+        start = self.train(network.start)
         earlier = (self._self_train(replace(network, rounds=network.rounds - 1)),) if network.rounds else ()
         source, target = map(find_domain, BENCHMARKS[benchmark])
         root, drawing = self._data(benchmark)
@@ -298,7 +300,7 @@ class Planner:
         if isinstance(network, Stage1):
             return replace(network, memory=recipe.memory if network.memory is None else network.memory)
         if isinstance(network, SelfTrained):
-            return network
+            return replace(network, start=self.resolve(network.start))
         if isinstance(network, Averaged):
             return replace(network, network=self.resolve(network.network))
         threshold = recipe.thresholds[network.benchmark] if network.threshold is None else network.threshold

@@ -15,7 +15,8 @@ from utils.errors import UserError
 CONFIDENCE = 0.95
 SIDE_BY_SIDE = 4  # columns; in wider tables the published numbers stand below the measured ones
 KINDS = ("measured", "published")
-CSV_COLUMNS = ("row", "column", "measured", "95% low", "95% high", "seeds", "published")
+NOT_COMPARABLE = "*"  # behind a published number
+CSV_COLUMNS = ("row", "column", "measured", "95% low", "95% high", "seeds", "published", "comparable")
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ class Number:
     @property
     def published(self) -> str:
         published = self.cell.published
-        return "–" if published is None else f"{published:.{self.decimals}f}"
+        mark = "" if self.cell.comparable else NOT_COMPARABLE
+        return "–" if published is None else f"{published:.{self.decimals}f}{mark}"
 
 
 Numbers = list[list[Number]]  # rows of columns
@@ -85,14 +87,17 @@ def numbers_of(table: Table, results: dict[Cell, list[dict]]) -> Numbers:
 
 
 def order_line(rows: Numbers) -> str:
-    """Whether the measured means rank as the published ones; '' without two to compare.
+    """Whether the measured means rank as the comparable published ones; '' without two to compare.
 
     Means that print the same do not rank.
     """
     known = [
         number
         for number in itertools.chain(*rows)
-        if "means" in number.cell.measure and number.cell.published is not None and number.values
+        if "means" in number.cell.measure
+        and number.cell.published is not None
+        and number.cell.comparable
+        and number.values
     ]
     unique_rows = len({number.row for number in known}) == len(known)
     pairs, wrong = 0, []
@@ -168,5 +173,6 @@ def as_csv(table: Table, rows: Numbers) -> str:
         interval = (None, None) if margin is None else (mean - margin, mean + margin)
         figures = (mean, *interval, number.cell.published)
         *measured, published = ("" if f is None else f"{f:.{decimals}f}" for f in figures)
-        writer.writerow((number.row, number.column, *measured, len(number.values), published))
+        comparable = ("yes" if number.cell.comparable else "no") if published else ""
+        writer.writerow((number.row, number.column, *measured, len(number.values), published, comparable))
     return text.getvalue()

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,18 @@ from evaluate_cityscapes import evaluate_args
 from experiments import runner, tabulate
 from experiments.recipes import Planner, published_recipe, synthetic_recipe
 from experiments.runner import Job
-from experiments.tables import ROBOTCAR_CLASSES, TABLES, WEIGHTS, Averaged, Cell, Row, Stage1, Stage2, Table
+from experiments.tables import (
+    ROBOTCAR_CLASSES,
+    TABLES,
+    WEIGHTS,
+    Averaged,
+    Cell,
+    Row,
+    SelfTrained,
+    Stage1,
+    Stage2,
+    Table,
+)
 from generate_plabel_cityscapes import generate_args
 from model.deeplab_multi import DeeplabMulti
 from self_train import self_train_args
@@ -28,7 +40,8 @@ from tests.conftest import ROOT, make_unsure, one_line_error, run_script
 from utils.errors import UserError
 from utils.options import stage1_args, stage2_args, write_options
 
-NAMES = ["mrnet-1", "mrnet-2", "mrnet-3", *(f"rectifying-{n}" for n in range(2, 11)), "adaboost-1", "crst-1"]
+NAMES = ["mrnet-1", "mrnet-2", "mrnet-3", *(f"rectifying-{n}" for n in range(2, 11))]
+NAMES += ["adaboost-1", "crst-1", "lineage"]
 PARSERS = {
     "train_ms.py": stage1_args,
     "train_ft.py": stage2_args,
@@ -128,6 +141,20 @@ def test_averages_are_trained_as_published_and_used_by_the_next_stage(tmp_path):
     assert (args.batch_size, args.crop_size, args.learning_rate) == (2, (480, 960), 4e-4)
     assert args.swa and args.swa_start == 25000 and not args.adaboost
     assert jobs[-1].result.name == "GTA5_50000_average.pth"
+
+
+def test_class_balanced_labels_serve_the_rectified_loss_and_rounds_from_any_network(tmp_path):
+    planner = Planner(published_recipe(), tmp_path, seed=1234)
+    _, labels, stage2 = runner.unfinished([planner.train(planner.resolve(Stage2(portion=0.5)))])
+    made, learned = (
+        generate_args(shlex.split(labels.command)[1:]),
+        stage2_args(shlex.split(stage2.command)[1:]),
+    )
+    assert made.portion == learned.portion == 0.5 and not learned.conventional
+    assert made.threshold is None and learned.pseudo_dir == made.save
+    *_, last = runner.unfinished([planner.evaluate(Cell(SelfTrained(3, Stage1())))])
+    args = self_train_args(shlex.split(last.command)[1:])
+    assert args.rounds == 3 and args.restore_from.endswith("gta5-adversarial-kl0.1/GTA5_25000.pth")
 
 
 @pytest.mark.parametrize("benchmark", ["gta5", "synthia", "robotcar"])
@@ -233,7 +260,7 @@ def test_one_seed_is_the_number_alone():
     assert rows[0][0].measured == "35.1"
     for text in (tabulate.as_text(table, rows, []), tabulate.as_markdown(table, rows, [])):
         assert "±" not in text and "interval" not in text
-    assert tabulate.as_csv(table, rows).splitlines()[1] == "method 0,mIoU,35.12,,,1,37.20"
+    assert tabulate.as_csv(table, rows).splitlines()[1] == "method 0,mIoU,35.12,,,1,37.20,yes"
 
 
 def test_csv_and_markdown_hold_the_same_numbers():
@@ -242,9 +269,9 @@ def test_csv_and_markdown_hold_the_same_numbers():
     read = list(csv.DictReader(tabulate.as_csv(table, rows).splitlines()))
     assert read[0] == {
         **{"row": "method 0", "column": "mIoU", "measured": "35.63", "published": "37.20", "seeds": "2"},
-        **{"95% low": "29.15", "95% high": "42.11"},  # 35.63 -+ 12.706 * 0.51
+        **{"95% low": "29.15", "95% high": "42.11", "comparable": "yes"},  # 35.63 -+ 12.706 * 0.51
     }
-    assert read[1]["row"] == "method 1" and read[1]["published"] == ""
+    assert read[1]["row"] == "method 1" and read[1]["published"] == read[1]["comparable"] == ""
     markdown = tabulate.as_markdown(table, rows, ["A note."]).splitlines()
     assert "95 % t-interval over 2 seeds" in markdown[0]
     cells = [[c.strip() for c in line.strip("|").split("|")] for line in markdown if line.startswith("|")]
@@ -274,6 +301,17 @@ def test_order_of_rows_is_compared_with_the_published_one():
     assert "method 0" not in wrong
     assert "2 of 3" in tabulate.order_line(numbers(table, [0.3], [0.5], [0.9], [0.5001]))  # prints the same
     assert tabulate.order_line(numbers(methods_table(37.2, None), [0.3], [0.4])) == ""
+
+
+def test_numbers_of_other_networks_are_marked_and_take_no_part_in_the_order():
+    table = methods_table(37.2, 45.5, 50.3)
+    row = table.rows[1]
+    other = replace(table, rows=(table.rows[0], Row(row.title, (replace(row.cells[0], comparable=False),))))
+    rows = numbers(other, [0.4], [0.3])
+    assert [row[0].published for row in rows] == ["37.2", "45.5*"] and tabulate.order_line(rows) == ""
+    line = tabulate.as_csv(other, rows).splitlines()[2]
+    assert line.endswith(",45.50,no")
+    assert tabulate.order_line(numbers(replace(table, rows=table.rows[:2]), [0.4], [0.3]))
 
 
 def test_each_mean_of_synthia_is_compared_with_itself():
@@ -432,6 +470,7 @@ def test_table_measured_on_synthetic_data(run_main, tmp_path, monkeypatch):
     measured = [100 * json.loads(kl.read_text())["miou"], 25.0, 12.5]
     assert [float(line["measured"]) for line in lines] == pytest.approx(measured, abs=0.006)
     assert [line["published"] for line in lines] == ["50.30", "", ""]
+    assert "*" not in text
 
     monkeypatch.chdir(tmp_path)
     again = run_main("tables", *flags)
