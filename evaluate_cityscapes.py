@@ -126,6 +126,7 @@ def main() -> None:
             refuse_unfinished(args.predictions, maps=True)
         maps = [] if args.predictions else [prediction_name(name) for name in data.names]
         check_replaceable(save, [*maps, *RESULT_FILES])
+    processes.broadcast(None, patient=True)  # wait for the checks
     network = None if args.predictions else restore_network(args, device, processes)
     filled = FilledFolder(save, args, data, processes, again="the same command starts over")
     with filled.filling():

@@ -109,6 +109,7 @@ def main() -> None:
         log_stretched(target, args.input_size, "--input-size")
         check_apart("--save", folder, target, labels=args.save is not None)
         check_replaceable(folder, [prediction_name(name) for name in target.names])
+    processes.broadcast(None, patient=True)  # wait for the checks
     device, _ = choose_device(args, processes)
     network = restore_network(args, device, processes)
     filled = FilledFolder(folder, args, target, processes, again="the same command goes on with the others")

@@ -95,7 +95,7 @@ def run_training(trainer_class: type[nn.Module], args: Namespace, pseudo_labels:
             check_scorable(validation)
         for data, size, flag in working_sizes(labelled, target, args):
             log_stretched(data, size, flag)
-    target_has_labels = processes.broadcast(target_has_labels)
+    target_has_labels = processes.broadcast(target_has_labels, patient=True)
 
     # Trainer: new, or as it was saved.
     device, gpus = prepare_device(args, processes)

@@ -1,5 +1,6 @@
 """Several processes against one with the same samples, in float64, over gloo on the CPU."""
 
+import datetime
 import json
 import os
 import signal
@@ -345,6 +346,45 @@ def test_a_process_that_fails_ends_all_with_its_message_and_everything_saved(tmp
     said = f"{image.relative_to(tmp_path)}: not a readable image"
     assert lines and all(said in line and f"saved before iteration {reached}" in line for line in lines)
     assert not list((tmp_path / "snapshots").rglob("*.pth"))
+
+
+VANISHING = f"""
+import datetime, os, sys, time
+sys.path.insert(0, {str(ROOT)!r})
+from utils import distributed
+from utils.errors import run_script
+distributed.TIMEOUT = datetime.timedelta(seconds=2)
+
+def main():
+    processes = distributed.init_distributed(cpu=True)
+    if processes.is_main:
+        time.sleep(4)  # the check of the data may take longer than a step
+    assert processes.broadcast(7, patient=True) == 7
+    if processes.rank == 1:
+        time.sleep(60 if sys.argv[1] == "hangs" else 0)
+        os._exit(0)
+    started = time.monotonic()
+    try:
+        processes.all_reduce_max(1)
+    finally:
+        print(f"noticed after {{time.monotonic() - started:.0f}} s")
+
+run_script(main)
+"""
+
+
+@pytest.mark.parametrize(("way", "limit"), [("hangs", 10), ("dies", 2)])
+def test_a_process_that_vanishes_is_noticed_by_the_others(way, limit, tmp_path):
+    assert datetime.timedelta(minutes=15) >= distributed.TIMEOUT
+    script = tmp_path / "vanishing.py"
+    script.write_text(VANISHING)
+    command = torchrun_command(2, "")[:-1]
+    ended = subprocess.run(
+        [*command, script, way], capture_output=True, text=True, env=ENVIRONMENT, timeout=120
+    )
+    assert "vanishing.py: error: torchrun: another process ended or no longer answers" in ended.stderr
+    assert "terminate called" not in ended.stderr and 'vanishing.py", line' not in ended.stderr
+    assert float(ended.stdout.split()[2]) <= limit  # "noticed after _ s"
 
 
 def test_what_all_processes_refuse_is_said_once(tmp_path):

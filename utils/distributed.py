@@ -18,8 +18,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from utils.errors import UserError
 
-# torchrun notices a failed process at once; this only bounds the wait for a slow one.
-TIMEOUT = datetime.timedelta(hours=2)
+# torchrun notices a failed process of its machine at once; this bounds the wait for a machine that vanished.
+TIMEOUT = datetime.timedelta(minutes=15)
+CHECK_TIMEOUT = datetime.timedelta(hours=2)  # while rank 0 alone looks at all files
 GLOO_GRACE = 0.2  # seconds
 
 
@@ -27,13 +28,15 @@ GLOO_GRACE = 0.2  # seconds
 class Processes:
     """Rank, world size, local rank and local world size, with the collective operations of the project.
 
-    Every operation also works in a single process, where it returns its argument.
+    Every operation also works in a single process, where it returns its argument. It fails with a
+    RuntimeError after `TIMEOUT`, or at once when the connection to another process breaks.
     """
 
     rank: int = 0
     world_size: int = 1
     local_rank: int = 0
     local_world_size: int = 1
+    patient: dist.ProcessGroup | None = None  # all processes, with `CHECK_TIMEOUT`
 
     @property
     def is_distributed(self) -> bool:
@@ -53,12 +56,12 @@ class Processes:
         dist.all_reduce(total)
         return total
 
-    def broadcast(self, value: object) -> object:
-        """Rank 0's `value`, on all ranks; blocks."""
+    def broadcast(self, value: object, patient: bool = False) -> object:
+        """Rank 0's `value`, on all ranks; blocks, if `patient` for up to `CHECK_TIMEOUT`."""
         if not self.is_distributed:
             return value
         values = [value]
-        dist.broadcast_object_list(values)
+        dist.broadcast_object_list(values, group=self.patient if patient else None)
         return values[0]
 
     def gather(self, value: object) -> list:
@@ -127,10 +130,11 @@ def init_distributed(cpu: bool) -> Processes:
     try:
         # GPU tensors use NCCL, Python objects and CPU tensors gloo.
         dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=TIMEOUT)
+        patient = dist.new_group(backend="gloo", timeout=CHECK_TIMEOUT)
     except (RuntimeError, ValueError) as error:
         raise UserError(f"torchrun: cannot reach the other processes ({error})") from error
     local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return Processes(dist.get_rank(), dist.get_world_size(), local_rank, local_world_size)
+    return Processes(dist.get_rank(), dist.get_world_size(), local_rank, local_world_size, patient)
 
 
 def shutdown() -> None:

@@ -19,6 +19,7 @@ INTERRUPTED = 130  # exit status after Ctrl-C
 RANK_DELAY = 5.0  # seconds
 SAME_REQUEST = 3.0  # seconds
 SAVE_SECONDS = 60  # a save takes less
+LOST = ("Timed out waiting", "closed by peer", "reset by peer", "Broken pipe")  # in messages of gloo and NCCL
 
 
 class UserError(Exception):
@@ -100,6 +101,17 @@ def run_script(main: Callable[[], None]) -> None:
         # Unexpected file errors, such as permissions that change during a run, get one line too.
         name = os.fsdecode(error.filename)
         exit_with_error(f"{script}: error: {name}: {error.strerror}; check that it exists and is accessible")
+    except RuntimeError as error:
+        if not any(sign in str(error) for sign in LOST):
+            raise
+        reason = " ".join(str(error).split()).partition(". ")[0]
+        try:
+            exit_with_error(
+                f"{script}: error: torchrun: another process ended or no longer answers; see its message, "
+                f"then start again, a training with --resume ({reason})"
+            )
+        finally:
+            os._exit(BAD_INPUT)  # Python's own end would abort: gloo's threads still wait
     except Stopped as stopped:
         print(f"{script}: {stopped}", file=sys.stderr, flush=True)
         sys.exit(stopped.status)
