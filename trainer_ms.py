@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from model.deeplab_multi import DeeplabMulti
 from model.ms_discriminator import MsImageDis
@@ -224,7 +225,7 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
         super().train(mode)
         if not self.args.is_training:
             for module in self.G.modules():
-                if isinstance(module, (nn.BatchNorm2d, nn.SyncBatchNorm)):
+                if isinstance(module, _BatchNorm):
                     module.eval()
         return self
 

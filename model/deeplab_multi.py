@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
@@ -40,7 +41,7 @@ ARCHS = {
 def norm_layer(style: str, channels: int) -> nn.Module:
     """Normalisation of a classifier: batch, instance (affine), group (32) or layer norm (one group)."""
     if style == "bn":
-        return nn.BatchNorm2d(channels)
+        return BatchNorm(channels)
     if style == "in":
         return nn.InstanceNorm2d(channels, affine=True)
     if style == "gn":
@@ -48,6 +49,21 @@ def norm_layer(style: str, channels: int) -> nn.Module:
     if style == "ln":
         return nn.GroupNorm(1, channels)
     raise ValueError(f"norm style {style!r} is none of {', '.join(NORM_STYLES)}")
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Batch normalisation that leaves `num_batches_tracked` alone.
+
+    Counting is a GPU operation per layer, for a number that matters only without a momentum
+    (`torch.optim.swa_utils.update_bn`).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H, W)."""
+        if self.momentum is None:
+            return super().forward(x)
+        statistics = self.running_mean, self.running_var
+        return F.batch_norm(x, *statistics, self.weight, self.bias, self.training, self.momentum, self.eps)
 
 
 class CaffeBottleneck(nn.Module):
@@ -64,14 +80,14 @@ class CaffeBottleneck(nn.Module):
         downsample = None  # drawn before the other convolutions, but listed behind them
         if shortcut:
             downsample = nn.Sequential(
-                nn.Conv2d(inplanes, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
+                nn.Conv2d(inplanes, channels, 1, stride, bias=False), BatchNorm(channels)
             )
         self.conv1 = nn.Conv2d(inplanes, planes, 1, stride, bias=False)
-        self.bn1 = nn.BatchNorm2d(planes)
+        self.bn1 = BatchNorm(planes)
         self.conv2 = nn.Conv2d(planes, planes, 3, padding=dilation, dilation=dilation, bias=False)
-        self.bn2 = nn.BatchNorm2d(planes)
+        self.bn2 = BatchNorm(planes)
         self.conv3 = nn.Conv2d(planes, channels, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(channels)
+        self.bn3 = BatchNorm(channels)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = downsample
 
@@ -161,7 +177,7 @@ class DeeplabMulti(nn.Module):
         sizes = ARCHS[arch]
         planes = [sizes.width * 2**stage for stage in range(4)]
         self.conv1 = nn.Conv2d(3, sizes.width, 7, stride=2, padding=3, bias=False)
-        self.bn1 = nn.BatchNorm2d(sizes.width)
+        self.bn1 = BatchNorm(sizes.width)
         self.relu = nn.ReLU(inplace=True)
         # ceil_mode: the Caffe rounding, which keeps (size - 1) / 8 + 1 cells for odd sizes.
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=True)

@@ -33,7 +33,6 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         mean = _AllReduceSum.apply(x.sum((0, 2, 3))) / pixels
         centred = x - mean[:, None, None]
         var = _AllReduceSum.apply(centred.square().sum((0, 2, 3))) / pixels
-        self.num_batches_tracked.add_(1)
         unbiased = var.detach() * pixels / (pixels - 1).clamp_min(1)
         self.running_mean.lerp_(mean.detach().to(self.running_mean), self.momentum)
         self.running_var.lerp_(unbiased.to(self.running_var), self.momentum)
@@ -44,6 +43,6 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
 def convert_global_batchnorm(network: nn.Module) -> nn.Module:
     """What `nn.SyncBatchNorm.convert_sync_batchnorm` does, in place."""
     for module in network.modules():
-        if type(module) is nn.BatchNorm2d:
+        if isinstance(module, nn.BatchNorm2d):
             module.__class__ = GlobalBatchNorm2d
     return network

@@ -166,7 +166,7 @@ def moved_between_snapshots(folder, *names, numbers=(2, 4)):
 
 
 AFFINE = tuple(f"bn{i}.{name}" for i in (1, 2, 3) for name in ("weight", "bias"))
-STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+STATISTICS = ("running_mean", "running_var")
 CONVOLUTIONS = ("conv1.weight", "conv2.weight", "conv3.weight")
 
 
