@@ -252,10 +252,16 @@ def scan(
     """Relative names of all files under `folder` with one of `suffixes` (in any case), sorted.
 
     Hidden files, names that end in `excluded` and everything in `excluded_folders` are skipped.
+
+    Raises:
+        DataError: a link leads back to a folder above it.
     """
     suffixes = tuple(suffix.lower() for suffix in suffixes)
 
-    def walk(relative: str) -> Iterator[str]:
+    def walk(relative: str, above: tuple[str, ...] = ()) -> Iterator[str]:
+        here = os.path.realpath(folder / relative)
+        if here in above:
+            raise DataError(f"{folder / relative}: this link leads back to a folder above it; remove it")
         with os.scandir(folder / relative) as entries:
             for entry in entries:
                 name = f"{relative}/{entry.name}" if relative else entry.name
@@ -264,7 +270,7 @@ def scan(
                 if entry.name.lower().endswith(suffixes):
                     yield name
                 elif entry.is_dir() and Path(entry.path) not in excluded_folders:
-                    yield from walk(name)
+                    yield from walk(name, (*above, here))
 
     names = sorted(walk(""))
     if not names:

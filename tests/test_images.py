@@ -17,6 +17,7 @@ from tests.conftest import (
     LABEL_IDS,
     TRAIN_IDS,
     label_blocks,
+    one_line_error,
     picture,
     save_by_pypng,
     save_png,
@@ -321,3 +322,18 @@ def test_a_listed_name_stays_in_the_data_folder(name, problem, tmp_path):
     (tmp_path / "list.txt").write_text(f"00001.png\n{name}\n")
     with pytest.raises(DataError, match=f"list.txt: .*{problem}"):
         build_dataset("gta5", tmp_path, list_file=tmp_path / "list.txt")
+
+
+def test_a_link_that_leads_back_is_named_in_one_short_line(tmp_path, monkeypatch, run_main):
+    monkeypatch.chdir(tmp_path)
+    save_png(tmp_path / "photos/a.png", np.zeros((8, 8, 3), np.uint8))
+    save_png(tmp_path / "more/b.png", np.zeros((8, 8, 3), np.uint8))
+    (tmp_path / "photos/elsewhere").symlink_to("../more")
+    flags = ("check_data", "photos", "--source", "gta5", "--num-workers", "0")
+    assert "images  2 of photos" in run_main(*flags).stdout
+    for target in ("..", ".", "loop"):
+        (tmp_path / "photos/loop").symlink_to(target)
+        why = "levels of symbolic links" if target == "loop" else "this link leads back"
+        line = one_line_error(run_main(*flags), "photos/loop", why)
+        assert len(line) < 150
+        (tmp_path / "photos/loop").unlink()
