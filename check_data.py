@@ -8,6 +8,8 @@ Exits with status 2 if something would stop a training: files that cannot be rea
 missing labels, ids or colours without a class, no class to learn.
 """
 
+from utils.script import run_script
+
 import logging
 from argparse import Namespace
 from pathlib import Path
@@ -19,7 +21,7 @@ from dataset.survey import Survey, check_pair, doubts, lack_of_classes, survey_i
 from dataset.transforms import stretched
 from engine.run_log import log_to_terminal, progress
 from utils.device import default_workers
-from utils.errors import UserError, run_script
+from utils.errors import UserError
 from utils.flag_types import OneLineParser, any_domain, source, split, workers
 from utils.options import OWN_DATA
 

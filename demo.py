@@ -10,6 +10,8 @@ the same weights, trained on the source for a while: they stand in for ImageNet'
 used here does not have.
 """
 
+from utils.script import run_script
+
 import os
 import shlex
 import subprocess
@@ -33,7 +35,7 @@ from report.pictures import Picture, color_map, read_example, source_pictures
 from report.result_folder import read_result
 from synthetic import make_synthetic_data
 from utils.atomic import atomic_write
-from utils.errors import UserError, run_script
+from utils.errors import UserError
 from utils.flag_types import OneLineParser, seed
 from utils.metrics import format_iou_columns
 from utils.pictures import overview

@@ -12,6 +12,8 @@ Writes for each image <name>.png (train ids), <name>_color.png, <name>_heatmap.p
 image_counts.npz and, with --report, report.html (docs/results.md).
 """
 
+from utils.script import run_script
+
 import logging
 from argparse import Namespace
 from collections.abc import Iterator
@@ -44,7 +46,6 @@ from report.result_folder import RESULT_FILES, read_result, write_result
 from utils.atomic import resolve_path
 from utils.device import choose_device
 from utils.distributed import Processes, init_distributed, shutdown
-from utils.errors import run_script
 from utils.flag_types import (
     PUBLISHED_WEIGHTS,
     OneLineParser,

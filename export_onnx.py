@@ -6,6 +6,8 @@ The input `images` is RGB uint8 (N, height, width, 3) of --input-size with N fre
 uint8, `score` (0 to 1) and `uncertainty` (nats), (N, height, width) each. docs/use.md shows how to run it.
 """
 
+from utils.script import run_script
+
 import logging
 from argparse import Namespace
 from pathlib import Path
@@ -14,7 +16,7 @@ from deploy.onnx_file import check_onnx, load_onnxruntime, write_onnx
 from deploy.segmenter import load_segmenter
 from engine.run_log import log_to_terminal
 from utils.atomic import atomic_write
-from utils.errors import UserError, run_script
+from utils.errors import UserError
 from utils.flag_types import OneLineParser, boolean, format_size, size, text
 from utils.inference import SingleScaleModel
 

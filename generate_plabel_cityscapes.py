@@ -7,6 +7,8 @@ Each image gets <name>.png (train ids), <name>_color.png and <name>_heatmap.png 
 every class has a threshold of its own (CBST); they are in class_balance.json. Ends with each class's share.
 """
 
+from utils.script import run_script
+
 import logging
 from argparse import Namespace
 from collections.abc import Iterable, Iterator
@@ -37,7 +39,6 @@ from model.deeplab_multi import DeeplabMulti
 from utils.class_balance import DS_RATE, MINE_PORT
 from utils.device import choose_device
 from utils.distributed import Processes, init_distributed, shutdown
-from utils.errors import run_script
 from utils.flag_types import (
     PUBLISHED_WEIGHTS,
     OneLineParser,

@@ -6,6 +6,8 @@
 Nothing is predicted again. The data must be where the evaluation found them, or in --data-dir.
 """
 
+from utils.script import run_script
+
 import logging
 from argparse import Namespace
 from pathlib import Path
@@ -17,7 +19,7 @@ from report.comparison import gain_lines, miou_gains, most_changed
 from report.pages import write_comparison, write_evaluation
 from report.result_folder import read_result
 from utils.atomic import resolve_path
-from utils.errors import UserError, run_script
+from utils.errors import UserError
 from utils.flag_types import OneLineParser, not_negative, target, text
 from utils.idle_flags import REPORTING, log_idle_flags
 

@@ -7,6 +7,8 @@ Writes for each image <name>.png (train ids), <name>_overlay.png (classes over t
 <name>.png.
 """
 
+from utils.script import run_script
+
 import logging
 from argparse import Namespace
 from functools import partial
@@ -24,7 +26,6 @@ from engine.restore import label_ids, read_snapshot, recognise
 from engine.run_log import log_to_terminal, progress
 from utils.atomic import atomic_write
 from utils.device import PRECISIONS, choose_device
-from utils.errors import run_script
 from utils.flag_types import OneLineParser, gpu_ids, positive_float, size
 from utils.idle_flags import SEGMENTING, log_idle_flags
 from utils.memory import PRECISION_ADVICE, out_of_memory_advice

@@ -9,6 +9,8 @@ Run the same command again to continue after an interruption. The scripts write 
 in --out/logs.
 """
 
+from utils.script import run_script
+
 import json
 import logging
 import signal
@@ -20,7 +22,6 @@ from engine.run_log import log_to_terminal
 from experiments.rounds import Rounds
 from experiments.runner import run
 from utils import flag_types as types
-from utils.errors import run_script
 from utils.flag_types import OneLineParser
 from utils.metrics import format_table
 from utils.options import add_domain_flags

@@ -9,6 +9,8 @@ Every number comes from the project's scripts, and everything they write is belo
 again to continue after an interruption. The tables are data in experiments/tables.py.
 """
 
+from utils.script import run_script
+
 import argparse
 import json
 import logging
@@ -21,7 +23,7 @@ from experiments import runner, tabulate
 from experiments.recipes import Planner, Recipe, published_recipe, synthetic_recipe
 from experiments.tables import CLASS_COUNTS, TABLES, Cell, Table
 from utils.atomic import atomic_write
-from utils.errors import UserError, run_script
+from utils.errors import UserError
 from utils.flag_types import OneLineParser, gpu_ids, positive, seeds
 from utils.idle_flags import TABULATING, log_idle_flags
 

@@ -6,9 +6,10 @@ The loss is rectified by the uncertainty of each pixel; --conventional trains on
 were true. Several GPUs and --resume as in train_ms.py; the README shows the published command.
 """
 
+from utils.script import run_script
+
 from engine.setup import run_training
 from trainer_ms_variance import AD_Trainer
-from utils.errors import run_script
 from utils.options import stage2_args
 
 

@@ -13,9 +13,10 @@ The README shows the published command. Reads ./data/GTA5 and ./data/Cityscapes/
 GTA5_<iteration>.pth, opts.yaml, log.jsonl, training_state.pt and pictures to --snapshot-dir.
 """
 
+from utils.script import run_script
+
 from engine.setup import run_training
 from trainer_ms import AD_Trainer
-from utils.errors import run_script
 from utils.options import stage1_args
 
 

@@ -1,5 +1,7 @@
 """Tiny data sets in the published layouts, and the scripts run on them."""
 
+from utils.script import run_script as run_guarded
+
 import contextlib
 import importlib.util
 import io
@@ -17,8 +19,6 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-
-from utils.errors import run_script as run_guarded
 
 # Processes of pytest-xdist share the cores, and so do the scripts that their tests start.
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))

@@ -74,9 +74,9 @@ def _work(
     place: tuple[str, int] | None,
     largest_file: int | None,
 ) -> None:
-    import torch
+    from utils.script import run_script
 
-    from utils.errors import run_script
+    import torch
 
     for number, path in zip((1, 2), outputs, strict=True):
         os.dup2(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND), number)

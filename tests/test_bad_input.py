@@ -1,5 +1,7 @@
 """What a user can put right: exit status 2, one line that names it, and nothing harmed."""
 
+from utils.script import run_script as run_guarded
+
 import contextlib
 
 import numpy as np
@@ -19,7 +21,6 @@ from tests.conftest import (
     run_script,
     save_png,
 )
-from utils.errors import run_script as run_guarded
 
 IMAGE = "data/GTA5/images/00002.png"
 TARGET = "data/Cityscapes/data"

@@ -352,7 +352,7 @@ VANISHING = f"""
 import datetime, os, sys, time
 sys.path.insert(0, {str(ROOT)!r})
 from utils import distributed
-from utils.errors import run_script
+from utils.script import run_script
 distributed.TIMEOUT = datetime.timedelta(seconds=2)
 
 def main():

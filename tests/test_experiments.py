@@ -415,7 +415,7 @@ def test_ctrl_c_ends_the_scripts_and_leaves_one_line(base):
     code = (
         f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
         "from pathlib import Path\n"
-        "from experiments import runner; from utils.errors import run_script\n"
+        "from experiments import runner; from utils.script import run_script\n"
         "job = runner.Job('slow', 'script.py out/slow hang', Path('out/slow/result'), Path('log.txt'))\n"
         "run_script(lambda: runner.run([job]))\n"
     )

@@ -1,5 +1,7 @@
 """Faults of the machine: processes that are killed, /dev/shm too small, too few open files."""
 
+from utils.script import run_script as run_guarded
+
 import os
 import resource
 import signal
@@ -15,7 +17,6 @@ from torch.utils.data import Dataset
 from dataset.sampling import batches, load
 from tests.bad_input.runner import limited
 from tests.conftest import ROOT, TRAINING, one_line_error
-from utils.errors import run_script as run_guarded
 
 
 class Squares(Dataset):
@@ -90,7 +91,7 @@ def test_a_low_limit_of_open_files_is_raised_for_the_workers_where_it_may_be():
 
 def test_too_few_open_files_is_one_line(capsys):
     code = "import resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40)); "
-    code += "from dataset.sampling import load; from utils.errors import run_script; "
+    code += "from dataset.sampling import load; from utils.script import run_script; "
     code += "run_script(lambda: list(load(range(8), workers=8)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     one_line_error(done, "--num-workers 8", "this shell allows 40", "ulimit -n")

@@ -1,25 +1,19 @@
-"""How a script ends: one line and status 2 for what the user can fix, 128 + n when a signal stopped it."""
+"""What ends a run: errors that the user can fix, and signals."""
 
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
+from contextlib import suppress
 from types import FrameType
 from typing import NoReturn
 
-from dataset import DataError
-from model.weights import WeightsError
-
 BAD_INPUT = 2  # exit status
-INTERRUPTED = 130  # exit status after Ctrl-C
 # Other ranks wait this long before printing. If rank 0 fails for the same reason, torchrun ends them first
 # and the user sees one line instead of eight.
 RANK_DELAY = 5.0  # seconds
 SAME_REQUEST = 3.0  # seconds
 SAVE_SECONDS = 60  # a save takes less
-LOST = ("Timed out waiting", "closed by peer", "reset by peer", "Broken pipe")  # in messages of gloo and NCCL
 
 
 class UserError(Exception):
@@ -70,51 +64,17 @@ def ignore_stop_signals() -> None:
     signal.signal(signal.SIGTERM, lambda signum, frame: signal.alarm(SAVE_SECONDS))
 
 
-def exit_with_error(line: str) -> NoReturn:
-    """Print one line on standard error and exit with status 2."""
+def exit_with_error(line: str, status: int = BAD_INPUT) -> NoReturn:
+    """Print one line on standard error and exit with a status."""
     rank = int(os.environ.get("RANK", "0"))
-    if rank:
+    if rank and status == BAD_INPUT:
         time.sleep(RANK_DELAY)
         line = f"[process {rank}] {line}"
-    print(printable(line), file=sys.stderr, flush=True)
-    sys.exit(BAD_INPUT)
+    with suppress(OSError):  # a closed pipe
+        print(printable(line), file=sys.stderr, flush=True)
+    sys.exit(status)
 
 
 def printable(text: str) -> str:
     """Escape whatever could control a terminal: file names are untrusted."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def run_script(main: Callable[[], None]) -> None:
-    """Run a script's `main`, turning the errors of `BAD_INPUT` into one line on standard error.
-
-    Exit status: 2 for those errors, 143 after SIGTERM, 130 after Ctrl-C.
-    """
-    script = Path(sys.argv[0]).name
-    try:
-        main()
-    except (UserError, DataError, WeightsError) as error:
-        exit_with_error(f"{script}: error: {' '.join(str(error).split())}")
-    except OSError as error:
-        if error.filename is None:
-            raise
-        # Unexpected file errors, such as permissions that change during a run, get one line too.
-        name = os.fsdecode(error.filename)
-        exit_with_error(f"{script}: error: {name}: {error.strerror}; check that it exists and is accessible")
-    except RuntimeError as error:
-        if not any(sign in str(error) for sign in LOST):
-            raise
-        reason = " ".join(str(error).split()).partition(". ")[0]
-        try:
-            exit_with_error(
-                f"{script}: error: torchrun: another process ended or no longer answers; see its message, "
-                f"then start again, a training with --resume ({reason})"
-            )
-        finally:
-            os._exit(BAD_INPUT)  # Python's own end would abort: gloo's threads still wait
-    except Stopped as stopped:
-        print(f"{script}: {stopped}", file=sys.stderr, flush=True)
-        sys.exit(stopped.status)
-    except KeyboardInterrupt:
-        print(f"{script}: interrupted", file=sys.stderr)
-        sys.exit(INTERRUPTED)
