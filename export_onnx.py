@@ -15,7 +15,7 @@ from pathlib import Path
 from deploy.onnx_file import check_onnx, load_onnxruntime, write_onnx
 from deploy.segmenter import load_segmenter
 from engine.run_log import log_to_terminal
-from utils.atomic import atomic_write
+from utils.atomic import atomic_write, check_kind
 from utils.errors import UserError
 from utils.flag_types import OneLineParser, boolean, format_size, size, text
 from utils.inference import SingleScaleModel
@@ -45,6 +45,7 @@ def main() -> None:
     load_onnxruntime()
     if args.save.is_dir():
         raise UserError(f"--save {args.save}: is a folder; name a file such as {args.save / 'network.onnx'}")
+    check_kind("--save", args.save, ".onnx")
     segmenter = load_segmenter(args.restore_from, "cpu", args.input_size)
     model, size = SingleScaleModel(segmenter.network, args.logits).eval(), segmenter.input_size
 

@@ -18,7 +18,7 @@ from engine.run_log import log_to_terminal
 from report.comparison import gain_lines, miou_gains, most_changed
 from report.pages import write_comparison, write_evaluation
 from report.result_folder import read_result
-from utils.atomic import resolve_path
+from utils.atomic import check_kind, resolve_path
 from utils.errors import UserError
 from utils.flag_types import OneLineParser, not_negative, target, text
 from utils.idle_flags import REPORTING, log_idle_flags
@@ -64,6 +64,7 @@ def main() -> None:
     args = report_args()
     log_to_terminal()
     log_idle_flags(args, REPORTING)
+    check_kind("--save", args.save, ".html", ".htm")
     results = [read_result(folder) for folder in args.results]
     evaluated = results[0].metrics["data"]
     name = args.target or evaluated["target"]

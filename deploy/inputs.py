@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from dataset.images import PICTURE_SUFFIXES, DataError, check_image, scan
+from dataset.images import ID_MODES, PICTURE_SUFFIXES, DataError, check_image, read_header, scan
 from deploy.video import VIDEO_SUFFIXES, check_video
 from utils.atomic import resolve_path
 from utils.errors import UserError
@@ -29,7 +29,7 @@ def find_inputs(paths: Sequence[Path], folder: Path, only_labels: bool = False) 
 
     Raises:
         UserError, DataError: a file is missing or unreadable, two inputs would have the same output, or an
-            output would overwrite an input.
+            output would overwrite an input or another picture.
     """
     inputs = [item for path in paths for item in _expand(path, folder)]
     if only_labels:
@@ -78,4 +78,7 @@ def _check_outputs(inputs: Sequence[Input], folder: Path) -> None:
                 )
             if resolve_path(output) in sources:
                 raise UserError(f"--save {folder}: {output} would overwrite an input; choose another folder")
+            is_label = output == item.outputs[0] and not item.is_video
+            if is_label and output.is_file() and read_header(output)[1] not in ID_MODES:
+                raise UserError(f"--save {folder}: {output} is a picture already; choose another folder")
             writers[output] = item.path

@@ -78,13 +78,18 @@ def check_replaceable(folder: Path, outputs: Sequence[str]) -> None:
         )
 
 
+def is_unfinished(folder: Path) -> bool:
+    """Whether a folder of predictions is being filled, or was not filled to its end."""
+    return (folder / UNFINISHED_FILE).is_file()
+
+
 def refuse_unfinished(folder: Path, maps: bool = False) -> None:
     """Refuse a folder that was not filled to its end; with `maps` only if its maps are those of a network.
 
     Raises:
         UserError: it was not.
     """
-    if not (folder / UNFINISHED_FILE).is_file():
+    if not is_unfinished(folder):
         return
     entries = read_entries(folder / UNFINISHED_FILE)
     flags = entries[-1].get("flags") if entries else None

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+from engine.result_folders import is_unfinished
 from utils.errors import UserError
 
 PATIENCE = 60  # seconds that an interrupted script gets to save before it is killed
@@ -40,7 +41,7 @@ def unfinished(jobs: Iterable[Job]) -> list[Job]:
     """The jobs without a result and what they need that has none either, each once, dependencies first."""
     ordered: dict[Job, None] = {}
     for job in jobs:
-        if not job.result.exists():
+        if not job.result.exists() or is_unfinished(job.result.parent):
             ordered |= dict.fromkeys([*unfinished(job.needs), job])
     return list(ordered)
 

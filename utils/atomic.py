@@ -44,6 +44,16 @@ def atomic_write(path: Path, write: Callable[[Path], object], durable: bool = Tr
             tmp.unlink()
 
 
+def check_kind(flag: str, path: Path, *suffixes: str) -> None:
+    """Refuse to replace a file of another kind.
+
+    Raises:
+        UserError: the file exists, and its name ends in none of the suffixes.
+    """
+    if path.is_file() and path.suffix.lower() not in suffixes:
+        raise UserError(f"{flag} {path}: is there already and no {suffixes[0]} file; choose another name")
+
+
 @contextmanager
 def lock_folder(folder: Path, flag: str) -> Iterator[None]:
     """Keep other processes that lock the folder out of it; the lock falls with its process.

@@ -591,6 +591,25 @@ def place_cases() -> Iterator[Case]:
         )
 
 
+def replacing_cases() -> Iterator[Case]:
+    """`--save` names a file or picture of another kind, which would be lost."""
+    exported = (*GOOD["export_onnx"], "--save")
+    yield Case("export over the snapshot", "export_onnx", (*exported, SNAPSHOT), (SNAPSHOT, ".onnx"))
+    page = f"{RESULT}/metrics.json"
+    yield Case("page over the numbers", "report", (RESULT, "--save", page), (page, ".html"))
+    other = files.saved_image(files.np.zeros((4, 4, 3), files.np.uint8))
+    segmented = ("street.png", "other.jpg", *GOOD["segment"][1:], "--save", ".")
+    both = at("other.jpg", other)
+    yield Case("segment over an input", "segment", segmented, ("street.png",), both)
+    single = ("other.jpg", *GOOD["segment"][1:], "--save", ".")
+
+    def beside(world: Path) -> None:
+        both(world)
+        at("other.png", other)(world)
+
+    yield Case("segment over a picture beside its input", "segment", single, ("other.png",), beside)
+
+
 def label_ids_cases() -> Iterator[Case]:
     """`--label-ids` where it would spoil pseudo labels, mix files or have no effect."""
     maps = at(RESULT, lambda path: path.rename(path.with_name("out")))
@@ -620,6 +639,7 @@ KINDS = {
     "states": state_cases,
     "results": result_cases,
     "places": place_cases,
+    "replacing": replacing_cases,
 }
 
 
