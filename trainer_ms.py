@@ -16,23 +16,24 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from model.deeplab_multi import DeeplabMulti
-from model.ms_discriminator import MsImageDis
+from utils.adversaries import ADVERSARIES
 from utils.device import InPrecision
 from utils.distributed import SINGLE_PROCESS, Processes, wrap_ddp
 from utils.losses import (
     class_pixel_counts,
     confidence_weighted_entropy,
-    fuse,
     memory_regularization,
     rare_class_weight,
     segmentation_loss,
     update_often_weight,
+    weight_discrepancy,
 )
 from utils.optim import build_optimizer, keep_layout, set_rate
 from utils.schedule import cosine, poly, warmup_poly
 
 ADAM_BETAS = (0.9, 0.99)  # of the discriminators
-STATEFUL = ("gen_opt", "dis1_opt", "dis2_opt", "scaler")  # saved for resuming, beside the networks
+DISCREPANCY_FACTOR = 2  # in the released code, beside CLAN's lambda_weight
+STATEFUL = ("gen_opt", "dis1_opt", "dis2_opt", "scaler")
 
 Logits = tuple[Tensor, Tensor]  # of the auxiliary and the primary classifier
 Predictions = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -42,6 +43,8 @@ Terms = Callable[..., Iterator[Losses]]  # logits and what else they need -> los
 
 class AD_Trainer(nn.Module):  # noqa: N801 - the published name
     """Network `G`, discriminators `D1` (auxiliary) and `D2` (primary), their optimisers and steps.
+
+    A discriminator that `--adversarial` does not use is None, and so is its optimiser.
 
     Computes in torch's default dtype on the device it is moved to.
 
@@ -56,20 +59,22 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
             args.num_classes, args.use_se, args.train_bn, args.norm_style, args.droprate, args.arch
         )
         self.G.checkpointing = args.checkpointing
-        self.D1 = MsImageDis(args.num_classes).requires_grad_(False)  # until `dis_update` trains them
-        self.D2 = MsImageDis(args.num_classes).requires_grad_(False)
+        self.adversary = ADVERSARIES[args.adversarial](args)
+        self.D1, self.D2 = self.adversary.discriminators()
         self.register_buffer("often_weight", torch.ones(args.num_classes))
         self.class_weight = torch.ones(args.num_classes)  # of the current step, for the log
+        self.i_iter = 0  # of the current step
         self.device_ids: list[int] = []  # with several, DataParallel splits the batch over them
         self.processes = SINGLE_PROCESS
         self._parallel: list[nn.Module] = []  # G in DDP; in a list, so that G is registered only once
 
         self.gen_opt = build_optimizer(self.G, args)
         self.dis1_opt, self.dis2_opt = (
-            torch.optim.Adam(D.parameters(), lr=args.learning_rate_D, betas=ADAM_BETAS, fused=True)
+            D and torch.optim.Adam(D.parameters(), lr=args.learning_rate_D, betas=ADAM_BETAS, fused=True)
             for D in (self.D1, self.D2)
         )
-        for optimizer in (self.dis1_opt, self.dis2_opt):
+        for D, optimizer in self._discriminators().values():
+            D.requires_grad_(False)  # until `dis_update` trains it
             optimizer.register_step_pre_hook(keep_layout)
         self.scaler = torch.amp.GradScaler("cuda", enabled=args.precision == "fp16")
         self.train()
@@ -89,39 +94,50 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
 
     @property
     def weights(self) -> dict[str, float]:
-        """The weight of each loss of the segmentation network."""
+        """The weight of each loss of the segmentation network in the current step."""
         args = self.args
-        return {
+        weights = {
             "seg1": args.lambda_seg,
             "seg2": 1.0,
-            "adv1": args.lambda_adv_target1,
-            "adv2": args.lambda_adv_target2,
+            **self.adversary.weights(self.i_iter),
             "me": args.lambda_me_target,
             "kl": args.lambda_kl_target,
         }
+        if args.lambda_weight:
+            weights["weight"] = poly(DISCREPANCY_FACTOR * args.lambda_weight, self.i_iter, args.num_steps, 1)
+        return weights
 
-    @property
-    def adversarial(self) -> bool:
-        """Whether the discriminators are trained: only if both adversarial weights are above 0."""
-        return self.weights["adv1"] > 0 and self.weights["adv2"] > 0
+    def _discriminators(self) -> dict[int, tuple[nn.Module, torch.optim.Optimizer]]:
+        """The discriminators that are used, by number, and their optimisers."""
+        pairs = {1: (self.D1, self.dis1_opt), 2: (self.D2, self.dis2_opt)}
+        return {k: pair for k, pair in pairs.items() if pair[0]}
 
     def adjust_learning_rates(self, i_iter: int) -> None:
         """Set the learning rates of all optimisers for iteration `i_iter`."""
         args = self.args
-        rate = warmup_poly(args.learning_rate, i_iter, args.num_steps, args.power, args.warm_up)
+        decay = (i_iter, args.num_steps, args.power)
+        rate = warmup_poly(args.learning_rate, *decay, args.warm_up, args.warm_up_start)
+        warm_up_D = args.warm_up if args.warm_up_D else 0  # noqa: N806
+        rate_D = warmup_poly(args.learning_rate_D, *decay, warm_up_D, args.warm_up_start)  # noqa: N806
         if args.cosine:
             rate *= cosine(i_iter, args.swa_start, args.save_pred_every)
         set_rate(self.gen_opt, rate)
-        for optimizer in (self.dis1_opt, self.dis2_opt):
-            optimizer.param_groups[0]["lr"] = poly(args.learning_rate_D, i_iter, args.num_steps, args.power)
+        for _, optimizer in self._discriminators().values():
+            optimizer.param_groups[0]["lr"] = rate_D
 
     def rates(self) -> dict[str, float]:
-        """The backbone's and the discriminators' current learning rates."""
-        return {"lr": self.gen_opt.param_groups[0]["lr"], "lr_D": self.dis1_opt.param_groups[0]["lr"]}
+        """The backbone's and the discriminators' current learning rates; 0 without a discriminator."""
+        rates_D = [optimizer.param_groups[0]["lr"] for _, optimizer in self._discriminators().values()]
+        return {"lr": self.gen_opt.param_groups[0]["lr"], "lr_D": rates_D[0] if rates_D else 0.0}
+
+    def stateful(self) -> dict[str, torch.optim.Optimizer | torch.amp.GradScaler]:
+        """What is saved for resuming, beside the networks."""
+        return {name: getattr(self, name) for name in STATEFUL if getattr(self, name)}
 
     def training_state(self) -> dict:
         """Everything the next steps depend on except RNG states: networks, class weights, optimisers."""
-        return {"networks": self.state_dict()} | {name: getattr(self, name).state_dict() for name in STATEFUL}
+        states = {name: part.state_dict() for name, part in self.stateful().items()}
+        return {"networks": self.state_dict()} | states
 
     def load_training_state(self, state: dict) -> None:
         """Restore what `training_state` returned.
@@ -130,9 +146,9 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
             RuntimeError, ValueError, KeyError: it belongs to other networks or optimisers.
         """
         self.load_state_dict(state["networks"])
-        for name in STATEFUL:
+        for name, part in self.stateful().items():
             if name != "scaler" or state[name]:  # empty unless saved with --precision fp16
-                getattr(self, name).load_state_dict(state[name])
+                part.load_state_dict(state[name])
 
     def gen_update(
         self,
@@ -157,9 +173,11 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
                 switched off.
             predictions: (z1, z2, z1_t, z2_t), detached logits (N, C, H, W) at the crop size.
         """
+        self.i_iter = i_iter
         learns = self._learns_from_target(i_iter)
         losses = {name: images.new_zeros(()) for name in self.weights}
         self.class_weight = self.compute_class_weight(labels)
+        losses |= self._learn((), self.parameter_losses, images)[0]  # first: DDP follows only a forward pass
 
         # The loss is a sum, so the labelled batch is back-propagated before the target's forward pass: only
         # one batch's activations exist at a time.
@@ -196,28 +214,24 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
         self.gen_opt.zero_grad(set_to_none=not self._parallel)
 
     def dis_update(self, z1: Tensor, z2: Tensor, z1_t: Tensor, z2_t: Tensor, update: bool = True) -> Losses:
-        """One step of both discriminators on the predictions of `gen_update`; zeros if they are not trained.
+        """One step of the discriminators on the predictions of `gen_update`; 0 for one that is not trained.
 
-        "Real" is the fused prediction of the labelled batch for both; "fake" is the target's auxiliary (D1)
-        or primary (D2) prediction. Shapes and `update` as in `gen_update`.
+        Shapes and `update` as in `gen_update`.
         """
-        if not self.adversarial:
-            return {"D1": z1.new_zeros(()), "D2": z1.new_zeros(())}
-        real = fuse(z1, z2).softmax(1)
-        losses = {}
-        for name, D, optimizer, fake in (
-            ("D1", self.D1, self.dis1_opt, z1_t),
-            ("D2", self.D2, self.dis2_opt, z2_t),
-        ):
+        losses = {"D1": z1.new_zeros(()), "D2": z1.new_zeros(())}
+        if not self.adversary.trained:
+            return losses
+        for k in self.adversary.trained:
+            D, optimizer = self._discriminators()[k]
             with _trainable(D):
-                loss, _ = D.dis_loss(fake.softmax(1), real)
+                loss = self.adversary.discriminator_loss(D, k, (z1, z2), (z1_t, z2_t), self.i_iter)
                 loss = loss * self._batch_fraction(z1)
                 (loss / self.args.iter_size).backward()
             if update:
                 self.processes.all_reduce_gradients(D.parameters())
                 optimizer.step()
                 optimizer.zero_grad()
-            losses[name] = loss
+            losses[f"D{k}"] = loss
         return self._reduce_losses(losses)
 
     def train(self, mode: bool = True) -> "AD_Trainer":
@@ -301,6 +315,7 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
         """seg1 and seg2, which Stage II replaces."""
         args = self.args
         options = (labels, self.class_weight, args.ignore_label, args.only_hard_label, self.processes)
+        options += (args.focal,)
         yield {"seg1": segmentation_loss(z1, *options)}
         yield {"seg2": segmentation_loss(z2, *options)}
 
@@ -309,13 +324,19 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
         weights, share = self.weights, self._batch_fraction(z1_t)  # they are means over the batch
         regularised = i_iter >= self.args.reg_start
         if weights["adv1"] > 0:
-            yield {"adv1": share * self.D1.gen_loss(z1_t.softmax(1))}
+            yield {"adv1": share * self.adversary.network_loss(self.D1, 1, (z1_t, z2_t), i_iter)}
         if weights["adv2"] > 0:
-            yield {"adv2": share * self.D2.gen_loss(z2_t.softmax(1))}
+            yield {"adv2": share * self.adversary.network_loss(self.D2, 2, (z1_t, z2_t), i_iter)}
         if weights["me"] > 0 and regularised:
             yield {"me": share * confidence_weighted_entropy(z1_t, z2_t)}
         if weights["kl"] > 0 and regularised:
             yield {"kl": share * memory_regularization(z1_t, z2_t)}
+
+    def parameter_losses(self, images: Tensor) -> Iterator[Losses]:
+        """weight, which depends on no image; each rank counts its share."""
+        if self.args.lambda_weight:
+            share = self._batch_fraction(images)
+            yield {"weight": share * weight_discrepancy(self.G.layer5, self.G.layer6)}
 
     @torch.no_grad()
     def _validation_loss(self, z2_t: Tensor, labels_t: Tensor | None) -> Tensor:

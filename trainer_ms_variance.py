@@ -44,9 +44,8 @@ class AD_Trainer(trainer_ms.AD_Trainer):  # noqa: N801 - the published name
         if args.conventional:
             groups = super().segmentation_losses(z1, z2, learned)
         else:
-            seg1, seg2 = rectified_losses(
-                z1, z2, learned, self.class_weight, args.ignore_label, divergence=args.divergence
-            )
+            options = (self.class_weight, args.ignore_label, args.divergence, args.focal)
+            seg1, seg2 = rectified_losses(z1, z2, learned, *options)
             share = self._batch_fraction(z1)  # they are means over the batch
             groups = [{"seg1": share * seg1, "seg2": share * seg2}]
             del seg1, seg2

@@ -29,7 +29,7 @@ ENTRIES = dict(format=int, stage=str, iteration=int, trainer=dict, processes=lis
 # With other values the state does not fit the networks or optimisers, or the labels mean something else.
 FIXED_OPTIONS = (
     *("num_classes", "use_se", "norm_style", "arch", "train_bn", "optimizer", "single_updates"),
-    *("source", "target", "batch_size", "iter_size", "random_seed"),
+    *("source", "target", "batch_size", "iter_size", "random_seed", "adversarial"),
 )
 # May change on resume without changing results; changing any other flag prints a warning.
 FREE_OPTIONS = {
@@ -160,6 +160,12 @@ def check_resumable(
                 f"--{name.replace('_', '-')} {now[name]}: the run in {args.snapshot_dir} has "
                 f"{before[name]!r:.100} and cannot continue with another; choose another --snapshot-dir"
             )
+    if trainer.stateful().keys() != state["trainer"].keys() - {"networks"}:
+        raise UserError(
+            "--lambda-adv-target1, --lambda-adv-target2: the run in "
+            f"{args.snapshot_dir} trains other discriminators; give its weights, or choose another "
+            "--snapshot-dir"
+        )
     differing = [f"{name} {now[name]} (was {before[name]!r:.100})" for name in changed if name not in free]
     if images != state["images"]:
         differing.append(f"{images} images (was {state['images']!r:.100})")
@@ -185,7 +191,7 @@ def restore(state: dict, trainer: nn.Module, path: Path, averaging: Averaging | 
     Raises:
         UserError: the state does not fit them.
     """
-    optimisers = (trainer.gen_opt, trainer.dis1_opt, trainer.dis2_opt)
+    optimisers = [part for part in trainer.stateful().values() if isinstance(part, Optimizer)]
     settings = [[dict(group) for group in optimiser.param_groups] for optimiser in optimisers]
     try:
         trainer.load_training_state(state["trainer"])

@@ -37,9 +37,9 @@ def save_snapshot(trainer: nn.Module, folder: Path, prefix: str, number: int) ->
         UserError: a tensor is not finite, or a file cannot be written.
     """
     check_finite(trainer.state_dict(), number)
-    modules = (trainer.G, trainer.D1, trainer.D2) if trainer.adversarial else (trainer.G,)
-    for suffix, module in zip(PARTS, modules, strict=False):
-        save_tensors(folder / f"{prefix}_{number}{suffix}.pth", module.state_dict())
+    for k in (0, *trainer.adversary.trained):
+        module = (trainer.G, trainer.D1, trainer.D2)[k]
+        save_tensors(folder / f"{prefix}_{number}{PARTS[k]}.pth", module.state_dict())
     return folder / f"{prefix}_{number}.pth"
 
 

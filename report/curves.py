@@ -19,13 +19,14 @@ COLORS = ("#1f87c9", "#e0702a", "#0aa37a", "#c0699b")
 GREY = "#808a93"
 PANELS = {  # title and unit -> key in the log -> its name in the legend
     "Segmentation losses (nats)": {"seg1": "auxiliary", "seg2": "primary", "val": "target labels"},
-    "Target terms (adv: least squares; others: nats)": {
+    "Target terms (adv: by --adversarial; others: nats)": {
         "adv1": "auxiliary",
         "adv2": "primary",
         "kl": "memory",
         "me": "entropy",
     },
-    "Discriminators (least squares)": {"D1": "auxiliary", "D2": "primary"},
+    "Cosine of the classifiers' weights, plus 1": {"weight": "--lambda-weight"},
+    "Discriminators (by --adversarial)": {"D1": "auxiliary", "D2": "primary"},
 }
 
 

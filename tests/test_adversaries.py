@@ -7,10 +7,15 @@ import pytest
 import torch
 from torch import nn
 
+from engine.snapshots import save_snapshot
 from model.deeplab_multi import DeeplabMulti
 from model.fc_discriminator import FCDiscriminator
+from tests.conftest import TRAINING, one_line_error, run_in, write_world
 from tests.golden import inputs
+from trainer_ms import AD_Trainer
+from utils.adversaries import ADVERSARIES
 from utils.losses import adversarial_loss, disagreement_map, segmentation_loss, weight_discrepancy
+from utils.options import stage1_args
 
 GOLDEN = Path(__file__).parent / "golden"
 pytestmark = pytest.mark.usefixtures("float64", "one_thread")
@@ -143,3 +148,141 @@ def test_a_certain_prediction_has_a_finite_focal_gradient():
         loss = segmentation_loss(z, labels, torch.ones(3, dtype=torch.float32), focal=0.5)
         (gradient,) = torch.autograd.grad(loss, z)
         assert loss.isfinite() and gradient.isfinite().all()
+
+
+# Steps
+
+
+def trainer_of(flags: dict, **network: object) -> AD_Trainer:
+    """A trainer of the mini network with these flags."""
+    flags = {"arch": "mini", **network, **flags}
+    return AD_Trainer(stage1_args([f"--{name.replace('_', '-')}={value}" for name, value in flags.items()]))
+
+
+CLAN = {"adversarial": "clan", "lambda-seg": 1, "focal": 2, "lambda-adv-target1": 0, "warm-up-start": 0}
+CLAN |= {"warm-up-D": True, "batch-size": 1}
+
+
+def reference_trainer(name: str) -> tuple[AD_Trainer, dict, dict]:
+    """A trainer with the flags and weights of a reference file; its settings and values."""
+    setting, reference = golden(name)
+    flags = setting["args"] | {"nesterov": setting.get("nesterov", False)}
+    size, size_t = (flags.pop(key) for key in (sorted(k for k in flags if k.startswith("input-size"))))
+    flags |= {"crop-size": size}
+    if name.startswith("clan"):
+        flags |= CLAN | {"warm-up": setting["preheat"], "lambda-adv-target2": setting["lambda_adv"]}
+        flags |= {n.replace("_", "-"): setting[n] for n in ("epsilon", "lambda_local", "lambda_weight")}
+    else:
+        flags["adversarial"] = "adaptsegnet"
+    trainer = trainer_of(flags, **setting["net"])
+    for module, prefix in ((trainer.G, ""), (trainer.D1, "D1"), (trainer.D2, "D2")):
+        if module:
+            fill(module, prefix)
+    setting["sizes"] = [tuple(map(int, reversed(s.split(",")))) for s in (size, size_t)]
+    return trainer, setting, reference
+
+
+def reference_step(trainer: AD_Trainer, setting: dict, s: int) -> dict[str, float]:
+    """The losses of a step on the reference images, with the rates before it."""
+    n, classes = trainer.args.batch_size, trainer.args.num_classes
+    size, size_t = setting["sizes"]
+    images = inputs.draw(f"im{s}", (n, 3, *size), 50).double()
+    images_t = inputs.draw(f"imt{s}", (n, 3, *size_t), 50).double()
+    labels = inputs.label_blocks(f"lab{s}", n, *size, classes, setting["skew"])
+    trainer.adjust_learning_rates(s)
+    losses, predictions = trainer.gen_update(images, images_t, labels, None, s)
+    losses |= trainer.dis_update(*predictions)
+    rates = [group["lr"] for group in trainer.gen_opt.param_groups]
+    return {name: loss.item() for name, loss in losses.items()} | trainer.rates() | {"lr": rates}
+
+
+@pytest.mark.parametrize("name", [f"{kind}_steps_{n}" for kind in ("adaptsegnet", "clan") for n in (1, 2)])
+def test_steps_give_the_reference_losses_and_parameters(name):
+    trainer, setting, reference = reference_trainer(name)
+    for expected in reference["steps"]:
+        i = expected["iter"]
+        found = reference_step(trainer, setting, i)
+        unused = ("adv1", "D1") if trainer.D1 is None else ()
+        assert all(found[key] == 0 for key in unused)
+        assert found["lr"] == close(expected["lr"])
+        compared = [key for key in expected if key in found and key not in (*unused, "lr")]
+        assert {key: found[key] for key in compared} == close({key: expected[key] for key in compared})
+        if "weight_in_loss" in expected:
+            weights = trainer.weights
+            discrepancy = weights.get("weight", 0) * found.get("weight", 0)  # no key where it is off
+            assert discrepancy == close(expected["weight_in_loss"])
+            assert weights["adv2"] * found["adv2"] == close(expected["adv2_in_loss"])
+    for key, module in (("params", trainer.G), ("D1", trainer.D1), ("D2", trainer.D2)):
+        for tensor, sums in (reference.get(key, {}) if module else {}).items():
+            value = module.state_dict()[tensor]
+            assert [value.sum().item(), value.abs().sum().item()] == close(sums), (key, tensor)
+
+
+def test_a_discriminator_is_used_where_its_own_weight_is_above_0(tmp_path):
+    def parts(**flags: object) -> list[str]:
+        trainer = trainer_of({name.replace("_", "-"): value for name, value in flags.items()})
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        folder.mkdir()
+        save_snapshot(trainer, folder, "x", 1)
+        return sorted(path.stem.removeprefix("x_1") for path in folder.iterdir())
+
+    one, two = {"lambda_adv_target1": 0}, {"lambda_adv_target2": 0}
+    assert parts(adversarial="adaptsegnet") == ["", "_D1", "_D2"]
+    assert parts(adversarial="adaptsegnet", **one) == parts(adversarial="clan", **one) == ["", "_D2"]
+    assert parts(adversarial="adaptsegnet", **two) == ["", "_D1"]
+    assert parts(adversarial="adaptsegnet", **one, **two) == parts(**one) == [""]
+
+
+def test_clans_adversarial_losses_of_a_batch_are_the_means_over_its_images():
+    adversary = ADVERSARIES["clan"](stage1_args(["--adversarial=clan", "--lambda-adv-target1=0"]))
+    D = fill(FCDiscriminator(19), "D")
+    z, z_t = ([draw(f"{name}{k}", (2, 19, 32, 64), 2) for k in (1, 2)] for name in ("z", "zt"))
+    for loss in (
+        lambda z, z_t: adversary.network_loss(D, 2, z_t, 1),
+        lambda z, z_t: adversary.discriminator_loss(D, 2, z, z_t, 1),
+    ):
+        single = [loss([x[i : i + 1] for x in z], [x[i : i + 1] for x in z_t]).item() for i in (0, 1)]
+        assert loss(z, z_t).item() == close(sum(single) / 2)
+
+
+# Trainings
+
+SCRIPT_CLAN = (
+    *("train_ms", *TRAINING, "--adversarial", "clan", "--lambda-adv-target1", "0", "--lambda-weight", "0.01"),
+    *("--focal", "2", "--warm-up", "1", "--warm-up-start", "0", "--warm-up-D", "--nesterov", "False"),
+    *("--save-state-every", "1", "--swa"),
+)
+
+
+def test_a_training_with_clan_resumes_exactly_across_the_end_of_its_warm_up(tmp_path):
+    torch.set_default_dtype(torch.float32)
+    write_world(tmp_path)
+    for name, flags in (
+        ("whole", SCRIPT_CLAN),
+        ("parts", (*SCRIPT_CLAN, "--num-steps-stop", "1")),
+        ("parts", ("train_ms", "--cpu", "--resume", "--num-steps-stop", "4")),
+    ):
+        result = run_in(tmp_path, *flags, "--snapshot-dir", name)
+        assert result.returncode == 0, result.stderr
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    names = ["GTA5_4.pth", "GTA5_4_D2.pth", "GTA5_4_average.pth"]
+    assert sorted(path.name for path in whole.glob("GTA5_4*")) == names
+    assert all((whole / name).read_bytes() == (parts / name).read_bytes() for name in names)
+    lines = [json.loads(line) for line in (whole / "log.jsonl").read_text().splitlines()]
+    assert lines == [json.loads(line) for line in (parts / "log.jsonl").read_text().splitlines()]
+    assert all(line["weight"] > 0 and line["adv2"] > 0 and line["D1"] == 0 for line in lines)
+    rates = [[line["lr"], line["lr_D"]] for line in lines]
+    assert rates[0] == [0, 0] and rates[1] == pytest.approx([2.5e-4 * 0.75**0.9, 1e-4 * 0.75**0.9])
+
+    other = run_in(tmp_path, *SCRIPT_CLAN, "--snapshot-dir", "parts", "--resume", "--adversarial", "mrnet")
+    one_line_error(other, "--adversarial")
+
+
+def test_resuming_with_other_discriminators_names_their_flags(tmp_path):
+    torch.set_default_dtype(torch.float32)
+    write_world(tmp_path)
+    flags = ("train_ms", *TRAINING, "--adversarial", "adaptsegnet", "--snapshot-dir", "run")
+    result = run_in(tmp_path, *flags, "--num-steps-stop", "1", "--lambda-adv-target1", "0")
+    assert result.returncode == 0, result.stderr
+    other = run_in(tmp_path, *flags, "--resume", "--lambda-adv-target1", "0.1")
+    one_line_error(other, "--lambda-adv-target1", "--lambda-adv-target2")

@@ -330,6 +330,15 @@ def test_a_bad_training_flag_is_one_line_that_names_it(flags, capsys):
         (stage1_args, "--swa-start 9", "--swa-start"),
         (stage1_args, "--swa --swa_start 40000 --num-steps-stop 40000", "--swa-start"),
         (stage1_args, "--arch mini --norm-style gn --num-steps 5 --num-steps-stop 6", "--num-steps-stop"),
+        (stage1_args, "--gan LS", "--adversarial adaptsegnet"),
+        (stage1_args, "--adversarial clan --lambda-adv-target1 0 --gan ls", "--adversarial adaptsegnet"),
+        (stage1_args, "--adversarial adaptsegnet --gan hinge", "--gan"),
+        (stage2_args, "--adversarial clan", "--lambda-adv-target1 0"),
+        (stage1_args, "--adversarial adaptsegnet --lambda-local 10", "--adversarial clan"),
+        (stage1_args, "--epsilon 0.5", "--adversarial clan"),
+        (stage1_args, "--warm-up-start 0", "--warm-up"),
+        (stage1_args, "--warm-up-D", "--warm-up"),
+        (stage1_args, "--adversarial adaptsegnet --crop-size 64,31", "at least 32"),
     ],
 )
 def test_flags_of_one_script_and_flags_that_contradict(parse, flags, named, capsys):
@@ -349,6 +358,7 @@ IDLE_IN_TRAINING = {
     "--class-balance --max-value 1": ["--class-balance", "--max-value 1"],
     "--learning-rate-D 1e-3 --lambda-adv-target1 0": ["--learning-rate-D", "not trained"],
     "--lambda-adv-target1 0 --lambda-adv-target2 0.1": ["--lambda-adv-target2", "untrained"],
+    "--adversarial clan --lambda-adv-target1 0 --lambda-adv-target2 0": ["--adversarial", "not trained"],
     "--warm-up 5000 --num-steps 500": ["--warm-up", "500 iterations"],
     "--eval-every 600 --num-steps 500": ["--eval-every", "500 iterations"],
     "--pictures-every=600 --num-steps 500": ["--pictures-every", "500 iterations"],

@@ -24,8 +24,10 @@ WEIGHTING = "--class-balance --often-balance --max-value 7 --only-hard-label 80 
 REGULARISED = "--lambda-kl-target 0.1 --lambda-me-target 0.05 --reg-start 0"
 RATES = "--learning-rate 1e-2 --learning-rate-D 1e-3"
 NOT_ADVERSARIAL = "--lambda-adv-target1 0 --lambda-adv-target2 0"
+CLAN = "--adversarial clan --lambda-adv-target1 0 --lambda-weight 0.01 --focal 2"
 STAGES = [
     pytest.param(1, f"{WEIGHTING} {REGULARISED}", id="stage1"),
+    pytest.param(1, CLAN, id="clan"),
     pytest.param(2, NOT_ADVERSARIAL, id="stage2"),
     pytest.param(2, f"{WEIGHTING} {REGULARISED} {NOT_ADVERSARIAL} --conventional", id="regularised-stage2"),
 ]
@@ -104,15 +106,17 @@ def test_back_propagating_the_batches_one_after_the_other_gives_the_gradients_of
         found, _ = trainer.gen_update(images, images_t, labels, labels_t, 0, update=False)
         (z1, z2), (z1_t, z2_t) = plain.segment(images), plain.segment(images_t)
         plain.class_weight = plain.compute_class_weight(labels)
-        terms = dict.fromkeys(("adv1", "adv2", "me", "kl"), torch.zeros(()))
-        for group in (*plain.segmentation_losses(z1, z2, labels), *plain.target_losses(z1_t, z2_t, 0)):
+        terms = dict.fromkeys(("adv1", "adv2", "me", "kl", "weight"), torch.zeros(()))
+        of_images = (*plain.segmentation_losses(z1, z2, labels), *plain.target_losses(z1_t, z2_t, 0))
+        for group in (*plain.parameter_losses(images), *of_images):
             terms |= group
         total = terms["seg2"] + args.lambda_seg * terms["seg1"]
         total = total + args.lambda_adv_target1 * terms["adv1"] + args.lambda_adv_target2 * terms["adv2"]
         total = total + args.lambda_me_target * terms["me"] + args.lambda_kl_target * terms["kl"]
+        total = total + 2 * args.lambda_weight * terms["weight"]
         (total / iter_size).backward()
         for name, term in terms.items():
-            assert found[name].item() == pytest.approx(term.item(), rel=1e-12), name
+            assert found.get(name, term).item() == pytest.approx(term.item(), rel=1e-12), name
     expected = gradients(plain)
     for key, gradient in gradients(trainer).items():
         torch.testing.assert_close(gradient, expected[key], rtol=1e-9, atol=1e-12)

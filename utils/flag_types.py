@@ -7,7 +7,7 @@ text. The values in `opts.yaml` and in result files are checked by the same type
 import argparse
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,11 @@ threshold = number(
     "X",
 )
 percentile = number(float, lambda x: 0 <= x < 100, "a percentile from 0 to below 100", "PERCENT")
+
+
+def any_case(names: Iterable[str]) -> Callable[[str], str]:
+    """The type of a choice among `names`, whatever the case of its letters."""
+    return lambda text: next((name for name in names if name.lower() == text.lower()), text)
 
 
 def shown_as(metavar: str) -> Callable:

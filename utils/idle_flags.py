@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from dataset import NO_THRESHOLD
+from utils.adversaries import ADVERSARIES
 
 TARGET_LOSSES = ("lambda_adv_target1", "lambda_adv_target2", "lambda_me_target", "lambda_kl_target")
 MC_DROPOUT = "mc-dropout"
@@ -34,8 +35,8 @@ class Rule(NamedTuple):
 
 
 def _adversarial(args: Namespace) -> bool:
-    """As in the trainers."""
-    return args.lambda_adv_target1 > 0 and args.lambda_adv_target2 > 0
+    """Whether a discriminator is trained."""
+    return bool(ADVERSARIES[args.adversarial](args).trained)
 
 
 def _single_process() -> bool:
@@ -71,7 +72,11 @@ TRAINING = (
         "no class is raised to it without --class-balance or --often-balance",
     ),
     Rule("class_balance often_balance", lambda args, _: args.max_value == 1, "--max-value 1 raises no class"),
-    Rule("learning_rate_D", lambda args, _: not _adversarial(args), "the discriminators are not trained"),
+    Rule(
+        "learning_rate_D adversarial warm_up_D",
+        lambda args, _: not _adversarial(args),
+        "the discriminators are not trained",
+    ),
     Rule(
         "lambda_adv_target1 lambda_adv_target2",
         lambda args, weight: weight > 0 and not _adversarial(args),

@@ -16,20 +16,23 @@ from dataset.domains import SWA_BATCH, SWA_BATCH_SYNTHIA
 from dataset.labels import Colors
 from dataset.transforms import SCALES
 from dataset.yaml_file import load_yaml
+from model import fc_discriminator
 from model.deeplab_multi import ARCHS, GROUPS, NORM_STYLES, STRIDE
 from utils import flag_types as types
+from utils.adversaries import ADVERSARIES
 from utils.atomic import atomic_write
 from utils.averaging import MEASURES
 from utils.device import PRECISIONS
 from utils.errors import UserError
 from utils.flag_types import OneLineParser, boolean, format_size
-from utils.losses import DIVERGENCES
+from utils.losses import DIVERGENCES, GANS
 from utils.optim import OPTIMIZERS
 
 OPTIONS_FILE = "opts.yaml"
 NETWORK_OPTIONS = ("num_classes", "use_se", "train_bn", "norm_style", "droprate", "arch")  # of `DeeplabMulti`
 SHAPING_OPTIONS = ("num_classes", "use_se", "norm_style", "arch")  # a snapshot loads only with the same
 CALL_OPTIONS = ("config", "resume")  # say what to do with a run, so they are not written to opts.yaml
+LAMBDA_LOCAL, LAMBDA_LOCAL_SYNTHIA = 40.0, 10.0  # CLAN's
 DEFAULT_PRECISION = "tf32"  # torch's own default for convolutions
 LABEL_IDS = (
     "write nothing but one PNG of label ids per image, as Cityscapes' test server takes them, instead of "
@@ -137,6 +140,17 @@ def _add_training_flags(parser: OneLineParser) -> None:
     add("--max-value", types.positive_float, 2.0, "the weight that both raise a class to")
     add("--only-hard-label", types.percentile, 0.0, "learn from losses above this percentile; 0: all")
 
+    add = parser.group("adversaries (AdaptSegNet, CLAN, docs/methods.md)")
+    add("--adversarial", ADVERSARIES, "mrnet", "system whose discriminators and adversarial losses are used")
+    add("--gan", GANS, "Vanilla", "AdaptSegNet's loss: cross entropy or least squares",
+        type=types.any_case(GANS))
+    add("--lambda-local", types.not_negative_float, None,
+        f"CLAN: weight of the disagreement in a pixel's weight (default: {LAMBDA_LOCAL:g}; from SYNTHIA "
+        f"{LAMBDA_LOCAL_SYNTHIA:g})")
+    add("--epsilon", types.not_negative_float, 0.4, "CLAN: added to that; both count after --warm-up")
+    add("--lambda-weight", types.not_negative_float, 0.0, "keeps the classifiers' weights apart (CLAN 0.01)")
+    add("--focal", types.not_negative_float, 0.0, "exponent of the focal loss (CLAN 2); 0: cross entropy")
+
     add = parser.group("optimisation")
     add("--batch-size", types.positive, 16, "images per step and stream, over all GPUs and processes")
     add("--iter-size", types.positive, 1, "batches per update (gradient accumulation)")
@@ -145,11 +159,13 @@ def _add_training_flags(parser: OneLineParser) -> None:
         "of the backbone; 10 times that for the classifiers (default: 2.5e-4; adamw: 6e-5)")
     add("--learning-rate-D", types.positive_float, 1e-4, "of the discriminators")
     add("--momentum", types.share, 0.9, "momentum of SGD")
-    add("--nesterov", boolean, True, "Nesterov's momentum; off for CBST and CRST")
+    add("--nesterov", boolean, True, "Nesterov's momentum; off for CBST, CRST, AdaptSegNet and CLAN")
     add("--weight-decay", types.not_negative_float, None, "weight decay (default: 5e-4; adamw: 0.01)")
     add("--power", types.not_negative_float, 0.9, "exponent of the polynomial decay of the rates")
     add("--warm-up", types.not_negative, None,
         "iterations of linear warm-up (default: 0; adamw: 1500, at most a twentieth of --num-steps)")
+    add("--warm-up-start", types.fraction, 0.1, "share of the rate that it starts from")
+    add("--warm-up-D", boolean, False, "warm up the discriminators' rate too")
     add("--num-steps", types.positive, 100000, "iterations over which the rates decay")
     add("--num-steps-stop", types.positive, None, "iteration to stop at (default: --num-steps)")
     add("--single-updates", boolean, False, "update the backbone once per step (published: up to 4 times)")
@@ -245,6 +261,8 @@ def _fill_in(args: Namespace, pair: Adaptation, **defaults: object) -> None:
     defaults["warm_up"] = min(defaults["warm_up"], args.num_steps // 20)
     if args.swa or args.adaboost:
         defaults["swa_batch"] = pair.extra_passes.batch
+    if args.adversarial == "clan":
+        defaults["lambda_local"] = LAMBDA_LOCAL_SYNTHIA if pair.source.name == "synthia" else LAMBDA_LOCAL
     for name, value in defaults.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
@@ -264,6 +282,7 @@ def _check_training(parser: OneLineParser, args: Namespace) -> None:
     if args.keep_best and not args.eval_every:
         parser.error("--keep-best needs the validation mIoU; give --eval-every too")
     _check_averaging(parser, args)
+    _check_adversaries(parser, args)
     if args.compile and args.checkpointing:
         parser.error("--compile already decides what to recompute; leave out --checkpointing")
     if args.ignore_label < args.num_classes:
@@ -306,7 +325,7 @@ def _check_self_training(parser: OneLineParser, args: Namespace) -> None:
 def _check_averaging(parser: OneLineParser, args: Namespace) -> None:
     """Refuse flags of the average and of the sampler that would have no effect."""
     updates = args.swa or args.adaboost
-    needs = {  # flag -> whether it has an effect, the flag that would give it one
+    needs = {
         "ema": (args.swa, "--swa"),
         "recent": (args.adaboost, "--adaboost"),
         "adatype": (args.adaboost, "--adaboost"),
@@ -315,14 +334,43 @@ def _check_averaging(parser: OneLineParser, args: Namespace) -> None:
         "swa_batch": (updates, "--swa or --adaboost"),
         "swa_start": (updates or args.cosine, "--swa, --adaboost or --cosine"),
     }
-    for name, (effective, flag) in needs.items():
-        if not effective and getattr(args, name) != parser.get_default(name):
-            parser.error(f"--{name.replace('_', '-')} has no effect without {flag}; give that too")
+    _refuse_idle(parser, args, needs)
     if (updates or args.cosine) and args.swa_start >= args.num_steps_stop:
         parser.error(
             f"--swa-start {args.swa_start}: the training stops at {args.num_steps_stop}; choose an earlier "
             "iteration"
         )
+
+
+def _check_adversaries(parser: OneLineParser, args: Namespace) -> None:
+    """Refuse flags of the adversaries that would have no effect, and crops too small for a discriminator."""
+    needs = {
+        "gan": (args.adversarial == "adaptsegnet", "--adversarial adaptsegnet"),
+        "lambda_local": (args.adversarial == "clan", "--adversarial clan"),
+        "epsilon": (args.adversarial == "clan", "--adversarial clan"),
+        "warm_up_start": (args.warm_up, "--warm-up"),
+        "warm_up_D": (args.warm_up, "--warm-up"),
+    }
+    _refuse_idle(parser, args, needs)
+    if args.adversarial == "mrnet":
+        return
+    if args.adversarial == "clan" and args.lambda_adv_target1:
+        parser.error(
+            f"--lambda-adv-target1 {args.lambda_adv_target1}: --adversarial clan has one discriminator, "
+            "weighted by --lambda-adv-target2; give --lambda-adv-target1 0"
+        )
+    if min(args.crop_size) < fc_discriminator.STRIDE:
+        parser.error(
+            f"--crop-size {format_size(args.crop_size)}: the discriminators of --adversarial "
+            f"{args.adversarial} need sides of at least {fc_discriminator.STRIDE}; enlarge the crop"
+        )
+
+
+def _refuse_idle(parser: OneLineParser, args: Namespace, needs: dict[str, tuple[object, str]]) -> None:
+    """Refuse a changed flag without effect; `needs`: its name -> whether it has one, the flag it needs."""
+    for name, (effective, flag) in needs.items():
+        if not effective and getattr(args, name) != parser.get_default(name):
+            parser.error(f"--{name.replace('_', '-')} has no effect without {flag}; give that too")
 
 
 def check_threshold(parser: OneLineParser, threshold: float, folder: Path | None, flag: str) -> None:
