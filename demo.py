@@ -1,7 +1,8 @@
 """The whole method on synthetic data: four trainings, their evaluations, a table and report.html.
 
-    python demo.py            # at most 10 minutes on two CPU cores
-    python demo.py --quick    # about a minute; a smoke test, its numbers mean little
+    python demo.py            # about two minutes on two CPU cores
+    python demo.py --full     # about five; more images and iterations, as in tables.py --synthetic
+    python demo.py --quick    # half a minute; a smoke test, its numbers mean little
     python demo.py --seed 1   # other scenes, other weights
 
 It draws two domains of street scenes in the folder layouts of GTA5 and Cityscapes and then runs the
@@ -12,17 +13,20 @@ used here does not have.
 
 from utils.script import run_script
 
+import multiprocessing
 import os
+import runpy
 import shlex
-import subprocess
 import sys
 import time
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 
 import numpy as np
+import torch
+import torch._dynamo  # noqa: F401  (every optimizer needs it, and its import takes a second)
 from PIL import Image
 
 from dataset import build_dataset
@@ -43,6 +47,8 @@ from utils.pictures import overview
 HERE = Path(__file__).resolve().parent
 EXAMPLES = 4  # target images in the report
 DOMAIN_EXAMPLES = 3  # pairs of source and target images in the report
+# Forked scripts find torch imported: for the ten of them that saves half a minute of CPU time.
+FORK = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
 
 
 # fmt: off
@@ -52,28 +58,25 @@ def demo_args(argv: list[str] | None = None) -> Namespace:
     add = parser.add_argument
     add("--out", type=Path, default="demo", help="output folder")
     add("--seed", type=seed, default=0, help="seed of the scenes and of the trainings")
-    add("--quick", action="store_true", help="about a minute; the numbers mean little")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--quick", action="store_true", help="half a minute; the numbers mean little")
+    length.add_argument("--full", action="store_true", help="five minutes; the iterations of tables.py")
     return parser.parse_args(argv)
 # fmt: on
 
 
-@dataclass(frozen=True)
-class Method:
-    """A row of the table: its title, the folder of its training, and the last snapshot in it."""
-
-    title: str
-    folder: str
-    iterations: int
-
-    @property
-    def snapshot(self) -> str:
-        return f"snapshots/{self.folder}/GTA5_{self.iterations}.pth"
+METHODS = {  # rows of the table -> folder of the training
+    "Source only": "source_only",
+    "Stage I (MRNet)": "stage1",
+    "Stage II, conventional": "stage2_conventional",
+    "Stage II, rectified": "stage2_rectified",
+}
 
 
 def main() -> None:
     """Draw the data, run the scripts, show what came out."""
     args = demo_args()
-    plan = recipes.QUICK if args.quick else recipes.FULL
+    plan = recipes.QUICK if args.quick else recipes.FULL if args.full else recipes.DEMO
     started = time.monotonic()
     args.out.mkdir(parents=True, exist_ok=True)
     print(f"Drawing {plan.train_images} source, {plan.train_images} target and {plan.val_images} test images")
@@ -84,9 +87,13 @@ def main() -> None:
         val_images=plan.val_images,
         seed=args.seed,
     )
-    methods = train_and_evaluate(args.out, plan, args.seed)
-    results = {m.title: read_result(args.out / f"result/cityscapes{m.folder}") for m in methods}
-    curves = {m.title: charts(args.out / f"snapshots/{m.folder}/log.jsonl") for m in methods}
+    steps = scripts_to_run(plan, args.seed)
+    for number, (what, *commands) in enumerate(steps, start=1):
+        minutes, seconds = divmod(round(time.monotonic() - started), 60)
+        print(f"\n[{minutes}:{seconds:02}] Step {number} of {len(steps)}: {what}")
+        run_scripts(args.out, commands)
+    results = {title: read_result(args.out / f"result/cityscapes{name}") for title, name in METHODS.items()}
+    curves = {title: charts(args.out / f"snapshots/{name}/log.jsonl") for title, name in METHODS.items()}
     gains = miou_gains(results)
     print(comparison(results, gains))
     minutes = (time.monotonic() - started) / 60
@@ -94,71 +101,88 @@ def main() -> None:
     print(f"\n{minutes:.1f} minutes. The page with pictures and curves: {args.out / 'report.html'}")
 
 
-def train_and_evaluate(out: Path, plan: Plan, seed: int) -> list[Method]:
-    """Run the scripts in the order of the README, independent ones side by side."""
+def scripts_to_run(plan: Plan, seed: int) -> list[tuple[str, ...]]:
+    """The steps: what each does, and its commands, which do not depend on each other."""
     common = f"{recipes.COMMON} --random-seed {seed} --log-every {plan.log_every}"
     source = f"{common} {SIZES.stage1} {recipes.BALANCED}"
     target = f"{common} {SIZES.stage2} {recipes.STAGE2} --threshold {THRESHOLD}"
-    start = Method("Common start", "start", plan.start)
-    source_only = Method("Source only", "source_only", plan.stage1)
-    stage1 = Method("Stage I (MRNet)", "stage1", plan.stage1)
-    conventional = Method("Stage II, conventional", "stage2_conventional", plan.stage2)
-    rectified = Method("Stage II, rectified", "stage2_rectified", plan.stage2)
+    iterations = {"start": plan.start, "source_only": plan.stage1, "stage1": plan.stage1}
 
-    def train(script: str, method: Method, before: str, flags: str) -> str:
-        steps = f"--num-steps {method.iterations} --save-pred-every {method.iterations}"
-        return f"{script} --snapshot-dir snapshots/{method.folder} --restore-from {before} {flags} {steps}"
+    def snapshot(folder: str) -> str:
+        return f"snapshots/{folder}/GTA5_{iterations.get(folder, plan.stage2)}.pth"
 
-    def predict(script: str, method: Method) -> str:
-        return f"{script} --restore-from {method.snapshot} --input-size {SIZES.target}"
+    def train(script: str, folder: str, before: str, flags: str) -> str:
+        count = iterations.get(folder, plan.stage2)
+        steps = f"--num-steps {count} --save-pred-every {count}"
+        return f"{script} --snapshot-dir snapshots/{folder} --restore-from {before} {flags} {steps}"
 
-    scripts_in(out, train("train_ms.py", start, "none", f"{source} {recipes.START}"))
-    scripts_in(
-        out,
-        train("train_ms.py", stage1, start.snapshot, f"{source} {recipes.STAGE1} {recipes.RATE1}"),
-        train("train_ms.py", source_only, start.snapshot, f"{source} {recipes.NO_TARGET} {recipes.RATE1}"),
-    )
-    generate = predict("generate_plabel_cityscapes.py", stage1)
-    scripts_in(out, f"{generate} --threshold {THRESHOLD}")
-    scripts_in(
-        out,
-        train("train_ft.py", rectified, stage1.snapshot, target),
-        train("train_ft.py", conventional, stage1.snapshot, f"{target} --conventional"),
-    )
-    methods = [source_only, stage1, conventional, rectified]
-    for pair in (methods[:2], methods[2:]):
-        scripts_in(out, *(predict("evaluate_cityscapes.py", method) for method in pair))
-    return methods
+    def predict(script: str, folder: str) -> str:
+        return f"{script} --restore-from {snapshot(folder)} --input-size {SIZES.target}"
+
+    start, stage1 = snapshot("start"), snapshot("stage1")
+    stage1_flags = f"{source} {recipes.STAGE1} {recipes.RATE1}"
+    source_only_flags = f"{source} {recipes.NO_TARGET} {recipes.RATE1}"
+    evaluations = [predict("evaluate_cityscapes.py", folder) for folder in METHODS.values()]
+    return [
+        (
+            f"the common start, {plan.start} iterations on the source, in place of ImageNet's weights",
+            train("train_ms.py", "start", "none", f"{source} {recipes.START}"),
+        ),
+        (
+            f"Stage I, {plan.stage1} iterations that adapt it to the target",
+            train("train_ms.py", "stage1", start, stage1_flags),
+        ),
+        (
+            "the target's pseudo labels; and source only, as many iterations as Stage I without the target",
+            f"{predict('generate_plabel_cityscapes.py', 'stage1')} --threshold {THRESHOLD}",
+            train("train_ms.py", "source_only", start, source_only_flags),
+        ),
+        (
+            f"Stage II, {plan.stage2} iterations on the pseudo labels, rectified and conventional",
+            train("train_ft.py", "stage2_rectified", stage1, target),
+            train("train_ft.py", "stage2_conventional", stage1, f"{target} --conventional"),
+        ),
+        (f"source only and Stage I, evaluated on {plan.val_images} images", *evaluations[:2]),
+        ("Stage II, conventional and rectified, evaluated on the same images", *evaluations[2:]),
+    ]
 
 
-def scripts_in(folder: Path, *commands: str) -> None:
+def run_scripts(folder: Path, commands: Sequence[str]) -> None:
     """Run scripts of the project side by side in `folder`, which holds `data`, as from shells.
 
-    The first one's output is streamed, the others' follows when they are done. Each gets half of the cores:
+    The first one's output is streamed, the others' follows when they are done. They share the cores:
     oversubscribed cores slow all of them down.
     """
-    threads = str(max(1, (os.cpu_count() or 1) // 2))
+    threads = max(1, torch.get_num_threads() // len(commands))
     running = []
-    for command in commands:
+    for number, command in enumerate(commands):
         print(f"\n$ python {command}", flush=True)
-        script, *flags = shlex.split(command)
-        output = subprocess.PIPE if running else None
-        process = subprocess.Popen(
-            [sys.executable, str(HERE / script), *flags],
-            cwd=folder,
-            env=os.environ | {"OMP_NUM_THREADS": threads},
-            stdout=output,
-            text=True,
-        )
-        running.append((command, process))
-    for command, process in running:
-        printed, _ = process.communicate()
-        if printed:
-            print(f"\nMeanwhile: python {command}\n{printed}", end="", flush=True)
-    for command, process in running:
-        if process.returncode:
+        output = folder.resolve() / f"output{number}.txt" if number else None
+        process = FORK.Process(target=_run_script, args=(command, folder, threads, output))
+        process.start()
+        running.append((command, process, output))
+    for command, process, output in running:
+        process.join()
+        if output:
+            print(f"\nMeanwhile: python {command}\n{output.read_text(encoding='utf-8')}", end="", flush=True)
+            output.unlink()
+    for command, process, _ in running:
+        if process.exitcode:
             script = command.partition(" ")[0]
-            raise UserError(f"{script} exited with status {process.returncode}; see its message above")
+            raise UserError(f"{script} exited with status {process.exitcode}; see its message above")
+
+
+def _run_script(command: str, folder: Path, threads: int, output: Path | None) -> None:
+    """What `python` does with a command, in a process that has already imported torch."""
+    script, *flags = shlex.split(command)
+    sys.argv = [str(HERE / script), *flags]
+    os.chdir(folder)
+    torch.set_num_threads(threads)
+    with (
+        open(output, "w", encoding="utf-8") if output else nullcontext(sys.stdout) as stdout,
+        redirect_stdout(stdout),
+    ):
+        runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def comparison(results: Results, gains: Mapping[str, Gain]) -> str:
@@ -208,7 +232,8 @@ def write_overview_and_page(
         },
         title="Source only, Stage I, Stage II on synthetic data",
         intro=intro,
-        command=f"python demo.py --seed {args.seed}{' --quick' if args.quick else ''}",
+        command=f"python demo.py --seed {args.seed}"
+        + (" --quick" if args.quick else " --full" if args.full else ""),
     )
 
 

@@ -61,6 +61,7 @@ RATE1 = "--batch-size 2 --learning-rate 1e-3"
 THRESHOLD = 0.9
 STAGE2 = f"{NO_TARGET} --batch-size 2 --learning-rate 2e-5 --train_bn"
 SELF_TRAINING_RATE = "1e-4"
+DEMO = Plan(train_images=160, val_images=60, start=450, stage1=160, stage2=120, log_every=10)
 FULL = Plan(train_images=240, val_images=60, start=650, stage1=280, stage2=200, log_every=10)
 QUICK = Plan(train_images=16, val_images=4, start=24, stage1=6, stage2=6, log_every=2)
 

@@ -45,11 +45,19 @@ def test_demo_shows_the_commands_a_user_would_type(demo):
     _, printed = demo
     commands = re.findall(r"^\$ python (\S+) ", printed, re.M)
     assert commands == [
-        *["train_ms.py"] * 3,
-        "generate_plabel_cityscapes.py",
+        *["train_ms.py"] * 2,
+        *["generate_plabel_cityscapes.py", "train_ms.py"],
         *["train_ft.py"] * 2,
         *["evaluate_cityscapes.py"] * 4,
     ]
+
+
+def test_demo_says_as_it_goes_what_it_does(demo):
+    _, printed = demo
+    steps = re.findall(r"^\[\d+:\d\d\] Step (\d) of 6: (.+)$", printed, re.M)
+    assert [number for number, _ in steps] == list("123456")
+    done = ("common start", "Stage I,", "pseudo labels", "Stage II,", "evaluated", "evaluated")
+    assert all(words in what for words, (_, what) in zip(done, steps, strict=True))
 
 
 def test_demo_page_is_self_contained_and_shows_every_method(demo):
