@@ -15,6 +15,17 @@ BENCHMARKS = {  # source and target
 }
 NO_TARGET = "--lambda-adv-target1 0 --lambda-adv-target2 0"
 ADVERSARIAL = "--lambda-adv-target1 0.0002 --lambda-adv-target2 0.001"
+SINGLE = "--lambda-adv-target1 0 --lambda-adv-target2"
+CLAN = f"--adversarial clan {SINGLE} 0.001 --lambda-seg 1 --focal 2"
+ADVERSARIES = {  # published weights; everything else is as for MRNet
+    "": ADVERSARIAL,
+    "adaptsegnet-single": f"--adversarial adaptsegnet {SINGLE} 0.001",
+    "adaptsegnet-multi": f"--adversarial adaptsegnet {ADVERSARIAL}",
+    "adaptsegnet-ls": f"--adversarial adaptsegnet --gan LS {SINGLE} 0.01",
+    "clan": f"{CLAN} --lambda-weight 0.01",
+    "clan-no-weight": CLAN,
+    "clan-no-map": f"{CLAN} --lambda-weight 0.01 --epsilon 1 --lambda-local 0",
+}
 FROM_THE_START = "--reg-start 0"  # memory regularization
 
 
@@ -195,7 +206,8 @@ class Planner:
         average, network = (network, network.network) if isinstance(network, Averaged) else (None, network)
         memory = f"--lambda-kl-target {network.memory:g}"
         if isinstance(network, Stage1):
-            flags = f"{recipe.stage1[benchmark]} {ADVERSARIAL if network.adversarial else NO_TARGET} {memory}"
+            losses = ADVERSARIES[network.adversary] if network.adversarial else NO_TARGET
+            flags = f"{recipe.stage1[benchmark]} {losses} {memory}"
             start = "imagenet"
             if recipe.start:
                 start = self._train("start", benchmark, f"{benchmark}-start", "none", recipe.start[benchmark])

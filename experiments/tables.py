@@ -28,11 +28,13 @@ class Stage1:
     benchmark: str = "gta5"  # or synthia, robotcar
     adversarial: bool = True
     memory: float | None = None  # lambda_kl, the weight of memory regularization
+    adversary: str = ""  # a name in `recipes.ADVERSARIES`; empty: MRNet's
 
     @property
     def name(self) -> str:
         """Folder name of a network without None."""
-        return f"{self.benchmark}-{'adversarial' if self.adversarial else 'source'}-kl{self.memory:g}"
+        losses = (self.adversary or "adversarial") if self.adversarial else "source"
+        return f"{self.benchmark}-{losses}-kl{self.memory:g}"
 
 
 SOURCE_ONLY = Stage1(adversarial=False, memory=0)
@@ -201,10 +203,20 @@ RECTIFIED = Cell(Stage2(), published=50.3)
 AVERAGE, RECENT = Averaged(Stage1()), Averaged(Stage1(), sampled=True, recent=True)
 BOOSTED = Cell(Averaged(Stage1(), sampled=True), published=49.0)
 BOOSTED_STAGE2 = Cell(Averaged(Stage2(teacher=BOOSTED.network)), published=50.9)
+ADVERSARIES = (  # of other networks and whole images
+    ("AdaptSegNet, single-level", "adaptsegnet-single", 41.4),
+    ("AdaptSegNet, multi-level", "adaptsegnet-multi", 42.4),
+    ("AdaptSegNet, single-level, least squares", "adaptsegnet-ls", 44.1),
+    ("CLAN", "clan", 43.2),
+)
 CRST = (  # the paper's network had one classifier
     ("CBST", {}, 46.47),
     ("LRENT, alpha 0.25", dict(lr_weight_ent=0.25), 46.51),
     ("MRKLD, beta 0.1", dict(mr_weight_kld=0.1), 47.39),
+)
+ADVERSARY_ROWS = tuple(
+    (title, Cell(Stage1(memory=0, adversary=name), published=published, comparable=False))
+    for title, name, published in ADVERSARIES
 )
 
 _TABLES = (
@@ -343,10 +355,21 @@ _TABLES = (
         columns=("source only", "round 1", "round 2", "round 3"),
     ),
     make_table(
+        "related-1",
+        "Adversaries",
+        "discriminators and adversarial losses of three systems, without memory regularization",
+        ("source only", SOURCE),
+        ("MRNet's adversaries", ADVERSARIAL_ONLY),
+        *ADVERSARY_ROWS,
+        ("CLAN without weight discrepancy", Stage1(memory=0, adversary="clan-no-weight")),
+        ("CLAN without disagreement map", Stage1(memory=0, adversary="clan-no-map")),
+    ),
+    make_table(
         "lineage",
         "MRNet, Rectifying and the systems around them",
         "each system alone and sensible combinations, on one network, loop and data",
         ("source only", SOURCE),
+        *ADVERSARY_ROWS,
         *(
             (title, Cell(SelfTrained(3, **method), published=published, comparable=False))
             for title, method, published in CRST
