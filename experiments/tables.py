@@ -200,8 +200,9 @@ SOURCE = Cell(SOURCE_ONLY, published=37.2)  # GTA5 -> Cityscapes, as below
 MRNET = Cell(Stage1(), published=45.5)
 CONVENTIONAL = Cell(Stage2(conventional=True), published=48.3)
 RECTIFIED = Cell(Stage2(), published=50.3)
-AVERAGE, RECENT = Averaged(Stage1()), Averaged(Stage1(), sampled=True, recent=True)
+AVERAGE = Averaged(Stage1())
 BOOSTED = Cell(Averaged(Stage1(), sampled=True), published=49.0)
+RECENT = Cell(Averaged(Stage1(), sampled=True, recent=True), published=49.72)
 BOOSTED_STAGE2 = Cell(Averaged(Stage2(teacher=BOOSTED.network)), published=50.9)
 ADVERSARIES = (  # of other networks and whole images
     ("AdaptSegNet, single-level", "adaptsegnet-single", 41.4),
@@ -332,11 +333,7 @@ _TABLES = (
         ("last network (MRNet, rectified)", MRNET, RECTIFIED),
         ("average", AVERAGE, Averaged(Stage2(teacher=AVERAGE))),
         ("average and sampling (AdaBoost_Seg)", BOOSTED, BOOSTED_STAGE2),
-        (
-            "the same, recent network measures",
-            Cell(RECENT, published=49.72),
-            Averaged(Stage2(teacher=RECENT)),
-        ),
+        ("the same, recent network measures", RECENT, Averaged(Stage2(teacher=RECENT.network))),
         columns=("Stage I", "Stage II"),
     ),
     make_table(
