@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -20,6 +21,7 @@ from PIL import Image
 
 from dataset import adapt, build_dataset, find_domain
 from engine.averaging import Averaging
+from engine.class_balanced import ClassBalancedLabels
 from report.result_folder import read_result
 from tests.conftest import PREDICTION, ROOT, TRAINING, files_of, run_in, write_cityscapes, write_world
 from tests.global_batch_norm import convert_global_batchnorm
@@ -249,6 +251,36 @@ def test_two_processes_average_and_sample_as_one_does(tmp_path, float64, one_thr
     assert expected["weights"].max() > 1.001 / 14
     for found in run_processes(2, tmp_path / "work", partial(update_average, data)):
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+
+
+def balance_labels(folder: Path, processes: Processes) -> list[dict]:
+    """Class-balanced labels of this process's share of seven images, hard ones and soft ones of the best."""
+
+    def maps(index: int):
+        draw = dict(generator=torch.Generator().manual_seed(index), dtype=torch.float32)
+        p = [torch.randn(6, *size, **draw).mul(4).softmax(0) for size in ((6, 9), (7, 11))]
+        return f"{index}.png", (24 + index, 40), [2 * m for m in p] + [torch.zeros(1, 6, 9)]
+
+    made = []
+    for alpha, best in ((0, 0), (0.25, 5)):
+        args = Namespace(num_classes=6, portion=0.3, ds_rate=4, mine_port=1e-3, lr_weight_ent=alpha)
+        args.best_images = best
+        mine = map(maps, processes.shard(7))
+        labels = ClassBalancedLabels(mine, args, folder / "labels", torch.device("cpu"), processes)
+        of_image = {name: (prediction.label, soft) for name, prediction, soft in labels}
+        made.append({"summary": labels.summary, "labels": of_image})
+    return made
+
+
+def test_two_processes_make_the_class_balanced_labels_of_one(tmp_path):
+    expected = balance_labels(tmp_path, SINGLE_PROCESS)
+    assert [len(made["labels"]) for made in expected] == [7, 5]
+    found = run_processes(2, tmp_path, partial(balance_labels, tmp_path))
+    for *parts, alone in zip(*found, expected, strict=True):
+        assert [part["summary"] for part in parts] == [alone["summary"]] * 2
+        together = parts[0]["labels"] | parts[1]["labels"]
+        assert sum(len(part["labels"]) for part in parts) == len(together)
+        torch.testing.assert_close(together, alone["labels"], rtol=0, atol=0)
 
 
 def test_a_step_sends_few_messages(one_thread):
