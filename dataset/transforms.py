@@ -118,7 +118,7 @@ class TrainingView:
         self, scaled: Size, ids: np.ndarray | None, table: LabelTable, rng: np.random.Generator
     ) -> tuple[int, int] | None:
         """(row, column) of the pixel of a mined class to crop around; None: crop anywhere."""
-        if ids is None or not self.mined or rng.random() >= self.mine_chance:
+        if ids is None or not (self.mined and self.mine_chance) or rng.random() >= self.mine_chance:
             return None
         label = table.train_ids.take(nearest_box(ids, scaled, (0, 0, *scaled))).ravel()
         occurring = np.bincount(label, minlength=IGNORE + 1)
