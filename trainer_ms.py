@@ -153,7 +153,7 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
     def gen_update(
         self,
         images: Tensor,
-        images_t: Tensor,
+        images_t: Tensor | None,
         labels: Tensor,
         labels_t: Tensor | None,
         i_iter: int,
@@ -164,7 +164,8 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
         Args:
             images, images_t: labelled and target batch, (N, 3, H, W), BGR minus mean.
             labels: (N, H, W) int64 train ids.
-            labels_t: the target's labels, monitored as `val` and never learned from; None if there are none.
+            images_t: may be None where `needs_target` is False; then its predictions are None too.
+            labels_t: the target's labels, monitored as `val` and never learned from; None: `val` is 0.
             i_iter: iteration; the regularisers start at `args.reg_start`.
             update: False only accumulates gradients (`--iter-size`), for the next call with True.
 
@@ -174,8 +175,8 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
             predictions: (z1, z2, z1_t, z2_t), detached logits (N, C, H, W) at the crop size.
         """
         self.i_iter = i_iter
-        learns = self._learns_from_target(i_iter)
-        losses = {name: images.new_zeros(()) for name in self.weights}
+        learns, z_t = self._learns_from_target(i_iter), (None, None)
+        losses = {name: images.new_zeros(()) for name in (*self.weights, "val")}
         self.class_weight = self.compute_class_weight(labels)
         losses |= self._learn((), self.parameter_losses, images)[0]  # first: DDP follows only a forward pass
 
@@ -183,13 +184,15 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
         # one batch's activations exist at a time.
         found, (z1, z2) = self.learn_from_source(images, labels, last=update and not learns)
         losses |= found
-        found, (z1_t, z2_t) = self.learn_from_target(images_t, i_iter, learns, last=update)
-        losses |= found
+        if images_t is not None:
+            found, z_t = self.learn_from_target(images_t, i_iter, learns, last=update)
+            losses |= found
 
         if update:
             self.update_network()
-        losses["val"] = self._validation_loss(z2_t, labels_t)
-        return self._reduce_losses(losses), (z1, z2, z1_t, z2_t)
+        if labels_t is not None:
+            losses["val"] = self._validation_loss(z_t[1], labels_t)
+        return self._reduce_losses(losses), (z1, z2, *z_t)
 
     def learn_from_source(self, images: Tensor, labels: Tensor, last: bool) -> tuple[Losses, Logits]:
         """Accumulate the gradients of the labelled batch; its losses and detached logits.
@@ -296,6 +299,10 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
         regularised = weights["me"] > 0 or weights["kl"] > 0
         return weights["adv1"] > 0 or weights["adv2"] > 0 or (regularised and i_iter >= self.args.reg_start)
 
+    def needs_target(self, i_iter: int) -> bool:
+        """Whether training depends on the target batch: on its losses, its statistics or its dropout."""
+        return self._learns_from_target(i_iter) or self.args.is_training or self.args.droprate > 0
+
     def compute_class_weight(self, labels: Tensor) -> Tensor:
         """Weight of each class in this step's cross entropies, (C,)."""
         args = self.args
@@ -339,9 +346,7 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
             yield {"weight": share * weight_discrepancy(self.G.layer5, self.G.layer6)}
 
     @torch.no_grad()
-    def _validation_loss(self, z2_t: Tensor, labels_t: Tensor | None) -> Tensor:
-        if labels_t is None:
-            return z2_t.new_zeros(())
+    def _validation_loss(self, z2_t: Tensor, labels_t: Tensor) -> Tensor:
         options = dict(ignore_index=self.args.ignore_label, across=self.processes)
         return segmentation_loss(z2_t, labels_t, self.class_weight, **options)
 

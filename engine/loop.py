@@ -142,7 +142,10 @@ class Training:
             (images, labels), (images_t, labels_t) = (
                 load_batch(b, trainer.often_weight.device) for b in streams
             )
-            batch = (images, images_t, labels, labels_t if self.target_has_labels else None)
+            labels_t = labels_t if self.target_has_labels and self._logs(i_iter) else None
+            if not (trainer.needs_target(i_iter) or labels_t is not None or self._pictures(i_iter)):
+                images_t = None  # spares its forward pass
+            batch = (images, images_t, labels, labels_t)
             del predictions  # of the batch before
             last = number == len(loaded)
             more = {key: to_device(streams[0][key], images.device) for key in EXTRAS if key in streams[0]}
@@ -150,12 +153,22 @@ class Training:
             losses |= trainer.dis_update(*predictions, update=last)
         return batch, losses, predictions
 
+    def _logs(self, i_iter: int) -> bool:
+        return i_iter % self.args.log_every == 0 or i_iter == self.args.num_steps_stop - 1
+
+    def _saves(self, i_iter: int) -> bool:
+        return _due(i_iter, self.args.save_pred_every) or i_iter == self.args.num_steps_stop - 1
+
+    def _pictures(self, i_iter: int) -> bool:
+        every = self.args.pictures_every if self.args.tensorboard else 0
+        return self.args.save_num_images > 0 and (self._saves(i_iter) or _due(i_iter, every))
+
     def _log(self, i_iter: int, losses: dict[str, Tensor]) -> None:
         if not self.target_has_labels:
             losses = {name: loss for name, loss in losses.items() if name != "val"}
         self.losses.add(i_iter, losses, self.trainer.class_weight)
         self.run_log.progress.bar.update()
-        if i_iter % self.args.log_every == 0 or i_iter == self.args.num_steps_stop - 1:
+        if self._logs(i_iter):
             values, class_weight = self._fetch_losses()
             self.run_log.write(i_iter, values, self.trainer.rates(), class_weight)
 
@@ -177,20 +190,18 @@ class Training:
         args, folder, prefix = self.args, self.args.snapshot_dir, self.pair.source.prefix
         last = i_iter == args.num_steps_stop - 1
         number = i_iter + 1 if last else i_iter  # in the snapshot's name, as published
-        saves = last or _due(i_iter, args.save_pred_every)
-        if saves:
+        if self._saves(i_iter):
             self._fetch_losses()
             path = save_snapshot(self.trainer, folder, prefix, number)
             if args.keep:
                 remove_old_snapshots(folder, prefix, args.keep, number, args.restore_from)
             log.info("Saved %s", path)
-        shows = self.run_log.board and _due(i_iter, args.pictures_every)
-        if args.save_num_images and (saves or shows):
+        if self._pictures(i_iter):
             images, images_t, labels, _ = batch
             colors = palette(self.pair.colors)
             sheet = training_pictures(images, images_t, labels, predictions, colors, args.save_num_images)
             self.run_log.picture(i_iter, sheet)
-            if saves:
+            if self._saves(i_iter):
                 atomic_write(folder / PICTURES / f"{number}.png", lambda tmp: sheet.save(tmp, "PNG"))
 
     def _save_state(self, i_iter: int) -> None:

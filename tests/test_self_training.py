@@ -194,6 +194,41 @@ def test_a_round_learns_from_both_domains_and_resumes_exactly(method, trained, r
     assert one.read_bytes() != (trained / SNAPSHOT).read_bytes()
 
 
+def test_the_target_stream_is_seen_only_where_something_depends_on_it(trained, run_main, monkeypatch):
+    seen, segment = [], AD_Trainer.segment
+    monkeypatch.setattr(AD_Trainer, "segment", lambda self, x: seen.append(len(x)) or segment(self, x))
+    passes, snapshots = [], []
+    for every, flags in ((1, ()), (3, ("--save-num-images", "0"))):  # pictures show it
+        folder = trained / "seen" / str(every)
+        result = run_main(*SELF_TRAINING, *flags, "--log-every", every, "--snapshot-dir", folder)
+        assert result.returncode == 0, result.stderr
+        passes.append(len(seen))
+        seen.clear()
+        log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+        snapshots.append(((folder / "GTA5_4.pth").read_bytes(), {line["iteration"]: line for line in log}))
+    assert passes == [8, 6]  # of 4 iterations, 0 and 3 are logged
+    (one, log), (two, shorter) = snapshots
+    assert one == two and shorter == {i: log[i] for i in (0, 3)} and log[3]["val"] > 0
+
+
+def test_the_rectified_loss_learns_from_class_balanced_labels(trained, run_main):
+    rectified = [flag for flag in SELF_TRAINING if flag != "--conventional"]
+    mine = rectified.index("--source-portion")
+    del rectified[mine : mine + 6]  # images of the target alone, crops as ever
+    at = rectified.index("--portion")
+    runs = {
+        "balanced": rectified,
+        "folder": [*rectified[:at], *rectified[at + 2 :], "--pseudo-dir", str(trained / LABELS)],
+        "conventional": [*rectified, "--conventional"],
+    }
+    bytes_of = {}
+    for name, flags in runs.items():
+        result = run_main(*flags, "--num-steps-stop", "2", "--snapshot-dir", f"./rectified/{name}")
+        assert result.returncode == 0, result.stderr
+        bytes_of[name] = (trained / "rectified" / name / "GTA5_2.pth").read_bytes()
+    assert bytes_of["balanced"] == bytes_of["folder"] != bytes_of["conventional"]
+
+
 def test_the_mixed_stream_has_true_labels_of_other_source_images_for_each_seed(trained):
     size = dict(input_size=(48, 80), crop_size=(48, 80), labelled_stream=True)
 
