@@ -6,6 +6,8 @@ Two GPUs in one process, as published; one process per GPU; eight machines with 
     python train_ms.py --gpu-ids 0,1 ...
     torchrun --standalone --nproc_per_node 8 train_ms.py --batch-size 16 ...
     torchrun --nnodes 8 --nproc_per_node 8 --rdzv_backend c10d --rdzv_endpoint HOST:29500 train_ms.py ...
+Online self-training by a published recipe (docs/methods.md):
+    python train_ms.py --config recipes/dacs.yaml --snapshot-dir ./snapshots/dacs
 Continue a run that was stopped:
     python train_ms.py --snapshot-dir ./snapshots/stage1 --resume
 
@@ -15,14 +17,17 @@ GTA5_<iteration>.pth, opts.yaml, log.jsonl, training_state.pt and pictures to --
 
 from utils.script import run_script
 
+import trainer_ms
+import trainer_st
 from engine.setup import run_training
-from trainer_ms import AD_Trainer
 from utils.options import stage1_args
 
 
 def main() -> None:
     """Train on the labelled source and the unlabelled target."""
-    run_training(AD_Trainer, stage1_args(), pseudo_labels=False)
+    args = stage1_args()
+    stage = trainer_st if args.self_training or args.lambda_mask else trainer_ms
+    run_training(stage.AD_Trainer, args, pseudo_labels=False)
 
 
 if __name__ == "__main__":

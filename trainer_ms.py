@@ -246,9 +246,12 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
                     module.eval()
         return self
 
-    def segment(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of both classifiers at the images' size, in torch's default dtype: two of (N, C, H, W)."""
-        network = InPrecision((self._parallel or [self.G])[0], self.args.precision)
+    def segment(self, images: Tensor, network: nn.Module | None = None) -> tuple[Tensor, Tensor]:
+        """Logits of both classifiers at the images' size, in torch's default dtype: two of (N, C, H, W).
+
+        `network`: another one than `G`.
+        """
+        network = InPrecision(network or (self._parallel or [self.G])[0], self.args.precision)
         if len(self.device_ids) > 1:
             logits = nn.parallel.data_parallel(network, images, self.device_ids)
         else:

@@ -149,7 +149,9 @@ def check_resumable(
     """
     path = args.snapshot_dir / STATE_FILE
     if state["stage"] != type(trainer).__module__:
-        raise UserError(f"{path}: is from the other stage ({state['stage']}); choose another --snapshot-dir")
+        raise UserError(
+            f"{path}: is from another kind of training ({state['stage']}); choose another --snapshot-dir"
+        )
     before, now = {"optimizer": "sgd"} | state["options"], spelled_options(args)
     # By what they print as: values from a damaged file may not even compare.
     changed = [name for name in now if name in before and repr(before[name]) != repr(now[name])]

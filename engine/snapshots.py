@@ -20,7 +20,7 @@ from utils.atomic import atomic_write
 from utils.errors import UserError
 from utils.options import spelled_options
 
-PARTS = ("", "_D1", "_D2")  # of a snapshot: network and discriminators
+PARTS = ("", "_D1", "_D2", "_teacher")  # of a snapshot: network, discriminators, teacher
 AVERAGE = "_average"
 PICTURES = "pictures"  # subfolder of the snapshot folder
 RECORD_FILE = "run.yaml"
@@ -31,7 +31,8 @@ PROJECT = Path(__file__).resolve().parent.parent
 def save_snapshot(trainer: nn.Module, folder: Path, prefix: str, number: int) -> Path:
     """Save `<prefix>_<number>.pth` (network); returns its path.
 
-    Discriminators go to `…_D1.pth` and `…_D2.pth`, unless this training leaves them as they were drawn.
+    Discriminators go to `…_D1.pth` and `…_D2.pth`, unless this training leaves them as they were drawn, and
+    the teacher of an online self-training to `…_teacher.pth`.
 
     Raises:
         UserError: a tensor is not finite, or a file cannot be written.
@@ -40,6 +41,8 @@ def save_snapshot(trainer: nn.Module, folder: Path, prefix: str, number: int) ->
     for k in (0, *trainer.adversary.trained):
         module = (trainer.G, trainer.D1, trainer.D2)[k]
         save_tensors(folder / f"{prefix}_{number}{PARTS[k]}.pth", module.state_dict())
+    if hasattr(trainer, "teacher"):
+        save_tensors(folder / f"{prefix}_{number}{PARTS[-1]}.pth", trainer.teacher_snapshot())
     return folder / f"{prefix}_{number}.pth"
 
 

@@ -25,14 +25,13 @@ from engine.class_balanced import ClassBalancedLabels
 from report.result_folder import read_result
 from tests.conftest import PREDICTION, ROOT, TRAINING, files_of, run_in, write_cityscapes, write_world
 from tests.global_batch_norm import convert_global_batchnorm
-from tests.test_trainers import REGULARISED, WEIGHTING, build
+from tests.test_trainers import REGULARISED, TRAINERS, WEIGHTING, build
 from tests.test_trainers import step as one_step
 from trainer_ms import AD_Trainer as Stage1Trainer
-from trainer_ms_variance import AD_Trainer as Stage2Trainer
 from utils import distributed
 from utils.distributed import SINGLE_PROCESS, Processes
 from utils.errors import StopRequest
-from utils.options import stage1_args, stage2_args
+from utils.options import stage1_args
 from utils.percentile import percentile
 
 CLASSES = 7
@@ -47,6 +46,11 @@ CLAN = (
     "--warm-up-D --lambda-weight 0.1 --focal 2"
 )
 ADAPTSEGNET = "--adversarial adaptsegnet --gan LS --lambda-adv-target1 0 --lambda-adv-target2 0.1"
+ONLINE = (
+    f"{NETWORK} {BALANCE} {RATES} --sync_bn --lambda-seg 0.5 --lambda-adv-target1 0 --lambda-adv-target2 0"
+)
+ONLINE += " --self-training --lambda-mask 0.7 --mask-block 8 --pseudo-threshold 0.3 --pseudo-weight both"
+ONLINE += " --jitter-chance 0.6 --reg-start 0"
 STAGE2 = f"{NETWORK} {BALANCE} {RATES} --lambda-adv-target1 0 --lambda-adv-target2 0 --train_bn --sync_bn"
 
 
@@ -64,7 +68,7 @@ def samples(step: int, images: int, size: tuple[int, int]) -> tuple:
 
 def train(stage: int, flags: str, images: int, processes: Processes) -> dict:
     """Three steps of a trainer on this process's part of every batch, and all that they leave."""
-    parse, kind = ((stage1_args, Stage1Trainer), (stage2_args, Stage2Trainer))[stage - 1]
+    parse, kind = TRAINERS[stage - 1]
     torch.manual_seed(0)
     trainer = kind(parse([*flags.split(), "--batch-size", str(images)]))
     for classifier in (trainer.G.layer5, trainer.G.layer6):
@@ -120,6 +124,8 @@ RUNS = {
     "AdaptSegNet, one level, gradients added up": (1, f"{STAGE1} --iter-size 2 {ADAPTSEGNET}", 2),
     "stage 2, uneven": (2, STAGE2, 3),
     "self-training": (2, f"{STAGE2} --conventional --mr-weight-kld 0.5", 3),
+    "online self-training, uneven": (3, ONLINE, 3),
+    "online self-training, gradients added up": (3, f"{ONLINE} --iter-size 2 --lambda-kl-target 0.1", 2),
     "conventional": (2, f"{STAGE2} --conventional --only-hard-label 60", 2),
 }
 

@@ -11,7 +11,7 @@ FLOORS = (
     ("model", "dataset", "synthetic"),
     ("utils",),
     ("engine", "trainer_ms"),
-    ("trainer_ms_variance",),
+    ("trainer_ms_variance", "trainer_st"),
     ("report", "experiments", "deploy"),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}  # scripts stand above

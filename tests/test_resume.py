@@ -47,6 +47,10 @@ RUN = (
 )
 SCRIPTS = {
     "stage 1": ("train_ms", *RUN, *STAGE1),
+    "online self-training": (
+        *("train_ms", *RUN, "--self-training", "--lambda-mask", "1", "--drop", "0.3", "--norm-style", "bn"),
+        *("--lambda-adv-target1", "0", "--lambda-adv-target2", "0", "--save-state-every", "1"),
+    ),
     "stage 2, gradient accumulation, worker processes": (
         *("train_ft", *RUN, *STAGE2, "--iter-size", "2", "--num-workers", "1", "--autoaug"),
         *("--norm-style", "bn", "--batch-size", "1", "--save-state-every", "1", "--num-steps-stop", "4"),

@@ -14,6 +14,7 @@ from engine.loop import LossBuffer, load_batch
 from tests.conftest import TRAINING, one_line_error
 from trainer_ms import AD_Trainer as Stage1Trainer
 from trainer_ms_variance import AD_Trainer as Stage2Trainer
+from trainer_st import AD_Trainer as OnlineTrainer
 from utils.device import choose_device
 from utils.optim import RepeatedSGD
 from utils.options import stage1_args, stage2_args
@@ -33,8 +34,16 @@ STAGES = [
 ]
 
 
+ONLINE = pytest.param(
+    3,
+    f"--self-training --lambda-mask 1 --jitter-chance 1 --blur-chance 1 {REGULARISED} {NOT_ADVERSARIAL}",
+    id="online",
+)
+TRAINERS = (stage1_args, Stage1Trainer), (stage2_args, Stage2Trainer), (stage1_args, OnlineTrainer)
+
+
 def new_trainer(stage: int, flags: str, droprate: float):
-    parse, trainer_class = ((stage1_args, Stage1Trainer), (stage2_args, Stage2Trainer))[stage - 1]
+    parse, trainer_class = TRAINERS[stage - 1]
     return trainer_class(parse(f"{NETWORK} {RATES} --droprate {droprate} {flags}".split()))
 
 
@@ -76,7 +85,7 @@ def gradients(trainer) -> dict:
 # Memory
 
 
-@pytest.mark.parametrize(("stage", "flags"), STAGES)
+@pytest.mark.parametrize(("stage", "flags"), [*STAGES, ONLINE])
 @pytest.mark.parametrize("norm", ["gn", "bn"])
 def test_checkpointing_changes_neither_losses_nor_weights_nor_statistics(
     stage, flags, norm, float64, one_thread
@@ -182,7 +191,7 @@ class NoReading(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize(("stage", "flags"), STAGES)
+@pytest.mark.parametrize(("stage", "flags"), [*STAGES, ONLINE])
 def test_nothing_within_a_step_synchronises(stage, flags, one_thread):
     trainer = build(stage, flags, 0.1)
     buffer = LossBuffer()

@@ -58,6 +58,7 @@ threshold = number(
     "a number from 0 to 1, or a whole one for no threshold",
     "X",
 )
+jitter = number(float, lambda x: 0 <= x <= 0.5, "a number from 0 to 0.5", "X")
 percentile = number(float, lambda x: 0 <= x < 100, "a percentile from 0 to below 100", "PERCENT")
 
 
@@ -187,6 +188,15 @@ def scale_range(text: str) -> list[float]:
     found = scales(text)
     if len(found) != 2 or found[0] > found[1]:
         raise argparse.ArgumentTypeError(f"{text!r} is not a range of scales; write low,high such as 0.8,1.2")
+    return found
+
+
+@shown_as("TOP,BOTTOM")
+def rows(text: str) -> list[int]:
+    """`15,120` -> [15, 120]."""
+    found = _list(text, not_negative, "rows", "15,120")
+    if len(found) != 2:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a pair of rows; write top,bottom such as 15,120")
     return found
 
 

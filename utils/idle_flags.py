@@ -13,7 +13,10 @@ from typing import Any, NamedTuple
 from dataset import NO_THRESHOLD
 from utils.adversaries import ADVERSARIES
 
-TARGET_LOSSES = ("lambda_adv_target1", "lambda_adv_target2", "lambda_me_target", "lambda_kl_target")
+TARGET_LOSSES = (
+    *("lambda_adv_target1", "lambda_adv_target2", "lambda_me_target", "lambda_kl_target"),
+    *("self_training", "lambda_mask"),
+)
 MC_DROPOUT = "mc-dropout"
 log = logging.getLogger(__name__)
 
@@ -114,6 +117,19 @@ TRAINING = (
         lambda args, _: not args.source_portion,
         "no source image is mixed in",
     ),
+    Rule(
+        "teacher_alpha pseudo_threshold pseudo_weight pseudo_margins jitter jitter_chance blur_chance",
+        lambda args, _: not (args.self_training or args.lambda_mask),
+        "there is no teacher without --self-training or --lambda-mask",
+    ),
+    Rule("lambda_mix", lambda args, _: not args.self_training, "no images are mixed without --self-training"),
+    Rule("mask_ratio mask_block", lambda args, _: not args.lambda_mask, "--lambda-mask 0 hides no blocks"),
+    Rule("jitter", lambda args, _: not args.jitter_chance, "--jitter-chance 0"),
+    Rule(
+        "pseudo_threshold",
+        lambda args, _: args.pseudo_weight in ("none", "uncertainty"),
+        "--pseudo-weight {pseudo_weight} counts no sure pixels",
+    ),
     Rule("nesterov", lambda args, _: not args.momentum, "--momentum 0"),
     Rule("momentum nesterov single_updates", lambda args, _: args.optimizer != "sgd", "it belongs to SGD"),
     Rule("threshold", lambda args, _: args.pseudo_dir, "the labels are those in --pseudo-dir"),
@@ -125,7 +141,7 @@ TRAINING = (
     ),
     Rule(
         "adaboost",
-        lambda args, _: not any(getattr(args, name) for name in TARGET_LOSSES),
+        lambda args, _: not any(getattr(args, name, 0) for name in TARGET_LOSSES),
         "nothing is learned from the target stream that it samples, the weights of its losses are 0",
     ),
 )

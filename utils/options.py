@@ -5,6 +5,7 @@ GPUs. Flags whose default depends on `--source` and `--target` are None until `_
 utils/flag_types.py, the flags of one script alone are in that script.
 """
 
+import sys
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,7 @@ from utils.errors import UserError
 from utils.flag_types import OneLineParser, boolean, format_size
 from utils.losses import DIVERGENCES, GANS
 from utils.optim import OPTIMIZERS
+from utils.self_training import PSEUDO_WEIGHTS
 
 OPTIONS_FILE = "opts.yaml"
 NETWORK_OPTIONS = ("num_classes", "use_se", "train_bn", "norm_style", "droprate", "arch")  # of `DeeplabMulti`
@@ -45,10 +47,12 @@ def stage1_args(argv: list[str] | None = None) -> Namespace:
     """Flags of `train_ms.py`; sizes are (height, width), `gpu_ids` is a list of integers."""
     parser = OneLineParser("Stage I: adapt a network from labelled source to unlabelled target (MRNet).")
     _add_training_flags(parser)
+    _add_online_flags(parser)
     args = _parse_with_earlier(parser, argv)
     pair = adapt(find_domain(args.source), find_domain(args.target))
     _fill_in(args, pair, data_dir=pair.source.root, input_size=pair.source.source_size)
     _check_training(parser, args)
+    _check_online(parser, args)
     return args
 
 
@@ -78,6 +82,8 @@ def stage2_args(argv: list[str] | None = None) -> Namespace:
     add("--label-scales", types.scale_range, "0.8,1.2", "range of the random scale of labelled images")
     add("--mine-chance", types.fraction, 0.0, "probability of a crop around a class that is rare in the "
         "predictions (CBST); other crops are then random")
+    if "--self-training" in (sys.argv[1:] if argv is None else argv):
+        parser.error("--self-training learns from the labelled source: train_ms.py has it")
     args = _parse_with_earlier(parser, argv)
     pair = adapt(find_domain(args.source), find_domain(args.target))
     _fill_in(args, pair, data_dir=pair.target.root, input_size=pair.target.pseudo_size)
@@ -217,6 +223,27 @@ def _add_training_flags(parser: OneLineParser) -> None:
     add("--keep-best", boolean, False, "keep the network of the highest validation mIoU as <prefix>_best.pth")
 
 
+def _add_online_flags(parser: OneLineParser) -> None:
+    add = parser.group("online self-training (DACS, DAFormer, MIC; docs/methods.md)")
+    add("--self-training", boolean, False,
+        "learn from source pasted into target, labelled by a teacher that averages the network")
+    add("--teacher-alpha", types.share, 0.999, "momentum of the teacher (DACS: 0.99)")
+    add("--pseudo-threshold", types.fraction, 0.968, "confidence that makes a target pixel a sure one")
+    add("--pseudo-weight", PSEUDO_WEIGHTS, "share",
+        "weight of target pixels: the batch's share of sure pixels, 1 or 0 as a pixel is sure, none, exp(-V) "
+        "by the teacher's uncertainty V, or both: share times uncertainty")
+    add("--pseudo-margins", types.rows, "0,0",
+        "rows at the top and the bottom of target crops without weight (Cityscapes at 1024,512: 15,120)")
+    add("--lambda-mix", types.positive_float, 1.0, "weight of the loss on mixed images")
+    add("--lambda-mask", types.not_negative_float, 0.0,
+        "weight of the loss on target images with hidden blocks (MIC), also without --self-training; 0: off")
+    add("--mask-ratio", types.share, 0.7, "share of the blocks that are hidden")
+    add("--mask-block", types.positive, 32, "side of a block in pixels")
+    add("--jitter", types.jitter, 0.2, "colour jitter of mixed and masked images, its strength (DACS: 0.25)")
+    add("--jitter-chance", types.fraction, 0.8, "probability of the jitter in a step")
+    add("--blur-chance", types.fraction, 0.5, "probability of a Gaussian blur in a step")
+
+
 def add_domain_flags(add: Callable, source: str | None, target: str | None) -> None:
     """`--source` and `--target`; a default of None means: take it from the snapshot."""
     default = "" if source else " (default: the snapshot's)"
@@ -320,6 +347,18 @@ def _check_self_training(parser: OneLineParser, args: Namespace) -> None:
     for flag, (other, lacking) in needed.items():
         if lacking:
             parser.error(f"{flag} does nothing without {other}; give both or leave it out")
+
+
+def _check_online(parser: OneLineParser, args: Namespace) -> None:
+    """Refuse margins that are not those of the target images."""
+    height, margins = args.crop_size[0], args.pseudo_margins
+    if any(margins) and (height != args.input_size_target[0] or args.random_scale):
+        parser.error(
+            f"--pseudo-margins {margins[0]},{margins[1]} are rows of the whole target image, but its crops "
+            "show parts of it; give crops of its height without --random-scale, or no margins"
+        )
+    if sum(margins) >= height:
+        parser.error(f"--pseudo-margins {margins[0]},{margins[1]} leave no row of a crop of {height} rows")
 
 
 def _check_averaging(parser: OneLineParser, args: Namespace) -> None:

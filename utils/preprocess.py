@@ -8,6 +8,7 @@ from torch import Tensor
 from dataset.transforms import MEAN_RGB
 
 MEAN_BGR = MEAN_RGB[::-1]
+LEVELS = 255
 
 
 def to_network_input(images: Tensor) -> Tensor:
@@ -23,6 +24,20 @@ def to_pixels(images: Tensor) -> Tensor:
     """BGR minus mean (N, 3, H, W) -> RGB (N, H, W, 3) uint8."""
     mean = _mean(images.dtype, images.device)
     return (images.permute(0, 2, 3, 1) + mean).round().clamp(0, 255).to(torch.uint8).flip(3)
+
+
+def to_unit_rgb(images: Tensor) -> Tensor:
+    """BGR minus mean (N, 3, H, W) -> RGB in [0, 1], the same shape."""
+    return (images + _mean_planes(images)).flip(1) / LEVELS
+
+
+def from_unit_rgb(images: Tensor) -> Tensor:
+    """RGB in [0, 1] (N, 3, H, W) -> BGR minus mean, the same shape."""
+    return images.flip(1) * LEVELS - _mean_planes(images)
+
+
+def _mean_planes(images: Tensor) -> Tensor:
+    return mean_row(1, images.dtype, images.device).view(3, 1, 1)
 
 
 @lru_cache

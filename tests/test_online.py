@@ -1,0 +1,303 @@
+"""Online self-training: reference values of the released functions, and what a user would notice."""
+
+import copy
+import json
+import zlib
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from tests.conftest import TRAINING, one_line_error
+from tests.golden import inputs
+from tests.test_golden import close
+from tests.test_trainers import NOT_ADVERSARIAL, batch, build
+from trainer_st import AD_Trainer
+from utils.options import stage1_args
+from utils.self_training import (
+    block_mask,
+    class_mask,
+    draw_classes,
+    feature_distance,
+    label_target,
+    mix,
+    present_classes,
+    pseudo_labels,
+    update_teacher,
+    weighted_cross_entropy,
+)
+
+GOLDEN = Path(__file__).parent / "golden"
+SELF_TRAINING = f"--self-training --jitter-chance 0 --blur-chance 0 --lambda-seg 0.5 {NOT_ADVERSARIAL}"
+CLASSES = 7
+
+
+def draw(name: str, shape: tuple, scale: float = 1.0) -> torch.Tensor:
+    return inputs.draw(name, shape, scale).double()
+
+
+def uniform(name: str, shape: tuple) -> torch.Tensor:
+    return torch.special.ndtr(draw(name, shape))
+
+
+def crc(values: torch.Tensor) -> int:
+    return zlib.crc32(values.to(torch.uint8).numpy().tobytes())
+
+
+def sums(values: torch.Tensor) -> list[float]:
+    return [values.sum().item(), values.abs().sum().item()]
+
+
+def ranks_of(labels: torch.Tensor, name: str, classes: int) -> torch.Tensor:
+    """Reference numbers of the classes present, as `draw_classes` takes them."""
+    present = present_classes(labels, classes)
+    ranks = torch.full((classes + 1,), 9.0)
+    ranks[present] = draw(name, (int(present.sum()),))
+    return ranks
+
+
+@pytest.fixture(params=[1, 2])
+def functions(request, float64) -> tuple[dict, dict]:
+    """Settings and results of the released functions."""
+    reference = json.loads((GOLDEN / f"online_{request.param}.json").read_text())
+    return reference["settings"], reference["results"]
+
+
+def test_labels_mixed_and_masked_images_are_the_released_ones(functions):
+    settings, results = functions
+    tag, classes = settings["tag"], settings["classes"]
+    images, size = settings["images"], tuple(settings["size"])
+    source, target = (draw(tag + name, (images, 3, *size), 50) for name in ("_im", "_imt"))
+    labels = inputs.label_blocks(tag + "_lab", images, *size, classes, settings["skew"])
+    logits = draw(tag + "_teacher", (images, classes, *size), settings["sharp"])
+    options = settings["threshold"], settings["top"], settings["bottom"]
+    pseudo, weight = pseudo_labels(logits, *options)
+    assert crc(pseudo) == results["pseudo"]["labels_crc32"]
+    assert sums(weight) == close(results["pseudo"]["weight_sums"])
+    assert label_target(logits, *options)[2].item() == close(results["pseudo"]["share"])
+
+    expected, masks = results["mix_image"], []
+    for image, label in enumerate(labels):
+        ranks = ranks_of(label, f"{tag}_rank{image}", classes)
+        chosen = draw_classes(present_classes(label, classes), ranks)
+        named = [index if index < classes else 255 for index in chosen.nonzero()[:, 0].tolist()]
+        assert named == expected["classes"][image]
+        masks.append(class_mask(label, chosen))
+    mask = torch.stack(masks)
+    assert crc(mask) == expected["mask_crc32"]
+    assert sums(mix(mask, source, target)) == close(expected["image_sums"])
+    mixed, mixed_weight = mix(mask, labels, pseudo), mix(mask, torch.ones_like(weight), weight)
+    assert crc(mixed) == expected["label_crc32"]
+    assert sums(mixed_weight) == close(expected["weight_sums"])
+    check_loss(tag + "_mixed", logits.shape, mixed, mixed_weight, expected)
+
+    expected = results["masked"]
+    noise = uniform(tag + "_noise", tuple(expected["grid"]))
+    keep = block_mask(noise, size, settings["mask_ratio"])
+    assert crc(keep) == expected["keep_crc32"]
+    assert sums(keep * target) == close(expected["image_sums"])
+    check_loss(tag + "_masked", logits.shape, pseudo, weight, expected)
+
+
+def check_loss(name: str, shape: tuple, labels: torch.Tensor, weight: torch.Tensor, expected: dict) -> None:
+    logits = draw(name, tuple(shape), 2).requires_grad_()
+    loss = weighted_cross_entropy(logits, labels, weight)
+    loss.backward()
+    assert loss.item() == close(expected["loss"])
+    assert logits.grad.norm().item() == close(expected["grad_norm"])
+
+
+def test_the_teacher_averages_parameters_as_released_and_leaves_its_statistics(functions):
+    settings, results = functions
+
+    def network(name: str) -> nn.Module:
+        layers = nn.Conv2d(3, 6, 3, bias=False), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 4, 1)
+        network = nn.Sequential(*layers)
+        network.load_state_dict(inputs.weights(network.state_dict(), name))
+        return network
+
+    teacher = network(settings["tag"] + "_t")
+    for expected in results["ema"]:
+        i_iter = expected["iteration"]
+        update_teacher(teacher, network(f"{settings['tag']}_s{i_iter}:"), i_iter, settings["alpha"])
+        state = teacher.state_dict()
+        for name, value in (expected["parameters"] | expected["buffers"]).items():
+            assert sums(state[name]) == close(value), name
+
+
+@pytest.mark.parametrize(
+    ("kind", "suffix"), [("feature_distance", ""), ("feature_distance_centred", "1")], ids=["", "centred"]
+)
+def test_the_feature_distance_is_the_released_one(functions, kind, suffix):
+    settings, results = functions
+    tag, classes, stride = settings["tag"], settings["classes"], settings["stride"]
+    images, (height, width) = settings["images"], settings["size"]
+    coarse = inputs.label_blocks(tag + "_fdlab", images, height // 4, width // 4, classes, settings["skew"])
+    labels = coarse.repeat_interleave(4, 1).repeat_interleave(4, 2)
+    changed = uniform(tag + "_fdnoise", labels.shape) < settings["fd_noise"]
+    labels = torch.where(changed, (labels + 7) % classes, labels)
+    more = int(suffix or 0)
+    shape = images, settings["channels"], height // stride + more, width // stride + more
+    features = draw(tag + "_feat" + suffix, shape).requires_grad_()
+    reference = draw(tag + "_ref" + suffix, shape)
+    loss = feature_distance(features, reference, labels, settings["fd_classes"], settings["fd_share"])
+    loss.backward()
+    assert loss.item() == close(results[kind]["loss"])
+    assert features.grad.norm().item() == close(results[kind]["grad_norm"])
+    assert feature_distance(features, reference, labels.fill_(255), [0, 1]).item() == 0
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_whole_steps_are_the_released_ones_on_this_network(number, float64, one_thread):
+    reference = json.loads((GOLDEN / f"online_steps_{number}.json").read_text())
+    settings = reference["settings"]
+    tag, classes, size = settings["tag"], settings["classes"], settings["size"]
+    flags = f"--restore-from none --cpu --arch mini --droprate 0 {SELF_TRAINING}".split() + settings["argv"]
+    trainer = AD_Trainer(stage1_args(flags))
+    trainer.G.load_state_dict(inputs.weights(trainer.G.state_dict()))
+
+    def numbers(purpose: str, i_iter: int, image: int, shape: tuple) -> torch.Tensor:
+        if purpose == "classes":
+            return ranks_of(labels[image], f"{tag}_rank{i_iter}_{image}", classes)
+        return uniform(f"{tag}_noise{i_iter}_{image}", shape)
+
+    trainer.random_numbers = numbers
+    for i_iter, expected in enumerate(reference["steps"]):
+        images, images_t = (draw(f"{tag}_{kind}{i_iter}", (2, 3, *size), 50) for kind in ("im", "imt"))
+        labels = inputs.label_blocks(f"{tag}_lab{i_iter}", 2, *size, classes, settings["skew"])
+        trainer.adjust_learning_rates(i_iter)
+        losses, _ = trainer.gen_update(images, images_t, labels, None, i_iter)
+        assert {name: losses[name].item() for name in expected["losses"]} == close(expected["losses"])
+        for module in ("G", "teacher"):
+            state = getattr(trainer, module).state_dict()
+            for name, value in expected[module].items():
+                assert sums(state[name]) == close(value), name
+
+
+def test_the_first_teacher_is_the_student_and_later_ones_do_not_learn(one_thread):
+    trainer = build(3, f"{SELF_TRAINING} --teacher-alpha 0.5", droprate=0.3)
+    first = {name: p.clone() for name, p in trainer.G.named_parameters()}
+    trainer.gen_update(*batch(0), 0)
+    assert all(torch.equal(p, first[name]) for name, p in trainer.teacher.named_parameters())
+    second = {name: p.clone() for name, p in trainer.G.named_parameters()}
+    trainer.gen_update(*batch(1), 1)
+    for name, p in trainer.teacher.named_parameters():
+        torch.testing.assert_close(p, (first[name] + second[name]) / 2)
+        assert p.grad is None
+    snapshot = trainer.teacher_snapshot()
+    assert list(snapshot) == list(trainer.G.state_dict())
+    assert torch.equal(snapshot["bn1.running_mean"], trainer.G.bn1.running_mean)
+
+
+def test_a_sure_teacher_weighs_all_pixels_fully_and_an_unsure_one_leaves_the_pasted_ones():
+    logits = torch.randn(2, CLASSES, 6, 8, generator=torch.Generator().manual_seed(0))
+    for gain, share in ((1000, 1), (0.01, 0)):
+        labels, weight, found = label_target(gain * logits, 0.968)
+        assert torch.equal(labels, logits.argmax(1))
+        assert found == share and (weight == share).all()
+    learned = logits.clone().requires_grad_()
+    pasted = torch.rand(2, 6, 8, generator=torch.Generator().manual_seed(1)) < 0.5
+    weighted_cross_entropy(learned, labels, mix(pasted, torch.ones_like(weight), weight)).backward()
+    assert torch.equal(learned.grad.abs().sum(1) > 0, pasted)
+
+
+def test_the_five_weights_are_what_they_say():
+    logits = torch.randn(2, CLASSES, 6, 8, generator=torch.Generator().manual_seed(0)) * 2
+    divergence = torch.rand(2, 6, 8, generator=torch.Generator().manual_seed(1))
+    sure = logits.softmax(1).amax(1) >= 0.6
+    share, uncertainty = sure.float().mean(), torch.exp(-divergence)
+    expected = {
+        "share": share.expand_as(sure),
+        "pixel": sure.float(),
+        "none": torch.ones(2, 6, 8),
+        "uncertainty": uncertainty,
+        "both": share * uncertainty,
+    }
+    for weighting, weight in expected.items():
+        found = label_target(logits, 0.6, 1, 2, weighting, divergence)[1]
+        assert (found[:, [0, -1, -2]] == 0).all()
+        torch.testing.assert_close(found[:, 1:-2], weight[:, 1:-2])
+
+
+def test_an_image_of_one_class_is_pasted_whole():
+    labels = torch.full((6, 8), 3)
+    chosen = draw_classes(present_classes(labels, CLASSES), torch.rand(CLASSES + 1))
+    assert chosen.nonzero().tolist() == [[3]]
+    assert class_mask(labels, chosen).all()
+
+
+def test_masking_goes_with_stage_1_alone(one_thread):
+    trainer = build(1, "")
+    expected = trainer.gen_update(*batch(0), 0)[0]
+    trainer = build(3, "--lambda-mask 1 --mask-block 8")
+    found, predictions = trainer.gen_update(*batch(0), 0)
+    assert found.keys() - expected.keys() == {"masked1", "masked2", "share"}
+    for name, loss in expected.items():
+        torch.testing.assert_close(found[name], loss)
+    assert found["masked2"] > 0
+    trainer.dis_update(*predictions)
+
+
+@pytest.mark.parametrize("weighting", ["none", "both"])
+def test_without_target_losses_the_predictions_are_the_teachers(weighting, one_thread):
+    trainer = build(3, f"{SELF_TRAINING} --pseudo-weight {weighting}")
+    images, images_t, *labels = batch(0)
+    _, predictions = trainer.gen_update(images, images_t, *labels, 0)
+    with torch.no_grad():
+        expected = trainer.segment(images_t, trainer.teacher)
+    for found, logits in zip(predictions[2:], expected, strict=True):
+        torch.testing.assert_close(found, logits)
+
+
+def test_a_state_between_the_first_updates_continues_exactly(one_thread):
+    flags = f"--self-training --lambda-mask 1 {NOT_ADVERSARIAL}"
+    whole, resumed = build(3, flags), build(3, flags)
+    for i_iter in range(3):
+        whole.gen_update(*batch(i_iter), i_iter)
+        if i_iter == 0:
+            resumed.load_training_state(copy.deepcopy(whole.training_state()))
+        else:
+            resumed.gen_update(*batch(i_iter), i_iter)
+    for (name, value), other in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(value, other), name
+
+
+def test_a_run_saves_a_teacher_that_can_be_evaluated(world, run_main):
+    flags = ("--self-training", "--lambda-adv-target1", "0", "--lambda-adv-target2", "0", "--keep", "1")
+    result = run_main("train_ms", *TRAINING, *flags, "--snapshot-dir", "run")
+    assert result.returncode == 0 and result.stderr == "", result.stderr
+    assert sorted(path.name for path in Path("run").glob("*.pth")) == ["GTA5_4.pth", "GTA5_4_teacher.pth"]
+    line = json.loads(Path("run/log.jsonl").read_text().splitlines()[-1])
+    assert line["mix2"] >= 0 and 0 <= line["share"] <= 1
+    snapshot = ("--restore-from", "run/GTA5_4_teacher.pth", "--save", "scores")
+    flags = ("--input-size", "72,40", "--num-workers", "0", "--cpu")
+    result = run_main("evaluate_cityscapes", *snapshot, *flags)
+    assert result.returncode == 0, result.stderr
+    assert "means" in json.loads(Path("scores/metrics.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("script", "flags", "named"),
+    [
+        ("train_ft", "--self-training", ("--self-training", "train_ms.py")),
+        ("train_ms", "--self-training --pseudo-margins 5,9", ("--pseudo-margins 5,9", "height")),
+        (
+            "train_ms",
+            "--self-training --input-size-target 72,32 --pseudo-margins 12,20",
+            ("--pseudo-margins 12,20", "no row"),
+        ),
+        ("train_ms", "--pseudo-margins 5", ("'5'", "15,120")),
+        ("train_ms", "--self-training --jitter 0.6", ("0.6", "0.5")),
+    ],
+    ids=["stage 2", "margins of a part", "margins of all rows", "one margin", "jitter"],
+)
+def test_flags_that_cannot_be_are_one_line(script, flags, named, world, run_main):
+    one_line_error(run_main(script, *TRAINING, *flags.split()), *named)
+
+
+def test_flags_of_self_training_alone_say_that_they_are_idle(world, run_main):
+    flags = ("--lambda-mix", "2", "--mask-block", "8", "--teacher-alpha", "0.9", "--num-steps-stop", "1")
+    result = run_main("train_ms", *TRAINING, *flags, "--snapshot-dir", "run")
+    for flag in ("--lambda-mix", "--mask-block", "--teacher-alpha"):
+        assert f"{flag} has no effect" in result.stdout

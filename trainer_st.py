@@ -1,0 +1,207 @@
+"""Online self-training: one step of DACS (arXiv 2007.08702), DAFormer (2111.14887) and MIC (2212.01322).
+
+`AD_Trainer.gen_update` is one step, top to bottom: teacher, labelled batch, target batch where Stage I learns
+from it, pseudo labels, mixed batch, masked batch, one update. The equations are in utils/self_training.py.
+"""
+
+import copy
+from argparse import Namespace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+import trainer_ms
+from dataset.augment import blur, jitter
+from trainer_ms import Iterator, Losses, Predictions
+from utils.device import to_device
+from utils.distributed import Processes
+from utils.losses import fuse
+from utils.preprocess import from_unit_rgb, to_unit_rgb
+from utils.self_training import (
+    block_mask,
+    class_mask,
+    draw_classes,
+    label_target,
+    mix,
+    present_classes,
+    update_teacher,
+    weighted_cross_entropy,
+)
+from utils.uncertainty import classifier_divergence
+
+PURPOSES = ("classes", "mask", "mixed", "masked")  # of random numbers
+FIRST_PURPOSE = 10  # seeds below belong to the streams and to the average (engine/averaging.py)
+
+
+class AD_Trainer(trainer_ms.AD_Trainer):  # noqa: N801 - the published name
+    """Stage I's trainer with a `teacher`, an average of `G`, whose labels the mixed and masked batches learn.
+
+    The teacher is in training mode without dropout: its normalisation uses the target batch, as published.
+    """
+
+    def __init__(self, args: Namespace):
+        super().__init__(args)
+        self.teacher = copy.deepcopy(self.G).requires_grad_(False)
+        self._batches = 0  # accumulated since the last update
+        self.train()
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Stage I's, and those of both classifiers' losses on the mixed and the masked batch."""
+        args, weights = self.args, super().weights
+        if args.self_training:
+            weights |= {"mix1": args.lambda_mix * args.lambda_seg, "mix2": args.lambda_mix}
+        if args.lambda_mask:
+            weights |= {"masked1": args.lambda_mask * args.lambda_seg, "masked2": args.lambda_mask}
+        return weights
+
+    def distribute(self, processes: Processes) -> None:
+        """As Stage I's. The teachers of all ranks stay equal without communication."""
+        super().distribute(processes)
+        if processes.is_distributed and self.args.sync_bn:
+            nn.SyncBatchNorm.convert_sync_batchnorm(self.teacher)
+
+    def train(self, mode: bool = True) -> "AD_Trainer":
+        """As Stage I's; the teacher is in evaluation mode but for its batch normalisation."""
+        super().train(mode)
+        if hasattr(self, "teacher"):  # not yet in Stage I's constructor
+            self.teacher.eval()
+            for module in self.teacher.modules():
+                if isinstance(module, _BatchNorm):
+                    module.train(mode and self.args.is_training)
+        return self
+
+    def gen_update(
+        self,
+        images: Tensor,
+        images_t: Tensor,
+        labels: Tensor,
+        labels_t: Tensor | None,
+        i_iter: int,
+        update: bool = True,
+    ) -> tuple[Losses, Predictions]:
+        """One step as Stage I's.
+
+        The losses also hold mix1 mix2 and masked1 masked2, each where switched on, and `share`, the share of
+        confident pixels. Where Stage I learns nothing from the target, its predictions are the teacher's.
+        """
+        args, self.i_iter = self.args, i_iter
+        if i_iter == 0 and self._batches == 0:
+            self.teacher.load_state_dict(
+                self.G.state_dict()
+            )  # statistics, too: --is-training False reads them
+        elif self._batches == 0:
+            update_teacher(self.teacher, self.G, i_iter, args.teacher_alpha)
+        learns = self._learns_from_target(i_iter)
+        losses = {name: images.new_zeros(()) for name in self.weights}
+        self.class_weight = self.compute_class_weight(labels)
+        losses |= self._learn((), self.parameter_losses, images)[0]
+
+        found, (z1, z2) = self.learn_from_source(images, labels, last=False)
+        losses |= found
+        with torch.no_grad():
+            z_t = self.segment(images_t, self.teacher)
+        pseudo, weight, share = self.label_target(*z_t)
+        if learns:
+            found, z_t = self.learn_from_target(images_t, i_iter, learns, last=False)
+            losses |= found
+
+        if args.self_training:
+            mask = self._class_masks(labels, i_iter)
+            mixed = self._augment(mix(mask, images, images_t), "mixed", i_iter)
+            mixed_labels, mixed_weight = mix(mask, labels, pseudo), weight.masked_fill(mask, 1)
+            last = update and not args.lambda_mask
+            losses |= self._learn_pseudo_labels("mix", mixed, mixed_labels, mixed_weight, last)
+            del mixed
+        if args.lambda_mask:
+            masked = self._augment(images_t, "masked", i_iter) * self._block_masks(images_t, i_iter)
+            losses |= self._learn_pseudo_labels("masked", masked, pseudo, weight, update)
+
+        self._batches += 1
+        if update:
+            self.update_network()
+            self._batches = 0
+        losses["val"] = self._validation_loss(z_t[1], labels_t)
+        return self._reduce_losses(losses) | {"share": share}, (z1, z2, *z_t)
+
+    def label_target(self, z1: Tensor, z2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Labels (N, H, W) of the teacher's logits, their weights (N, H, W), and the share of sure pixels."""
+        args = self.args
+        divergence = classifier_divergence(z1, z2) if args.pseudo_weight in ("uncertainty", "both") else None
+        margins = args.pseudo_margins
+        options = (args.pseudo_threshold, *margins, args.pseudo_weight, divergence, self.processes)
+        return label_target(fuse(z1, z2), *options)
+
+    def teacher_snapshot(self) -> dict[str, Tensor]:
+        """The teacher with the keys of `G`, and the statistics of `G`: its own are not meant to be read."""
+        return self.G.state_dict() | dict(self.teacher.named_parameters())
+
+    def random_numbers(self, purpose: str, i_iter: int, image: int, shape: tuple[int, ...]) -> Tensor:
+        """Uniform numbers for image `image` of an update's whole batch; they depend on nothing else."""
+        device = self.often_weight.device  # drawn there: copies from the CPU could synchronise
+        seed = int(self._seed(purpose, i_iter, 1 + image).generate_state(1, np.uint64)[0])
+        return torch.rand(shape, generator=torch.Generator(device).manual_seed(seed), device=device)
+
+    def _learn_pseudo_labels(
+        self, name: str, images: Tensor, labels: Tensor, weight: Tensor, last: bool
+    ) -> Losses:
+        """Accumulate the gradients of both classifiers' weighted cross entropies."""
+
+        def terms(z1: Tensor, z2: Tensor) -> Iterator[Losses]:
+            share = self._batch_fraction(z1)  # they are means over the batch
+            for number, z in enumerate((z1, z2), start=1):
+                loss = weighted_cross_entropy(z, labels, weight, self.args.ignore_label)
+                yield {f"{name}{number}": share * loss}
+
+        with self._defer_all_reduce(last):
+            return self._learn(self.segment(images), terms)[0]
+
+    def _class_masks(self, labels: Tensor, i_iter: int) -> Tensor:
+        """ClassMix: which pixels of the labelled images are pasted, (N, H, W)."""
+        classes = self.args.num_classes
+        ranks = self._numbers_of_batch("classes", i_iter, labels, (classes + 1,))
+        return torch.stack(
+            [
+                class_mask(label, draw_classes(present_classes(label, classes), rank))
+                for label, rank in zip(labels, ranks, strict=True)
+            ]
+        )
+
+    def _block_masks(self, images: Tensor, i_iter: int) -> Tensor:
+        """MIC: which pixels stay visible, (N, 1, H, W)."""
+        args, size = self.args, images.shape[2:]
+        grid = (1, *(max(1, round(side / args.mask_block)) for side in size))
+        return block_mask(self._numbers_of_batch("mask", i_iter, images, grid), size, args.mask_ratio)
+
+    def _augment(self, images: Tensor, purpose: str, i_iter: int) -> Tensor:
+        """Colour jitter and blur of the whole batch, each by chance."""
+        args, (chance, other) = self.args, self._draws(purpose, i_iter, 0).random(2)
+        if chance >= args.jitter_chance and other >= args.blur_chance:
+            return images
+        rgb = to_unit_rgb(images)
+        if chance < args.jitter_chance:
+            draws = [self._draws(purpose, i_iter, 1 + image) for image in self._images(images)]
+            rgb = jitter(rgb, args.jitter, draws)
+        if other < args.blur_chance:
+            rgb = blur(rgb, self._numbers_of_batch(purpose, i_iter, images, ()))
+        return from_unit_rgb(rgb)
+
+    def _images(self, batch: Tensor) -> range:
+        """The indices of a batch's images among all images of the update."""
+        first = self._batches * self.args.batch_size + self.processes.shard(self.args.batch_size).start
+        return range(first, first + len(batch))
+
+    def _numbers_of_batch(self, purpose: str, i_iter: int, batch: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """`random_numbers` of each image on the device, (N, *shape)."""
+        numbers = [self.random_numbers(purpose, i_iter, image, shape) for image in self._images(batch)]
+        return to_device(torch.stack(numbers), batch.device)
+
+    def _draws(self, purpose: str, i_iter: int, number: int) -> np.random.Generator:
+        return np.random.default_rng(self._seed(purpose, i_iter, number))
+
+    def _seed(self, purpose: str, i_iter: int, number: int) -> np.random.SeedSequence:
+        return np.random.SeedSequence(
+            (self.args.random_seed, FIRST_PURPOSE + PURPOSES.index(purpose), i_iter, number)
+        )
