@@ -9,7 +9,7 @@ import inspect
 import os
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
@@ -36,7 +36,9 @@ class Processes:
     world_size: int = 1
     local_rank: int = 0
     local_world_size: int = 1
-    patient: dist.ProcessGroup | None = None  # all processes, with `CHECK_TIMEOUT`
+    patient: dist.ProcessGroup | None = field(
+        default=None, compare=False
+    )  # all processes, with `CHECK_TIMEOUT`
 
     @property
     def is_distributed(self) -> bool:
