@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from model.deeplab_multi import DeeplabMulti
+from model.projection import PixelHead, Projected
 from utils.adversaries import ADVERSARIES
+from utils.contrast import ANCHORS, contrast_cells, uniform_draws
 from utils.device import InPrecision
 from utils.distributed import SINGLE_PROCESS, Processes, wrap_ddp
 from utils.losses import (
@@ -66,9 +68,14 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
         self.i_iter = 0  # of the current step
         self.device_ids: list[int] = []  # with several, DataParallel splits the batch over them
         self.processes = SINGLE_PROCESS
-        self._parallel: list[nn.Module] = []  # G in DDP; in a list, so that G is registered only once
+        self._parallel: dict[str, nn.Module] = {}  # G and heads in DDP; in a dict, so registered only once
+        self._accumulated = 0  # labelled batches since the last update
+        with torch.random.fork_rng([]):  # whatever is drawn later stays as it is without heads
+            self.heads = nn.ModuleDict()
+            if args.lambda_pixel > 0:
+                self.heads["pixel"] = PixelHead(self.G.layer6.in_channels)
 
-        self.gen_opt = build_optimizer(self.G, args)
+        self.gen_opt = build_optimizer(self.G, args, self.heads)
         self.dis1_opt, self.dis2_opt = (
             D and torch.optim.Adam(D.parameters(), lr=args.learning_rate_D, betas=ADAM_BETAS, fused=True)
             for D in (self.D1, self.D2)
@@ -89,8 +96,10 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
         if not processes.is_distributed:
             return
         if self.args.sync_bn:
-            nn.SyncBatchNorm.convert_sync_batchnorm(self.G)
-        self._parallel = [wrap_ddp(self.G, self.often_weight.device)]
+            for module in (self.G, self.heads):
+                nn.SyncBatchNorm.convert_sync_batchnorm(module)
+        for name, module in (("G", self.G), *self.heads.items()):
+            self._parallel[name] = wrap_ddp(module, self.often_weight.device)
 
     @property
     def weights(self) -> dict[str, float]:
@@ -105,7 +114,7 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
         }
         if args.lambda_weight:
             weights["weight"] = poly(DISCREPANCY_FACTOR * args.lambda_weight, self.i_iter, args.num_steps, 1)
-        return weights
+        return weights | {name: getattr(args, f"lambda_{name}") for name in self.heads}
 
     def _discriminators(self) -> dict[int, tuple[nn.Module, torch.optim.Optimizer]]:
         """The discriminators that are used, by number, and their optimisers."""
@@ -171,7 +180,7 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
 
         Returns:
             losses: 0-dimensional seg1 seg2 adv1 adv2 me kl val of the global batch; 0 for a term that is
-                switched off.
+                switched off. Also pixel with `--lambda-pixel`.
             predictions: (z1, z2, z1_t, z2_t), detached logits (N, C, H, W) at the crop size.
         """
         self.i_iter = i_iter
@@ -200,7 +209,10 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
         `last`: nothing follows before the update.
         """
         with self._defer_all_reduce(last):
-            return self._learn(self.segment(images), self.segmentation_losses, labels)
+            outputs = self.segment(images, head="pixel")
+            losses, (z1, z2, *_) = self._learn(outputs, self.source_losses, labels)
+        self._accumulated += 1
+        return losses, (z1, z2)
 
     def learn_from_target(
         self, images_t: Tensor, i_iter: int, learns: bool, last: bool
@@ -211,6 +223,7 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
 
     def update_network(self) -> None:
         """Update `G` with the accumulated gradients, and clear them."""
+        self._accumulated = 0
         self.scaler.step(self.gen_opt)
         self.scaler.update()
         # DDP's gradients are parts of its messages; without them it would keep a second copy.
@@ -246,36 +259,50 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
                     module.eval()
         return self
 
-    def segment(self, images: Tensor, network: nn.Module | None = None) -> tuple[Tensor, Tensor]:
+    def segment(
+        self, images: Tensor, network: nn.Module | None = None, head: str | None = None
+    ) -> tuple[Tensor, ...]:
         """Logits of both classifiers at the images' size, in torch's default dtype: two of (N, C, H, W).
 
-        `network`: another one than `G`.
+        With one of `heads` also its embeddings (N, D, h, w) and its cells' primary logits (N, C, h, w),
+        detached.
+
+        Args:
+            network: not `G` but another one, which DataParallel splits the batch over as well.
         """
-        network = InPrecision(network or (self._parallel or [self.G])[0], self.args.precision)
+        network, projects = network or self._parallel.get("G", self.G), head in self.heads
+        if projects:
+            network = Projected(network, self._parallel.get(head, self.heads[head]), features="input")
+        network = InPrecision(network, self.args.precision)
         if len(self.device_ids) > 1:
-            logits = nn.parallel.data_parallel(network, images, self.device_ids)
+            outputs = nn.parallel.data_parallel(network, images, self.device_ids)
         else:
-            logits = network(images)
+            outputs = network(images)
         # `contiguous` while they are small: softmax would otherwise copy each of its large inputs.
-        small = [z.to(torch.get_default_dtype()).contiguous() for z in logits]
-        return tuple(F.interpolate(z, images.shape[2:], mode="bilinear", align_corners=True) for z in small)
+        aux, main, *embeddings = (z.to(torch.get_default_dtype()).contiguous() for z in outputs)
+        size = images.shape[2:]
+        logits = tuple(F.interpolate(z, size, mode="bilinear", align_corners=True) for z in (aux, main))
+        return (*logits, *embeddings, main.detach()) if projects else logits
 
-    def _learn(self, logits: Logits, terms: Terms, *details: object) -> tuple[Losses, Logits]:
-        """Back-propagate the losses `terms(z1, z2, *details)` of one batch; returns them and z1, z2 detached.
+    def _learn(
+        self, outputs: tuple[Tensor, ...], terms: Terms, *details: object
+    ) -> tuple[Losses, tuple[Tensor, ...]]:
+        """Back-propagate the losses `terms(z1, z2, *details, ...)` of the `outputs` of `segment`.
 
-        One term after the other goes back to the logits, and the sum of their gradients once through the
-        network: of all maps at the crop size, only one term's exist at a time.
+        One term after the other goes back to the outputs, and the sum of their gradients once through the
+        network: of all maps at the crop size, only one term's exist at a time. Returns the losses and the
+        outputs, detached.
         """
         losses = {}
-        z = tuple(x.detach().requires_grad_(x.requires_grad) for x in logits)
+        z = tuple(x.detach().requires_grad_(x.requires_grad) for x in outputs)
         # DDP averages over the ranks, but the shares of the loss add up.
         scale = self.processes.world_size / self.args.iter_size
-        for group in terms(*z, *details):
+        for group in terms(*z[:2], *details, *z[2:]):
             total = sum(self.weights[name] * loss for name, loss in group.items())
             self.scaler.scale(scale * total).backward()
             losses |= {name: loss.detach() for name, loss in group.items()}
             del group, total  # free this term before the next is computed
-        pairs = [(x, leaf.grad) for x, leaf in zip(logits, z, strict=True)]
+        pairs = [(x, leaf.grad) for x, leaf in zip(outputs, z, strict=True) if x.requires_grad]
         if any(gradient is not None for _, gradient in pairs):
             if self._parallel:  # it waits for all parameters, also those of a classifier that no term uses
                 pairs = [(x, torch.zeros_like(x) if gradient is None else gradient) for x, gradient in pairs]
@@ -286,7 +313,7 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
     def _defer_all_reduce(self, last: bool):
         """While accumulating, skip DDP's all-reduce; reduce with the last micro-batch."""
         waits = self._parallel and not last
-        return self._parallel[0].no_sync() if waits else contextlib.nullcontext()
+        return self._parallel["G"].no_sync() if waits else contextlib.nullcontext()
 
     def _batch_fraction(self, batch: Tensor) -> float:
         """This rank's share of the images of the global batch."""
@@ -320,6 +347,20 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
             self.often_weight.copy_(update_often_weight(self.often_weight, counts, args.max_value))
             weight = weight * self.often_weight
         return weight
+
+    def source_losses(self, z1: Tensor, z2: Tensor, labels: Tensor, *projected: Tensor) -> Iterator[Losses]:
+        """The segmentation losses and, with `--lambda-pixel`, pixel."""
+        yield from self.segmentation_losses(z1, z2, labels)
+        if projected:
+            embeddings, cells = projected
+            options = self.draws(ANCHORS, cells), self.args.ignore_label, self.processes
+            yield {"pixel": contrast_cells(embeddings, cells.argmax(1), labels, *options)}
+
+    def draws(self, use: int, cells: Tensor) -> Tensor:
+        """A random number for each of the cells (N, C, h, w), by seed, iteration and image: (N, h, w)."""
+        first = self._accumulated * self.args.batch_size + self.processes.shard(self.args.batch_size).start
+        images = range(first, first + len(cells))
+        return uniform_draws(self.args.random_seed, use, self.i_iter, images, cells.shape[2:], cells.device)
 
     def segmentation_losses(self, z1: Tensor, z2: Tensor, labels: Tensor) -> Iterator[Losses]:
         """seg1 and seg2, which Stage II replaces."""

@@ -31,6 +31,7 @@ FIXED_OPTIONS = (
     *("num_classes", "use_se", "norm_style", "arch", "train_bn", "optimizer", "single_updates"),
     *("source", "target", "batch_size", "iter_size", "random_seed", "adversarial"),
 )
+HEADS = ("lambda_pixel",)  # their heads are part of the state where they are above 0
 # May change on resume without changing results; changing any other flag prints a warning.
 FREE_OPTIONS = {
     *("snapshot_dir", "log_dir", "log_every", "tensorboard", "save_pred_every", "save_num_images", "keep"),
@@ -156,11 +157,12 @@ def check_resumable(
     # By what they print as: values from a damaged file may not even compare.
     changed = [name for name in now if name in before and repr(before[name]) != repr(now[name])]
     free = FREE_OPTIONS - {"save_pred_every"} if args.cosine else FREE_OPTIONS  # the cosine's period
-    for name in changed:
-        if name in FIXED_OPTIONS:
+    switched = [name for name in HEADS if bool(before.get(name)) != bool(now[name])]
+    for name in changed + switched:
+        if name in FIXED_OPTIONS or name in switched:
             raise UserError(
                 f"--{name.replace('_', '-')} {now[name]}: the run in {args.snapshot_dir} has "
-                f"{before[name]!r:.100} and cannot continue with another; choose another --snapshot-dir"
+                f"{before.get(name)!r:.100} and cannot continue with another; choose another --snapshot-dir"
             )
     if trainer.stateful().keys() != state["trainer"].keys() - {"networks"}:
         raise UserError(

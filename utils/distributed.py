@@ -58,6 +58,15 @@ class Processes:
         dist.all_reduce(total)
         return total
 
+    def all_reduce_whole(self, tensor: Tensor) -> Tensor:
+        """The sum of all ranks' tensors, for a loss that each rank computes whole and divides by their count.
+
+        The gradient of such shares, added up over the ranks, is that of the loss.
+        """
+        if not self.is_distributed:
+            return tensor
+        return self.all_reduce_sum(tensor) + self.world_size * (tensor - tensor.detach())
+
     def broadcast(self, value: object, patient: bool = False) -> object:
         """Rank 0's `value`, on all ranks; blocks, if `patient` for up to `CHECK_TIMEOUT`."""
         if not self.is_distributed:

@@ -21,14 +21,14 @@ OPTIMIZERS = {
 }
 
 
-def build_optimizer(network: nn.Module, args: Namespace) -> torch.optim.Optimizer:
-    """The optimiser that the flags choose; `set_rate` sets its rates.
+def build_optimizer(network: nn.Module, args: Namespace, heads: nn.Module) -> torch.optim.Optimizer:
+    """The optimiser of a network and further heads that the flags choose; `set_rate` sets its rates.
 
     SGD repeats the updates of the published networks as published. AdamW lets norms and biases of a network
     decay only if it `decays_all`, as DAFormer's ResNet does.
     """
     backbone = {key: p for key, p in network.backbone_parameters().items() if p.requires_grad}
-    parts = list(backbone.values()), list(network.classifier_parameters().values())
+    parts = list(backbone.values()), [*network.classifier_parameters().values(), *heads.parameters()]
     rates = args.learning_rate, CLASSIFIER_RATE * args.learning_rate
     if args.optimizer == "sgd":
         groups = [dict(params=params, lr=rate) for params, rate in zip(parts, rates, strict=True)]

@@ -5,6 +5,7 @@ GPUs. Flags whose default depends on `--source` and `--target` are None until `_
 utils/flag_types.py, the flags of one script alone are in that script.
 """
 
+import math
 import sys
 from argparse import Namespace
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from utils import flag_types as types
 from utils.adversaries import ADVERSARIES
 from utils.atomic import atomic_write
 from utils.averaging import MEASURES
+from utils.contrast import VIEWS
 from utils.device import PRECISIONS
 from utils.errors import UserError
 from utils.flag_types import OneLineParser, boolean, format_size
@@ -156,6 +158,9 @@ def _add_training_flags(parser: OneLineParser) -> None:
     add("--epsilon", types.not_negative_float, 0.4, "CLAN: added to that; both count after --warm-up")
     add("--lambda-weight", types.not_negative_float, 0.0, "keeps the classifiers' weights apart (CLAN 0.01)")
     add("--focal", types.not_negative_float, 0.0, "exponent of the focal loss (CLAN 2); 0: cross entropy")
+
+    add = parser.group("contrast (PiPa, docs/methods.md)")
+    add("--lambda-pixel", types.not_negative_float, 0.0, "of labelled pixels by class (published: 0.1)")
 
     add = parser.group("optimisation")
     add("--batch-size", types.positive, 16, "images per step and stream, over all GPUs and processes")
@@ -320,6 +325,11 @@ def _check_training(parser: OneLineParser, args: Namespace) -> None:
         parser.error(
             f"--crop-size {format_size(args.crop_size)}: --norm-style in needs a crop of more than "
             f"{STRIDE} pixels, one cell of the logits"
+        )
+    if args.lambda_pixel and (cells := math.prod(side // STRIDE + 1 for side in args.crop_size)) <= VIEWS:
+        parser.error(
+            f"--lambda-pixel contrasts classes of more than {VIEWS} cells, a crop has {cells}; enlarge "
+            f"--crop-size {format_size(args.crop_size)}"
         )
     largest = getattr(args, "label_scales", SCALES)[1]
     images = {

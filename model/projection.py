@@ -1,0 +1,42 @@
+"""Projection heads of contrastive losses (PiPa, arXiv 2211.07609), used in training only."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.deeplab_multi import BatchNorm
+
+
+class PixelHead(nn.Module):
+    """Embeddings of norm 1 from a feature map, always computed in the head's own precision."""
+
+    def __init__(self, channels: int, dim: int = 256):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(channels, channels, 1),
+            BatchNorm(channels),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(channels, dim, 1),
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, channels, H, W) -> (N, dim, H, W)."""
+        with torch.autocast(features.device.type, enabled=False):
+            return F.normalize(self.layers(features.to(self.layers[0].weight.dtype)))
+
+
+class Projected(nn.Module):
+    """A network with a head: images -> auxiliary and primary logits, and embeddings of the same cells.
+
+    Args:
+        features: the map that the head reads, as in `DeeplabMulti.forward`.
+    """
+
+    def __init__(self, network: nn.Module, head: nn.Module, features: str):
+        super().__init__()
+        self.network, self.head, self.features = network, head, features
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(N, 3, H, W) -> two of (N, C, H/8, W/8), (N, dim, H/8, W/8)."""
+        *logits, features = self.network(images, features=self.features)
+        return *logits, self.head(features)
