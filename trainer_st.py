@@ -73,6 +73,10 @@ class AD_Trainer(trainer_ms.AD_Trainer):  # noqa: N801 - the published name
                     module.train(mode and self.args.is_training)
         return self
 
+    def needs_target(self, i_iter: int) -> bool:
+        """As Stage I's; the teacher labels every target batch."""
+        return True
+
     def gen_update(
         self,
         images: Tensor,
@@ -95,7 +99,7 @@ class AD_Trainer(trainer_ms.AD_Trainer):  # noqa: N801 - the published name
         elif self._batches == 0:
             update_teacher(self.teacher, self.G, i_iter, args.teacher_alpha)
         learns = self._learns_from_target(i_iter)
-        losses = {name: images.new_zeros(()) for name in self.weights}
+        losses = {name: images.new_zeros(()) for name in (*self.weights, "val")}
         self.class_weight = self.compute_class_weight(labels)
         losses |= self._learn((), self.parameter_losses, images)[0]
 
@@ -123,7 +127,8 @@ class AD_Trainer(trainer_ms.AD_Trainer):  # noqa: N801 - the published name
         if update:
             self.update_network()
             self._batches = 0
-        losses["val"] = self._validation_loss(z_t[1], labels_t)
+        if labels_t is not None:
+            losses["val"] = self._validation_loss(z_t[1], labels_t)
         return self._reduce_losses(losses) | {"share": share}, (z1, z2, *z_t)
 
     def label_target(self, z1: Tensor, z2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
