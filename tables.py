@@ -38,7 +38,9 @@ def tables_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("names", nargs="*", metavar="NAME", help=f"tables: {' '.join(TABLES)}")
     add("--list", action="store_true", help="list the tables")
     add("--synthetic", "--embedded", action="store_true", help="small network, synthetic data, as in demo.py")
-    add("--quick", action="store_true", help="with --synthetic: a minute or two per table, to try it out")
+    length = parser.add_mutually_exclusive_group().add_argument
+    length("--quick", action="store_true", help="with --synthetic: a minute or two per table, to try it out")
+    length("--short", action="store_true", help="with --synthetic: three fifths of the images and iterations")
     add("--seeds", type=seeds, default="0", help="seeds to run; several give mean and 95 %% t-interval")
     add("--out", type=Path, default="tables", help="output folder")
     add("--dry-run", action="store_true", help="print the commands; run and write nothing")
@@ -49,8 +51,8 @@ def tables_args(argv: list[str] | None = None) -> argparse.Namespace:
     if unknown or not (args.names or args.list):
         problem = f"no table is named {unknown[0]!r}" if unknown else "name a table"
         parser.error(f"{problem}; there are {', '.join(TABLES)}")
-    if args.quick and not args.synthetic:
-        parser.error("--quick shortens --synthetic; give both")
+    if (args.quick or args.short) and not args.synthetic:
+        parser.error("--quick and --short shorten --synthetic; give it too")
     args.names = list(dict.fromkeys(args.names))
     return args
 # fmt: on
@@ -70,7 +72,8 @@ def main() -> None:
     out = out.relative_to(PROJECT) if out.is_relative_to(PROJECT) else out  # shortens the commands
     os.chdir(PROJECT)
     tables = [TABLES[name] for name in args.names]
-    recipe = synthetic_recipe(args.quick) if args.synthetic else published_recipe()
+    name = "synthetic" + ("-quick" if args.quick else "-short" if args.short else "")
+    recipe = synthetic_recipe(name) if args.synthetic else published_recipe()
     gpu_ids = args.gpu_ids and ",".join(map(str, args.gpu_ids))
     planners = [Planner(recipe, out, seed, gpu_ids) for seed in args.seeds]
     cells = dict.fromkeys(cell for table in tables for cell in table.cells)

@@ -75,6 +75,7 @@ SELF_TRAINING_RATE = "1e-4"
 DEMO = Plan(train_images=160, val_images=60, start=450, stage1=160, stage2=120, log_every=10)
 FULL = Plan(train_images=240, val_images=60, start=650, stage1=280, stage2=200, log_every=10)
 QUICK = Plan(train_images=16, val_images=4, start=24, stage1=6, stage2=6, log_every=2)
+PLANS = {"synthetic": FULL, "synthetic-short": DEMO, "synthetic-quick": QUICK}
 
 # The published commands without the flags that the tables vary.
 PUBLISHED = "--warm-up 5000 --lambda-seg 0.5 --lambda-me-target 0 --norm-style gn --class-balance"
@@ -129,16 +130,16 @@ def published_recipe() -> Recipe:
     )
 
 
-def synthetic_recipe(quick: bool = False) -> Recipe:
-    """The flags and iterations of demo.py, for synthetic data."""
-    plan = QUICK if quick else FULL
+def synthetic_recipe(name: str = "synthetic") -> Recipe:
+    """The flags and iterations of demo.py, for synthetic data; `name` is one of `PLANS`."""
+    plan = PLANS[name]
     iterations = {"start": plan.start, "stage1": plan.stage1, "stage2": plan.stage2}
     start, stage1, stage2 = (f"--num-steps {n} --save-pred-every {n}" for n in iterations.values())
     sizes = {"gta5": SIZES, "synthia": SIZES, "robotcar": ROBOTCAR_SIZES}
     common = f"{COMMON} --log-every {plan.log_every}"
     source = {name: f"{common} {size.stage1} {BALANCED}" for name, size in sizes.items()}
     return Recipe(
-        name="synthetic-quick" if quick else "synthetic",
+        name=name,
         description=(
             f"synthetic data ({plan.train_images} images per domain, {plan.val_images} test images), small "
             f"network, {plan.start} + {plan.stage1} iterations of Stage I, {plan.stage2} of Stage II"
@@ -204,10 +205,11 @@ class Planner:
         """The training of a resolved network; its result is the last snapshot, or the last average."""
         recipe, benchmark, name = self.recipe, network.benchmark, network.name
         average, network = (network, network.network) if isinstance(network, Averaged) else (None, network)
-        memory = f"--lambda-kl-target {network.memory:g}"
+        terms = f"--lambda-kl-target {network.memory:g}"
+        terms += f" --lambda-pixel {network.pixel:g}" if network.pixel else ""
         if isinstance(network, Stage1):
             losses = ADVERSARIES[network.adversary] if network.adversarial else NO_TARGET
-            flags = f"{recipe.stage1[benchmark]} {losses} {memory}"
+            flags = f"{recipe.stage1[benchmark]} {losses} {terms}"
             start = "imagenet"
             if recipe.start:
                 start = self._train("start", benchmark, f"{benchmark}-start", "none", recipe.start[benchmark])
@@ -218,7 +220,7 @@ class Planner:
         folder = f"pseudo/{network.teacher.name}-{network.labels}"
         generate = "generate_plabel_cityscapes.py"
         labels = self._predict(generate, network.teacher, folder, "run.yaml", chosen)
-        flags = f"{recipe.stage2[benchmark]} --drop {network.drop:g} {memory}"
+        flags = f"{recipe.stage2[benchmark]} --drop {network.drop:g} {terms}"
         flags += f" {chosen} --pseudo-dir {_quote(labels.result.parent)}"
         flags += " --conventional" if network.conventional else f" --divergence {network.divergence}"
         flags += f" {FROM_THE_START}" if network.memory else ""

@@ -5,7 +5,7 @@ synthetic data). `experiments/recipes.py` turns a network into commands. `publis
 is unknown.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dataset import NO_THRESHOLD, find_domain
 
@@ -21,6 +21,11 @@ MIOU = ("means", "mIoU")  # keys in metrics.json
 GAP = ("uncertainty_gap",)
 
 
+def _pixel(network: "Stage1 | Stage2") -> str:
+    """The end of its name."""
+    return f"-pixel{network.pixel:g}" if network.pixel else ""
+
+
 @dataclass(frozen=True)
 class Stage1:
     """A Stage-I network; without adversarial losses and memory regularization the source-only baseline."""
@@ -29,12 +34,13 @@ class Stage1:
     adversarial: bool = True
     memory: float | None = None  # lambda_kl, the weight of memory regularization
     adversary: str = ""  # a name in `recipes.ADVERSARIES`; empty: MRNet's
+    pixel: float = 0.0  # lambda_pixel, the weight of PiPa's pixel contrast
 
     @property
     def name(self) -> str:
         """Folder name of a network without None."""
         losses = (self.adversary or "adversarial") if self.adversarial else "source"
-        return f"{self.benchmark}-{losses}-kl{self.memory:g}"
+        return f"{self.benchmark}-{losses}-kl{self.memory:g}{_pixel(self)}"
 
 
 SOURCE_ONLY = Stage1(adversarial=False, memory=0)
@@ -52,12 +58,13 @@ class Stage2:
     divergence: str = "kl"
     drop: float | None = None  # drop rate
     memory: float = 0.0  # lambda_kl
+    pixel: float = 0.0  # lambda_pixel
 
     @property
     def name(self) -> str:
         """Folder name of a network without None."""
         loss = "conventional" if self.conventional else f"rectified-{self.divergence}"
-        return f"{self.teacher.name}-{loss}-{self.labels}-drop{self.drop:g}-kl{self.memory:g}"
+        return f"{self.teacher.name}-{loss}-{self.labels}-drop{self.drop:g}-kl{self.memory:g}{_pixel(self)}"
 
     @property
     def labels(self) -> str:
@@ -367,17 +374,20 @@ _TABLES = (
         "each system alone and sensible combinations, on one network, loop and data",
         ("source only", SOURCE),
         *ADVERSARY_ROWS,
+        ("pixel contrast (PiPa)", replace(SOURCE_ONLY, pixel=0.1)),
         *(
             (title, Cell(SelfTrained(3, **method), published=published, comparable=False))
             for title, method, published in CRST
         ),
         ("MRNet", MRNET),
+        ("MRNet + pixel contrast", Stage1(pixel=0.1)),
         ("MRNet + average", AVERAGE),
         ("MRNet + average and sampling (AdaBoost_Seg, Stage I)", BOOSTED),
         ("MRNet + rounds of class-balanced labels", SelfTrained(3, Stage1())),
         ("conventional", CONVENTIONAL),
         ("rectified", RECTIFIED),
         ("rectified + class-balanced labels", Stage2(portion=0.5)),
+        ("rectified + pixel contrast", Stage2(pixel=0.1)),
         ("rectified + average", Averaged(Stage2())),
         ("rectified + average, from AdaBoost_Seg's Stage I (its Stage II)", BOOSTED_STAGE2),
     ),

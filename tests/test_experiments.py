@@ -68,6 +68,7 @@ def test_list_describes_each_table(run_main):
         (["mrnet-9"], ["mrnet-9", *NAMES]),
         ([], NAMES),
         (["mrnet-2", "--quick"], ["--quick", "--synthetic"]),
+        (["mrnet-2", "--synthetic", "--quick", "--short"], ["--quick", "--short"]),
         (["mrnet-2", "--jobs", "0"], ["--jobs"]),
         (["mrnet-2", "--seeds", "0;1"], ["--seeds", "0,1,2"]),
         (["mrnet-2", "--gpu-ids", "cuda"], ["--gpu-ids"]),
@@ -79,7 +80,7 @@ def test_bad_flags_are_one_line_and_status_2(run_main, flags, words):
     assert done.stdout == ""
 
 
-@pytest.mark.parametrize("setting", [[], ["--synthetic"], ["--embedded", "--gpu-ids", "3,4"]])
+@pytest.mark.parametrize("setting", [[], ["--synthetic", "--short"], ["--embedded", "--gpu-ids", "3,4"]])
 def test_dry_run_prints_commands_for_a_shell_in_order_and_writes_nothing(run_main, setting, tmp_path):
     out = tmp_path / "the out put"  # needs quotes
     done = run_main("tables", *NAMES, *setting, "--seeds", "0,1", "--out", out, "--dry-run")
@@ -466,7 +467,7 @@ def write_untrained_snapshot(path: Path, args: Namespace) -> None:
 
 def test_table_measured_on_synthetic_data(run_main, tmp_path, monkeypatch):
     """Stage I's network and the evaluations of two others are there already."""
-    planner = Planner(synthetic_recipe(quick=True), tmp_path / "out", seed=0)
+    planner = Planner(synthetic_recipe("synthetic-quick"), tmp_path / "out", seed=0)
     stage1 = planner.train(planner.resolve(Stage1("gta5")))
     write_untrained_snapshot(stage1.result, stage1_args(shlex.split(stage1.command)[1:]))
     kl, *others = (planner.evaluate(cell).result for cell in TABLES["rectifying-9"].cells)

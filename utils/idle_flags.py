@@ -174,7 +174,9 @@ REPORTING = (
     Rule("images", lambda args, _: args.names, "--names chooses the images"),
 )
 TABULATING = (
-    Rule("seeds out jobs gpu_ids synthetic quick dry_run", lambda args, _: args.list, "--list only lists"),
+    Rule(
+        "seeds out jobs gpu_ids synthetic quick short dry_run", lambda args, _: args.list, "--list only lists"
+    ),
     Rule("jobs", lambda args, _: args.dry_run, "--dry-run runs nothing"),
 )
 
