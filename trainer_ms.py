@@ -35,7 +35,6 @@ from utils.schedule import cosine, poly, warmup_poly
 
 ADAM_BETAS = (0.9, 0.99)  # of the discriminators
 DISCREPANCY_FACTOR = 2  # in the released code, beside CLAN's lambda_weight
-STATEFUL = ("gen_opt", "dis1_opt", "dis2_opt", "scaler")
 
 Logits = tuple[Tensor, Tensor]  # of the auxiliary and the primary classifier
 Predictions = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -46,7 +45,7 @@ Terms = Callable[..., Iterator[Losses]]  # logits and what else they need -> los
 class AD_Trainer(nn.Module):  # noqa: N801 - the published name
     """Network `G`, discriminators `D1` (auxiliary) and `D2` (primary), their optimisers and steps.
 
-    A discriminator that `--adversarial` does not use is None, and so is its optimiser.
+    A discriminator that `--adversarial` does not use is None.
 
     Computes in torch's default dtype on the device it is moved to.
 
@@ -76,13 +75,13 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
                 self.heads["pixel"] = PixelHead(self.G.layer6.in_channels)
 
         self.gen_opt = build_optimizer(self.G, args, self.heads)
-        self.dis1_opt, self.dis2_opt = (
-            D and torch.optim.Adam(D.parameters(), lr=args.learning_rate_D, betas=ADAM_BETAS, fused=True)
-            for D in (self.D1, self.D2)
-        )
-        for D, optimizer in self._discriminators().values():
-            D.requires_grad_(False)  # until `dis_update` trains it
-            optimizer.register_step_pre_hook(keep_layout)
+        self.dis_opts: dict[int, torch.optim.Adam] = {}  # of D1 and D2, those that are used
+        for k, D in ((1, self.D1), (2, self.D2)):
+            if D:
+                D.requires_grad_(False)  # until `dis_update` trains it
+                options = dict(lr=args.learning_rate_D, betas=ADAM_BETAS, fused=True)
+                self.dis_opts[k] = torch.optim.Adam(D.parameters(), **options)
+                self.dis_opts[k].register_step_pre_hook(keep_layout)
         self.scaler = torch.amp.GradScaler("cuda", enabled=args.precision == "fp16")
         self.train()
 
@@ -116,32 +115,28 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
             weights["weight"] = poly(DISCREPANCY_FACTOR * args.lambda_weight, self.i_iter, args.num_steps, 1)
         return weights | {name: getattr(args, f"lambda_{name}") for name in self.heads}
 
-    def _discriminators(self) -> dict[int, tuple[nn.Module, torch.optim.Optimizer]]:
-        """The discriminators that are used, by number, and their optimisers."""
-        pairs = {1: (self.D1, self.dis1_opt), 2: (self.D2, self.dis2_opt)}
-        return {k: pair for k, pair in pairs.items() if pair[0]}
-
     def adjust_learning_rates(self, i_iter: int) -> None:
         """Set the learning rates of all optimisers for iteration `i_iter`."""
         args = self.args
         decay = (i_iter, args.num_steps, args.power)
         rate = warmup_poly(args.learning_rate, *decay, args.warm_up, args.warm_up_start)
-        warm_up_D = args.warm_up if args.warm_up_D else 0  # noqa: N806
-        rate_D = warmup_poly(args.learning_rate_D, *decay, warm_up_D, args.warm_up_start)  # noqa: N806
         if args.cosine:
             rate *= cosine(i_iter, args.swa_start, args.save_pred_every)
         set_rate(self.gen_opt, rate)
-        for _, optimizer in self._discriminators().values():
-            optimizer.param_groups[0]["lr"] = rate_D
+        warm_up = args.warm_up if args.warm_up_D else 0
+        for optimizer in self.dis_opts.values():
+            rate = warmup_poly(args.learning_rate_D, *decay, warm_up, args.warm_up_start)
+            optimizer.param_groups[0]["lr"] = rate
 
     def rates(self) -> dict[str, float]:
         """The backbone's and the discriminators' current learning rates; 0 without a discriminator."""
-        rates_D = [optimizer.param_groups[0]["lr"] for _, optimizer in self._discriminators().values()]
-        return {"lr": self.gen_opt.param_groups[0]["lr"], "lr_D": rates_D[0] if rates_D else 0.0}
+        rates = [o.param_groups[0]["lr"] for o in (self.gen_opt, *self.dis_opts.values())]
+        return {"lr": rates[0], "lr_D": rates[1] if self.dis_opts else 0.0}
 
     def stateful(self) -> dict[str, torch.optim.Optimizer | torch.amp.GradScaler]:
         """What is saved for resuming, beside the networks."""
-        return {name: getattr(self, name) for name in STATEFUL if getattr(self, name)}
+        dis_opts = {f"dis{k}_opt": optimizer for k, optimizer in self.dis_opts.items()}
+        return {"gen_opt": self.gen_opt} | dis_opts | {"scaler": self.scaler}
 
     def training_state(self) -> dict:
         """Everything the next steps depend on except RNG states: networks, class weights, optimisers."""
@@ -238,7 +233,7 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
         if not self.adversary.trained:
             return losses
         for k in self.adversary.trained:
-            D, optimizer = self._discriminators()[k]
+            D, optimizer = (self.D1, self.D2)[k - 1], self.dis_opts[k]
             with _trainable(D):
                 loss = self.adversary.discriminator_loss(D, k, (z1, z2), (z1_t, z2_t), self.i_iter)
                 loss = loss * self._batch_fraction(z1)
@@ -364,9 +359,8 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
 
     def segmentation_losses(self, z1: Tensor, z2: Tensor, labels: Tensor) -> Iterator[Losses]:
         """seg1 and seg2, which Stage II replaces."""
-        args = self.args
-        options = (labels, self.class_weight, args.ignore_label, args.only_hard_label, self.processes)
-        options += (args.focal,)
+        args, weight = self.args, self.class_weight
+        options = (labels, weight, args.ignore_label, args.only_hard_label, self.processes, args.focal)
         yield {"seg1": segmentation_loss(z1, *options)}
         yield {"seg2": segmentation_loss(z2, *options)}
 

@@ -126,7 +126,7 @@ RUNS = {
     "self-training": (2, f"{STAGE2} --conventional --mr-weight-kld 0.5", 3),
     "online self-training, uneven": (3, ONLINE, 3),
     "online self-training, gradients added up": (3, f"{ONLINE} --iter-size 2 --lambda-kl-target 0.1", 2),
-    "conventional": (2, f"{STAGE2} --conventional --only-hard-label 60", 2),
+    "conventional": (2, f"{STAGE2} --conventional --only-hard-label 60 --focal 2 --lambda-weight 0.1", 2),
 }
 
 # Each target loss on or off, the regularisers from the second step on.

@@ -90,13 +90,15 @@ DIVERGENCES = {  # of classifier b from the rectified classifier a
 }
 
 
-@pytest.mark.parametrize("divergence", losses.DIVERGENCES)
-def test_rectified_losses_discount_pixels_by_the_divergence_and_add_it(divergence, drawn):
+@pytest.mark.parametrize(("divergence", "focal"), [*((name, 0) for name in losses.DIVERGENCES), ("kl", 2)])
+def test_rectified_losses_discount_pixels_by_the_divergence_and_add_it(divergence, focal, drawn):
     z1, z2, labels = drawn
-    found = losses.rectified_losses(z1, z2, labels, WEIGHT, IGNORED, divergence)
+    found = losses.rectified_losses(z1, z2, labels, WEIGHT, IGNORED, divergence, focal)
     for loss, (a, b) in zip(found, ((z1, z2), (z2, z1)), strict=True):
         variance = DIVERGENCES[divergence](softmax(a), softmax(b))
-        expected = cross_entropy(softmax(a), labels)[0] * np.exp(-variance) + variance
+        ce, weight = cross_entropy(softmax(a), labels)
+        ce *= (1 - np.exp(-ce / np.maximum(weight, 1e-9))) ** focal
+        expected = ce * np.exp(-variance) + variance
         assert loss.item() == pytest.approx(expected.mean(), rel=1e-12)
     small = [z[:1, :, 1:4, :2].detach().requires_grad_() for z in (z1, z2)]
 
