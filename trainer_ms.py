@@ -192,6 +192,7 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
             found, z_t = self.learn_from_target(images_t, i_iter, learns, last=update)
             losses |= found
 
+        self._accumulated += 1
         if update:
             self.update_network()
         if labels_t is not None:
@@ -206,7 +207,6 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
         with self._defer_all_reduce(last):
             outputs = self.segment(images, head="pixel")
             losses, (z1, z2, *_) = self._learn(outputs, self.source_losses, labels)
-        self._accumulated += 1
         return losses, (z1, z2)
 
     def learn_from_target(
@@ -353,9 +353,13 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
 
     def draws(self, use: int, cells: Tensor) -> Tensor:
         """A random number for each of the cells (N, C, h, w), by seed, iteration and image: (N, h, w)."""
+        options = cells.shape[2:], cells.device
+        return uniform_draws(self.args.random_seed, use, self.i_iter, self.images_of(cells), *options)
+
+    def images_of(self, batch: Tensor) -> range:
+        """The places of a batch's images among all images of the update."""
         first = self._accumulated * self.args.batch_size + self.processes.shard(self.args.batch_size).start
-        images = range(first, first + len(cells))
-        return uniform_draws(self.args.random_seed, use, self.i_iter, images, cells.shape[2:], cells.device)
+        return range(first, first + len(batch))
 
     def segmentation_losses(self, z1: Tensor, z2: Tensor, labels: Tensor) -> Iterator[Losses]:
         """seg1 and seg2, which Stage II replaces."""

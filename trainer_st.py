@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 import trainer_ms
 from dataset.augment import blur, jitter
 from trainer_ms import Iterator, Losses, Predictions
+from utils.contrast import uniform_draws
 from utils.device import to_device
 from utils.distributed import Processes
 from utils.losses import fuse
@@ -32,7 +33,7 @@ from utils.self_training import (
 from utils.uncertainty import classifier_divergence
 
 PURPOSES = ("classes", "mask", "mixed", "masked")  # of random numbers
-FIRST_PURPOSE = 10  # seeds below belong to the streams and to the average (engine/averaging.py)
+FIRST_PURPOSE, FIRST_COLOUR = 10, 20  # uses of the seed; those below are the streams' and others'
 
 
 class AD_Trainer(trainer_ms.AD_Trainer):  # noqa: N801 - the published name
@@ -44,7 +45,6 @@ class AD_Trainer(trainer_ms.AD_Trainer):  # noqa: N801 - the published name
     def __init__(self, args: Namespace):
         super().__init__(args)
         self.teacher = copy.deepcopy(self.G).requires_grad_(False)
-        self._batches = 0  # accumulated since the last update
         self.train()
 
     @property
@@ -92,11 +92,11 @@ class AD_Trainer(trainer_ms.AD_Trainer):  # noqa: N801 - the published name
         confident pixels. Where Stage I learns nothing from the target, its predictions are the teacher's.
         """
         args, self.i_iter = self.args, i_iter
-        if i_iter == 0 and self._batches == 0:
+        if i_iter == 0 and self._accumulated == 0:
             self.teacher.load_state_dict(
                 self.G.state_dict()
             )  # statistics, too: --is-training False reads them
-        elif self._batches == 0:
+        elif self._accumulated == 0:
             update_teacher(self.teacher, self.G, i_iter, args.teacher_alpha)
         learns = self._learns_from_target(i_iter)
         losses = {name: images.new_zeros(()) for name in (*self.weights, "val")}
@@ -123,10 +123,9 @@ class AD_Trainer(trainer_ms.AD_Trainer):  # noqa: N801 - the published name
             masked = self._augment(images_t, "masked", i_iter) * self._block_masks(images_t, i_iter)
             losses |= self._learn_pseudo_labels("masked", masked, pseudo, weight, update)
 
-        self._batches += 1
+        self._accumulated += 1
         if update:
             self.update_network()
-            self._batches = 0
         if labels_t is not None:
             losses["val"] = self._validation_loss(z_t[1], labels_t)
         return self._reduce_losses(losses) | {"share": share}, (z1, z2, *z_t)
@@ -145,9 +144,8 @@ class AD_Trainer(trainer_ms.AD_Trainer):  # noqa: N801 - the published name
 
     def random_numbers(self, purpose: str, i_iter: int, image: int, shape: tuple[int, ...]) -> Tensor:
         """Uniform numbers for image `image` of an update's whole batch; they depend on nothing else."""
-        device = self.often_weight.device  # drawn there: copies from the CPU could synchronise
-        seed = int(self._seed(purpose, i_iter, 1 + image).generate_state(1, np.uint64)[0])
-        return torch.rand(shape, generator=torch.Generator(device).manual_seed(seed), device=device)
+        options = self.args.random_seed, FIRST_PURPOSE + PURPOSES.index(purpose), i_iter
+        return uniform_draws(*options, range(image, image + 1), shape, self.often_weight.device)[0]
 
     def _learn_pseudo_labels(
         self, name: str, images: Tensor, labels: Tensor, weight: Tensor, last: bool
@@ -187,26 +185,18 @@ class AD_Trainer(trainer_ms.AD_Trainer):  # noqa: N801 - the published name
             return images
         rgb = to_unit_rgb(images)
         if chance < args.jitter_chance:
-            draws = [self._draws(purpose, i_iter, 1 + image) for image in self._images(images)]
+            draws = [self._draws(purpose, i_iter, 1 + image) for image in self.images_of(images)]
             rgb = jitter(rgb, args.jitter, draws)
         if other < args.blur_chance:
             rgb = blur(rgb, self._numbers_of_batch(purpose, i_iter, images, ()))
         return from_unit_rgb(rgb)
 
-    def _images(self, batch: Tensor) -> range:
-        """The indices of a batch's images among all images of the update."""
-        first = self._batches * self.args.batch_size + self.processes.shard(self.args.batch_size).start
-        return range(first, first + len(batch))
-
     def _numbers_of_batch(self, purpose: str, i_iter: int, batch: Tensor, shape: tuple[int, ...]) -> Tensor:
         """`random_numbers` of each image on the device, (N, *shape)."""
-        numbers = [self.random_numbers(purpose, i_iter, image, shape) for image in self._images(batch)]
+        numbers = [self.random_numbers(purpose, i_iter, image, shape) for image in self.images_of(batch)]
         return to_device(torch.stack(numbers), batch.device)
 
     def _draws(self, purpose: str, i_iter: int, number: int) -> np.random.Generator:
-        return np.random.default_rng(self._seed(purpose, i_iter, number))
-
-    def _seed(self, purpose: str, i_iter: int, number: int) -> np.random.SeedSequence:
-        return np.random.SeedSequence(
-            (self.args.random_seed, FIRST_PURPOSE + PURPOSES.index(purpose), i_iter, number)
-        )
+        """For what is drawn on the CPU, of an image or, with number 0, of the batch."""
+        key = FIRST_COLOUR + PURPOSES.index(purpose)
+        return np.random.default_rng((self.args.random_seed, key, i_iter, number))

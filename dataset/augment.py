@@ -37,7 +37,9 @@ def blur(images: Tensor, uniform: Tensor) -> Tensor:
     sigma = low + (high - low) * uniform
     offsets = torch.arange(-BLUR_REACH, BLUR_REACH + 1, device=images.device)
     kernel = torch.exp(-0.5 * (offsets / sigma[:, None]) ** 2)
-    kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(CHANNELS, 0)[:, None, None]
+    kernel = (
+        (kernel / kernel.sum(1, keepdim=True)).to(images.dtype).repeat_interleave(CHANNELS, 0)[:, None, None]
+    )
     blurred = F.pad(images, (BLUR_REACH,) * 4, "reflect").flatten(0, 1)[
         None
     ]  # a channel per image and colour

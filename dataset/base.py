@@ -27,7 +27,7 @@ from dataset.images import (
     scan,
 )
 from dataset.labels import Colors, LabelTable, UnknownIds
-from dataset.transforms import Size, TrainingView, resize_whole
+from dataset.transforms import Size, TrainingView, Wanted, resize_whole
 
 SPLIT_FOLDERS = ("train", "training", "trainval", "val", "valid", "validation", "test", "testing")
 CHECKING_THREADS = 16  # opening a file waits for the disk or the network
@@ -115,8 +115,8 @@ class SegmentationDataset(Dataset):
     def __getitem__(self, index: int) -> dict:
         return self.sample(index, np.random.default_rng(int(torch.randint(2**63 - 1, ()))))
 
-    def sample(self, index: int, rng: np.random.Generator) -> dict:
-        """The training sample of image `index` that `rng` draws."""
+    def sample(self, index: int, rng: np.random.Generator, wanted: Wanted | None = None) -> dict:
+        """The training sample of image `index` that `rng` draws, `wanted` being what its crop is to show."""
         name = str(self.names[index])
         label_path = self.existing_label(name, self.labels_required) if self.reads_labels else None
         picture, ids = open_pair(self.image_path(name), label_path, self.reader)
@@ -124,7 +124,7 @@ class SegmentationDataset(Dataset):
         if self.soft_classes:
             planes = self.reader.read(self.soft_path(name)).reshape(self.soft_classes, -1, picture.size[0])
         with self._naming_label(name):
-            pixels, label, soft = self.view.apply(picture, ids, self.table, rng, planes)
+            pixels, label, soft = self.view.apply(picture, ids, self.table, rng, planes, wanted)
         if label is None:
             label = np.full(self.view.crop_size, self.view.ignore_label, np.uint8)
         sample = {"image": torch.from_numpy(pixels), "label": torch.from_numpy(label), "name": name}

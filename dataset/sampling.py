@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from dataset.base import SegmentationDataset
 from dataset.images import DataError
 
-ORDER, DRAWS, WEIGHTED = range(3)  # the uses of a seed
+ORDER, DRAWS, WEIGHTED, RARE = range(4)  # the uses of a seed
 SHARED_MEMORY = "/dev/shm"  # where worker processes put their batches
 FILES_PER_WORKER = 8  # pipes, and the tensors of the batches that wait
 SPARE_FILES = 16  # for what else a run opens, such as images, snapshots and logs
@@ -56,9 +56,13 @@ class TrainingStream(Dataset):
         position = self.start + item
         draws = np.random.default_rng((*self.seed, DRAWS, position))
         try:
-            return self.dataset.sample(self.image_at(position), draws)
+            return self.sample_at(position, draws)
         except DataError as error:
             return error  # not raised: an exception in a worker would reach the user as a traceback
+
+    def sample_at(self, position: int, draws: np.random.Generator) -> dict:
+        """The sample at a position."""
+        return self.dataset.sample(self.image_at(position), draws)
 
     def image_at(self, position: int) -> int:
         """Index of the image at a position."""

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil, floor
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -29,6 +30,13 @@ MAX_STRETCH = 1.1  # of the aspect ratio; more is worth a note
 
 Size = tuple[int, int]
 Box = tuple[int, int, int, int]  # top, left, height, width
+
+
+class Wanted(NamedTuple):
+    """What a crop is to show: more than `pixels` pixels of a class."""
+
+    train_id: int
+    pixels: float
 
 
 @dataclass(frozen=True)
@@ -66,19 +74,21 @@ class TrainingView:
         table: LabelTable,
         rng: np.random.Generator,
         planes: np.ndarray | None = None,
+        wanted: Wanted | None = None,
     ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
         """Draw one sample: image (H, W, 3) uint8, train ids (H, W) uint8 and soft labels, of the crop size.
 
         `ids` holds the label ids (H, W) of the picture, or is None, like the sample's label then. The crop is
         chosen by the labels; only the part of the picture in it is decoded and resized. `planes` (C, H, W)
         uint8 become soft labels (H, W, C) float32, which add up to 1 or are 0 where the label is ignored.
+        With `wanted` a crop is drawn again until it shows that, instead of `min_label_values`.
 
         Raises:
             UnknownIds: the crop holds an id that is not in `table`.
         """
         factor = rng.uniform(*self.scales) if self.random_scale else 1.0
         scaled = tuple(max(1, round(factor * side)) for side in self.input_size)
-        box, ids = self._draw_crop(scaled, ids, table, rng)
+        box, ids = self._draw_crop(scaled, ids, table, rng, wanted)
         image = resize_box(picture, scaled, box)
         if self.autoaugment:
             image = np.array(autoaugment(Image.fromarray(image), rng))
@@ -93,10 +103,16 @@ class TrainingView:
         return pixels, label, soft
 
     def _draw_crop(
-        self, scaled: Size, ids: np.ndarray | None, table: LabelTable, rng: np.random.Generator
+        self,
+        scaled: Size,
+        ids: np.ndarray | None,
+        table: LabelTable,
+        rng: np.random.Generator,
+        wanted: Wanted | None = None,
     ) -> tuple[Box, np.ndarray | None]:
         """A crop of the scaled image, and its label ids."""
-        redraws = CROP_REDRAWS if ids is not None and self.min_label_values is not None else 0
+        searches = ids is not None and (wanted is not None or self.min_label_values is not None)
+        redraws = CROP_REDRAWS if searches else 0
         height, width = (min(c, s) for c, s in zip(self.crop_size, scaled, strict=True))
         padding = () if (height, width) == self.crop_size else (self.ignore_label,)
         if pixel := self._mined_pixel(scaled, ids, table, rng):
@@ -110,7 +126,11 @@ class TrainingView:
                 return box, None
             kept = nearest_box(ids, scaled, box)
             values = {*table.train_ids[table.present(kept)].tolist(), *padding}
-            if redraws and len(values) > self.min_label_values:
+            if wanted:
+                found, enough = np.count_nonzero(table.train_ids.take(kept) == wanted.train_id), wanted.pixels
+            else:
+                found, enough = len(values), self.min_label_values
+            if redraws and found > enough:
                 break
         return box, kept
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dataset import Adaptation, SegmentationDataset
+from dataset.rare_classes import RareClasses, RareClassStream, class_pixels
 from dataset.sampling import TrainingStream, batches
 from engine.averaging import Averaging
 from engine.loop import Training
@@ -57,6 +58,12 @@ def run_training(trainer_class: type[nn.Module], args: Namespace, pseudo_labels:
         check_snapshot_folder(args)
         data.check()
     data.target_has_labels = processes.broadcast(data.target_has_labels, patient=True)
+    rare_classes = None
+    if getattr(args, "rcs", 0):  # Stage II has no such flag
+        pixels = class_pixels(data.labelled, count_workers(args, processes)) if processes.is_main else None
+        pixels = processes.broadcast(pixels, patient=True)
+        settings = args.rcs, args.rcs_pixels, args.rcs_crop
+        rare_classes = RareClasses(pixels, tuple(data.labelled.colors), *settings)
 
     # Trainer: new, or as it was saved.
     device, gpus = prepare_device(args, processes)
@@ -74,7 +81,10 @@ def run_training(trainer_class: type[nn.Module], args: Namespace, pseudo_labels:
     start = state["iteration"] if state else 0
     open_from = partial(open_stream, args=args, device=device, processes=processes)
     weights = averaging.weights if averaging else None
-    opened = [open_from(data.labelled, 0, start), open_from(data.target, 1, start, weights)]
+    opened = [
+        open_from(data.labelled, 0, start, rare_classes=rare_classes),
+        open_from(data.target, 1, start, weights),
+    ]
     streams, loaders = map(list, zip(*opened, strict=True))
     run_log = None
     lock = lock_folder(args.snapshot_dir, "--snapshot-dir") if processes.is_main else nullcontext()
@@ -187,11 +197,18 @@ def distribute(trainer: nn.Module, args: Namespace, processes: Processes) -> Non
         torch.manual_seed(args.random_seed + processes.rank)  # each rank drops other channels
 
 
+def count_workers(args: Namespace, processes: Processes) -> int:
+    """Decoding processes of a stream."""
+    shared = STREAMS * processes.local_world_size
+    return default_workers(shared) if args.num_workers is None else args.num_workers
+
+
 def open_stream(
     dataset: SegmentationDataset,
     number: int,
     start: int,
     weights: Tensor | None = None,
+    rare_classes: RareClasses | None = None,
     *,
     args: Namespace,
     device: torch.device,
@@ -202,12 +219,15 @@ def open_stream(
     Args:
         number: 0 for the labelled and 1 for the target stream.
         weights: probabilities (N,) to draw the images with.
+        rare_classes: draws the images by class.
     """
     drawn = args.iter_size * args.batch_size  # per iteration
     length = max(0, args.num_steps_stop - start) * drawn
-    shared = STREAMS * processes.local_world_size
-    workers = default_workers(shared) if args.num_workers is None else args.num_workers
-    stream = TrainingStream(dataset, length, (args.random_seed, number), start * drawn, weights)
+    workers = count_workers(args, processes)
+    options = dataset, length, (args.random_seed, number), start * drawn, weights
+    stream = TrainingStream(*options)
+    if rare_classes:
+        stream = RareClassStream(*options, rare_classes=rare_classes)
     pinned = device.type == "cuda"
     return stream, batches(stream, args.batch_size, workers, pinned, processes.shard, ignore_stop_signals)
 

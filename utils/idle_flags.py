@@ -124,6 +124,7 @@ TRAINING = (
     ),
     Rule("lambda_mix", lambda args, _: not args.self_training, "no images are mixed without --self-training"),
     Rule("mask_ratio mask_block", lambda args, _: not args.lambda_mask, "--lambda-mask 0 hides no blocks"),
+    Rule("rcs_pixels rcs_crop", lambda args, _: not args.rcs, "--rcs 0 draws images as ever"),
     Rule("jitter", lambda args, _: not args.jitter_chance, "--jitter-chance 0"),
     Rule(
         "pseudo_threshold",

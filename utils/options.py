@@ -81,7 +81,6 @@ def stage2_args(argv: list[str] | None = None) -> Namespace:
     add("--source-portion", types.fraction, 0.0, "share of the source's images to mix in, with true labels")
     add("--source-dir", Path, None, "root of the source (default: its data set's)")
     add("--input-size-source", types.size, None, "size of its images (default: the data set's)")
-    add("--label-scales", types.scale_range, "0.8,1.2", "range of the random scale of labelled images")
     add("--mine-chance", types.fraction, 0.0, "probability of a crop around a class that is rare in the "
         "predictions (CBST); other crops are then random")
     if "--self-training" in (sys.argv[1:] if argv is None else argv):
@@ -128,6 +127,7 @@ def _add_training_flags(parser: OneLineParser) -> None:
     add("--input-size-target", types.size, None, "size of the target images (default: the data set's)")
     add("--crop-size", types.size, "640,360", "size of the crops of both streams")
     add("--random-mirror", boolean, False, "mirror the target stream too (the labelled stream always is)")
+    add("--label-scales", types.scale_range, "0.8,1.2", "range of the random scale of labelled images")
     add("--random-scale", boolean, False, "scale the target stream too (the labelled stream always is)")
     add("--autoaug", boolean, False, "ImageNet AutoAugment on the labelled images")
     add("--autoaug_target", boolean, False, "ImageNet AutoAugment on the target images")
@@ -247,6 +247,10 @@ def _add_online_flags(parser: OneLineParser) -> None:
     add("--jitter", types.jitter, 0.2, "colour jitter of mixed and masked images, its strength (DACS: 0.25)")
     add("--jitter-chance", types.fraction, 0.8, "probability of the jitter in a step")
     add("--blur-chance", types.fraction, 0.5, "probability of a Gaussian blur in a step")
+    add("--rcs", types.not_negative_float, 0.0,
+        "draw source images by class, rare ones more often, at this temperature (DAFormer: 0.01); 0: off")
+    add("--rcs-pixels", types.not_negative, 3000, "an image drawn for a class has more pixels of it")
+    add("--rcs-crop", types.not_negative_float, 0.5, "the same for its crop, as a share of --rcs-pixels")
 
 
 def add_domain_flags(add: Callable, source: str | None, target: str | None) -> None:
