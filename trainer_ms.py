@@ -8,7 +8,7 @@ GPU.
 
 import contextlib
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from model.deeplab_multi import DeeplabMulti
-from model.projection import PixelHead, Projected
+from model.projection import PatchHead, PixelHead, Projected
 from utils.adversaries import ADVERSARIES
-from utils.contrast import ANCHORS, contrast_cells, uniform_draws
+from utils.contrast import ANCHORS, BANK, PatchBank, View, contrast_cells, contrast_views, uniform_draws
 from utils.device import InPrecision
 from utils.distributed import SINGLE_PROCESS, Processes, wrap_ddp
 from utils.losses import (
@@ -73,6 +73,9 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
             self.heads = nn.ModuleDict()
             if args.lambda_pixel > 0:
                 self.heads["pixel"] = PixelHead(self.G.layer6.in_channels)
+            if args.lambda_patch > 0:
+                self.heads["patch"] = PatchHead(self.G.layer6.hidden_channels)
+                self.bank = PatchBank()
 
         self.gen_opt = build_optimizer(self.G, args, self.heads)
         self.dis_opts: dict[int, torch.optim.Adam] = {}  # of D1 and D2, those that are used
@@ -162,6 +165,7 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
         labels_t: Tensor | None,
         i_iter: int,
         update: bool = True,
+        views: Sequence[View] = (),
     ) -> tuple[Losses, Predictions]:
         """One step of the segmentation network.
 
@@ -172,10 +176,11 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
             labels_t: the target's labels, monitored as `val` and never learned from; None: `val` is 0.
             i_iter: iteration; the regularisers start at `args.reg_start`.
             update: False only accumulates gradients (`--iter-size`), for the next call with True.
+            views: two of the same target images, for `--lambda-patch`.
 
         Returns:
             losses: 0-dimensional seg1 seg2 adv1 adv2 me kl val of the global batch; 0 for a term that is
-                switched off. Also pixel with `--lambda-pixel`.
+                switched off. Also pixel and patch where they are switched on.
             predictions: (z1, z2, z1_t, z2_t), detached logits (N, C, H, W) at the crop size.
         """
         self.i_iter = i_iter
@@ -186,11 +191,13 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
 
         # The loss is a sum, so the labelled batch is back-propagated before the target's forward pass: only
         # one batch's activations exist at a time.
-        found, (z1, z2) = self.learn_from_source(images, labels, last=update and not learns)
+        found, (z1, z2) = self.learn_from_source(images, labels, last=update and not (learns or views))
         losses |= found
         if images_t is not None:
-            found, z_t = self.learn_from_target(images_t, i_iter, learns, last=update)
+            found, z_t = self.learn_from_target(images_t, i_iter, learns, last=update and not views)
             losses |= found
+        if views:
+            losses |= self.learn_from_views(views, last=update)
 
         self._accumulated += 1
         if update:
@@ -215,6 +222,20 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
         """The same for the target batch; without `learns` only a forward pass."""
         with self._defer_all_reduce(last), torch.set_grad_enabled(learns):
             return self._learn(self.segment(images_t), self.target_losses, i_iter)
+
+    def learn_from_views(self, views: Sequence[View], last: bool) -> Losses:
+        """The same for two views of target images; only the losses."""
+
+        def terms(*outputs: Tensor) -> Iterator[Losses]:
+            first = self._accumulated * self.args.batch_size
+            images = range(first, first + self.args.batch_size)
+            ranks = [self.draws(use, outputs[3], images) for use in BANK]
+            options = views, ranks, self.bank, self.processes
+            yield {"patch": contrast_views(outputs[2::4], outputs[3::4], *options)}
+
+        with self._defer_all_reduce(last):
+            outputs = [output for view in views for output in self.segment(view.images, head="patch")]
+            return self._learn(outputs, terms)[0]
 
     def update_network(self) -> None:
         """Update `G` with the accumulated gradients, and clear them."""
@@ -259,15 +280,12 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
     ) -> tuple[Tensor, ...]:
         """Logits of both classifiers at the images' size, in torch's default dtype: two of (N, C, H, W).
 
-        With one of `heads` also its embeddings (N, D, h, w) and its cells' primary logits (N, C, h, w),
-        detached.
-
-        Args:
-            network: not `G` but another one, which DataParallel splits the batch over as well.
+        `network`: another one than `G`. With one of `heads` also its embeddings (N, D, h, w) and its cells'
+        primary logits (N, C, h, w), detached.
         """
         network, projects = network or self._parallel.get("G", self.G), head in self.heads
         if projects:
-            network = Projected(network, self._parallel.get(head, self.heads[head]), features="input")
+            network = Projected(network, self._parallel.get(head, self.heads[head]), self.heads[head].reads)
         network = InPrecision(network, self.args.precision)
         if len(self.device_ids) > 1:
             outputs = nn.parallel.data_parallel(network, images, self.device_ids)
@@ -348,13 +366,14 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
         yield from self.segmentation_losses(z1, z2, labels)
         if projected:
             embeddings, cells = projected
-            options = self.draws(ANCHORS, cells), self.args.ignore_label, self.processes
+            rank = self.draws(ANCHORS, cells, self.images_of(cells))
+            options = rank, self.args.ignore_label, self.processes
             yield {"pixel": contrast_cells(embeddings, cells.argmax(1), labels, *options)}
 
-    def draws(self, use: int, cells: Tensor) -> Tensor:
-        """A random number for each of the cells (N, C, h, w), by seed, iteration and image: (N, h, w)."""
-        options = cells.shape[2:], cells.device
-        return uniform_draws(self.args.random_seed, use, self.i_iter, self.images_of(cells), *options)
+    def draws(self, use: int, cells: Tensor, images: range) -> Tensor:
+        """Random numbers (N, h, w) for maps of the size of `cells`, by seed, iteration and image."""
+        options = images, cells.shape[2:], cells.device
+        return uniform_draws(self.args.random_seed, use, self.i_iter, *options)
 
     def images_of(self, batch: Tensor) -> range:
         """The places of a batch's images among all images of the update."""

@@ -6,6 +6,7 @@ from it, pseudo labels, mixed batch, masked batch, one update. The equations are
 
 import copy
 from argparse import Namespace
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 import trainer_ms
 from dataset.augment import blur, jitter
 from trainer_ms import Iterator, Losses, Predictions
-from utils.contrast import uniform_draws
+from utils.contrast import View, uniform_draws
 from utils.device import to_device
 from utils.distributed import Processes
 from utils.losses import fuse
@@ -85,6 +86,7 @@ class AD_Trainer(trainer_ms.AD_Trainer):  # noqa: N801 - the published name
         labels_t: Tensor | None,
         i_iter: int,
         update: bool = True,
+        views: Sequence[View] = (),
     ) -> tuple[Losses, Predictions]:
         """One step as Stage I's.
 
@@ -111,6 +113,8 @@ class AD_Trainer(trainer_ms.AD_Trainer):  # noqa: N801 - the published name
         if learns:
             found, z_t = self.learn_from_target(images_t, i_iter, learns, last=False)
             losses |= found
+        if views:
+            losses |= self.learn_from_views(views, last=False)
 
         if args.self_training:
             mask = self._class_masks(labels, i_iter)

@@ -4,7 +4,8 @@ All sizes are (height, width). Images are PIL RGB until they become uint8 arrays
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import ceil, floor
 from typing import NamedTuple
@@ -282,7 +283,14 @@ def autoaugment(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     """torchvision's ImageNet AutoAugment, drawn from `rng` instead of torch's global generator."""
     from torchvision.transforms import AutoAugment, AutoAugmentPolicy  # takes 1.3 s, and few need it
 
+    with torch_draws(rng):
+        return AutoAugment(AutoAugmentPolicy.IMAGENET)(image)
+
+
+@contextmanager
+def torch_draws(rng: np.random.Generator) -> Iterator[None]:
+    """Within, torch's random numbers on the CPU follow from `rng`."""
     with torch.random.fork_rng(devices=[]):
         # torch.manual_seed would seed the GPUs' generators too.
         torch.default_generator.manual_seed(int(rng.integers(2**63)))
-        return AutoAugment(AutoAugmentPolicy.IMAGENET)(image)
+        yield

@@ -18,6 +18,7 @@ from engine.run_log import TrainingLog
 from engine.snapshots import PICTURES, remove_old_snapshots, save_snapshot, save_tensors
 from engine.validation import Validation
 from utils.atomic import atomic_write
+from utils.contrast import View
 from utils.device import to_device
 from utils.errors import Stopped, StopRequest, UserError
 from utils.pictures import training_pictures
@@ -74,8 +75,9 @@ class Training:
         trainer: `AD_Trainer` of either stage, on its device.
         args: the flags.
         pair: the domains with their classes and colours.
-        streams: the labelled and the target stream, whose positions name the files of a step.
-        loaders: their batches, from the first iteration on.
+        streams: the labelled and the target stream, whose positions name the files of a step; with
+            `--lambda-patch` also that of views.
+        loaders: their batches, from the first iteration on; views from `--patch-start` on.
         target_has_labels: whether the loss on the target's labels is logged.
         run_log: None except on rank 0.
         validation: None: the mIoU is not measured.
@@ -125,8 +127,9 @@ class Training:
         """The labelled and target batches of an iteration; all ranks save and stop if one cannot go on."""
         loaded, problem = [], None
         try:
+            loaders = self.loaders if i_iter >= self.args.patch_start else self.loaders[:2]
             for _ in range(0 if stop.signum else self.args.iter_size):
-                loaded.append(tuple(next(loader) for loader in self.loaders))
+                loaded.append(tuple(next(loader) for loader in loaders))
         except DataError as error:
             problem = str(error)
         self._stop_if_asked(i_iter, stop, problem)
@@ -139,9 +142,8 @@ class Training:
         trainer, predictions = self.trainer, None
         trainer.adjust_learning_rates(i_iter)
         for number, streams in enumerate(loaded, start=1):
-            (images, labels), (images_t, labels_t) = (
-                load_batch(b, trainer.often_weight.device) for b in streams
-            )
+            device = trainer.often_weight.device
+            (images, labels), (images_t, labels_t) = (load_batch(b, device) for b in streams[:2])
             labels_t = labels_t if self.target_has_labels and self._logs(i_iter) else None
             if not (trainer.needs_target(i_iter) or labels_t is not None or self._pictures(i_iter)):
                 images_t = None  # spares its forward pass
@@ -149,6 +151,8 @@ class Training:
             del predictions  # of the batch before
             last = number == len(loaded)
             more = {key: to_device(streams[0][key], images.device) for key in EXTRAS if key in streams[0]}
+            if len(streams) > 2:
+                more["views"] = load_views(streams[2], device)
             losses, predictions = trainer.gen_update(*batch, i_iter, update=last, **more)
             losses |= trainer.dis_update(*predictions, update=last)
         return batch, losses, predictions
@@ -209,7 +213,7 @@ class Training:
         if self.run_log:
             self._fetch_losses()
             self.run_log.fsync()
-        images = [len(stream.dataset) for stream in self.streams]
+        images = [len(stream.dataset) for stream in self.streams[:2]]
         where = self.args.snapshot_dir, self.trainer, i_iter, self.args
         save_state(*where, images, self.averaging, self.hashes)
 
@@ -282,6 +286,16 @@ class Training:
 def load_batch(batch: dict, device: torch.device) -> tuple[Tensor, Tensor]:
     """Network input (N, 3, H, W) and int64 labels (N, H, W) on the device; the transfer is in uint8."""
     return to_network_input(to_device(batch["image"], device)), to_device(batch["label"], device).long()
+
+
+def load_views(pairs: dict, device: torch.device) -> list[View]:
+    """Both views of a batch of `dataset.pairs.PairDataset` on the device."""
+    corners, mirrored = (pairs[key].unbind(1) for key in ("corners", "mirrored"))
+    images = to_device(pairs["image"], device).unbind(1)
+    return [
+        View(to_network_input(image), corner.tolist(), flips.tolist())
+        for image, corner, flips in zip(images, corners, mirrored, strict=True)
+    ]
 
 
 def _due(i_iter: int, every: int) -> bool:

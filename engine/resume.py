@@ -31,7 +31,7 @@ FIXED_OPTIONS = (
     *("num_classes", "use_se", "norm_style", "arch", "train_bn", "optimizer", "single_updates"),
     *("source", "target", "batch_size", "iter_size", "random_seed", "adversarial"),
 )
-HEADS = ("lambda_pixel",)  # their heads are part of the state where they are above 0
+HEADS = ("lambda_pixel", "lambda_patch")  # their heads are part of the state where they are above 0
 # May change on resume without changing results; changing any other flag prints a warning.
 FREE_OPTIONS = {
     *("snapshot_dir", "log_dir", "log_every", "tensorboard", "save_pred_every", "save_num_images", "keep"),

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dataset import Adaptation, SegmentationDataset
+from dataset.pairs import PairDataset
 from dataset.rare_classes import RareClasses, RareClassStream, class_pixels
 from dataset.sampling import TrainingStream, batches
 from engine.averaging import Averaging
@@ -85,6 +86,9 @@ def run_training(trainer_class: type[nn.Module], args: Namespace, pseudo_labels:
         open_from(data.labelled, 0, start, rare_classes=rare_classes),
         open_from(data.target, 1, start, weights),
     ]
+    if args.lambda_patch:
+        pairs = PairDataset(data.target, args.input_size_target, args.patch_size)
+        opened.append(open_from(pairs, 2, max(start, args.patch_start)))
     streams, loaders = map(list, zip(*opened, strict=True))
     run_log = None
     lock = lock_folder(args.snapshot_dir, "--snapshot-dir") if processes.is_main else nullcontext()
@@ -199,7 +203,7 @@ def distribute(trainer: nn.Module, args: Namespace, processes: Processes) -> Non
 
 def count_workers(args: Namespace, processes: Processes) -> int:
     """Decoding processes of a stream."""
-    shared = STREAMS * processes.local_world_size
+    shared = (STREAMS + (args.lambda_patch > 0)) * processes.local_world_size
     return default_workers(shared) if args.num_workers is None else args.num_workers
 
 
@@ -217,7 +221,7 @@ def open_stream(
     """The samples of a data set from iteration `start` on, and their batches, decoded by worker processes.
 
     Args:
-        number: 0 for the labelled and 1 for the target stream.
+        number: 0 for the labelled and 1 for the target stream, 2 for pairs of views.
         weights: probabilities (N,) to draw the images with.
         rare_classes: draws the images by class.
     """

@@ -7,22 +7,37 @@ from torch import Tensor, nn
 from model.deeplab_multi import BatchNorm
 
 
-class PixelHead(nn.Module):
-    """Embeddings of norm 1 from a feature map, always computed in the head's own precision."""
+class Head(nn.Module):
+    """Two 1x1 convolutions to embeddings of norm 1, always computed in the head's own precision."""
 
-    def __init__(self, channels: int, dim: int = 256):
+    def __init__(self, channels: int, dim: int, *norm: nn.Module):
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Conv2d(channels, channels, 1),
-            BatchNorm(channels),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(channels, dim, 1),
+            nn.Conv2d(channels, channels, 1), *norm, nn.ReLU(inplace=True), nn.Conv2d(channels, dim, 1)
         )
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, channels, H, W) -> (N, dim, H, W)."""
         with torch.autocast(features.device.type, enabled=False):
             return F.normalize(self.layers(features.to(self.layers[0].weight.dtype)))
+
+
+class PixelHead(Head):
+    """The head of the pixel contrast, which reads the primary classifier's input."""
+
+    reads = "input"
+
+    def __init__(self, channels: int, dim: int = 256):
+        super().__init__(channels, dim, BatchNorm(channels))
+
+
+class PatchHead(Head):
+    """The head of the patch contrast, which reads the primary classifier's hidden map."""
+
+    reads = "hidden"
+
+    def __init__(self, channels: int, dim: int = 128):
+        super().__init__(channels, dim)
 
 
 class Projected(nn.Module):

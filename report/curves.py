@@ -26,7 +26,7 @@ PANELS = {  # title and unit -> key in the log -> its name in the legend
         "me": "entropy",
     },
     "Cosine of the classifiers' weights, plus 1": {"weight": "--lambda-weight"},
-    "Contrasts (nats)": {"pixel": "pixels"},
+    "Contrasts (nats)": {"pixel": "pixels", "patch": "patches"},
     "Discriminators (by --adversarial)": {"D1": "auxiliary", "D2": "primary"},
 }
 

@@ -16,6 +16,8 @@ import torch.nn.functional as F
 import trainer_ms
 import trainer_ms_variance
 from benchmarks.step import count, stage_args
+from dataset import build_dataset, pairs
+from dataset.pairs import PairDataset
 from model.deeplab_multi import DeeplabMulti
 from model.projection import PixelHead
 from tests.conftest import TRAINING, one_line_error, run_in, save_png
@@ -23,11 +25,23 @@ from tests.golden import inputs
 from tests.test_distributed import assert_same, run_processes
 from tests.test_resume import assert_equal
 from tests.test_trainers import NoReading, NoSynchronisation
-from utils.contrast import ANCHORS, choose_anchors, contrast_cells, pixel_contrast, uniform_draws
+from utils.contrast import (
+    ANCHORS,
+    PatchBank,
+    View,
+    choose_anchors,
+    contrast_cells,
+    cut_overlap,
+    draw_cells,
+    patch_contrast,
+    pixel_contrast,
+    uniform_draws,
+)
 from utils.distributed import SINGLE_PROCESS, Processes
 from utils.options import stage1_args, stage2_args
 
 GOLDEN = Path(__file__).parent / "golden"
+PATCH = [json.loads((GOLDEN / f"pipa_patch_{number}.json").read_text()) for number in (1, 2)]
 PIXEL = [json.loads((GOLDEN / f"pipa_pixel_{number}.json").read_text()) for number in (1, 2)]
 
 
@@ -127,6 +141,7 @@ def test_anchors_are_drawn_by_seed_iteration_and_image_alone():
 CLASSES, SIZE = 5, (104, 128)  # 14 x 17 cells
 FLAGS = f"--arch mini --norm-style gn --droprate 0 --num-classes {CLASSES} --crop-size 128,104 --batch-size 3"
 LEARNING = "--lambda-kl-target 0.1 --reg-start 0 --learning-rate 1e-2"
+PATCHES = ("--lambda-patch", "0.1", "--patch-size", "48,64")
 NOT_ADVERSARIAL = "--lambda-adv-target1 0 --lambda-adv-target2 0"
 STAGES = {
     1: (trainer_ms, stage1_args, LEARNING),
@@ -156,13 +171,24 @@ def batch(number: int, part: slice = slice(None)) -> tuple:
     return images, images_t, labels[part], None
 
 
+def views(number: int, part: slice = slice(None)) -> list[View]:
+    """Two views of each image that share half of their cells, the second one sometimes mirrored."""
+    generator = torch.Generator().manual_seed(100 + number)
+    images = torch.randn(2, 3, 3, 64, 48, generator=generator)[:, part].to(torch.get_default_dtype()) * 50
+    flips = [[False] * 3, [False, True, False]]
+    corners = ((0, 16), (64, 48)), ((0, 0), (64, 32))
+    each = zip(images, corners, flips, strict=True)
+    return [View(image, [corner] * len(image), flip[part]) for image, corner, flip in each]
+
+
 def step(trainer, i_iter: int, part: slice = slice(None)) -> dict:
     """The losses of an iteration on this part of each of its batches."""
     trainer.adjust_learning_rates(i_iter)
     for number in range(trainer.args.iter_size):
         update = number + 1 == trainer.args.iter_size
         number += i_iter * trainer.args.iter_size
-        losses, predictions = trainer.gen_update(*batch(number, part), i_iter, update=update)
+        pair = views(number, part) if trainer.args.lambda_patch else ()
+        losses, predictions = trainer.gen_update(*batch(number, part), i_iter, update=update, views=pair)
         losses |= trainer.dis_update(*predictions, update=update)
     return {name: loss.item() for name, loss in losses.items()}
 
@@ -221,16 +247,16 @@ def test_the_contrast_is_computed_in_full_precision_beside_a_network_in_bf16(one
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_nothing_in_a_step_with_contrast_synchronises(stage, one_thread):
-    trainer = build(stage)
+    trainer = build(stage, *PATCHES)
     batches = [batch(number) for number in range(2)]
-    trainer.gen_update(*batches[0], 0)
+    trainer.gen_update(*batches[0], 0, views=views(0))
     with NoSynchronisation(), NoReading():
-        trainer.gen_update(*batches[1], 1)
+        trainer.gen_update(*batches[1], 1, views=views(1))
 
 
 def train(processes: Processes) -> dict:
     """Two steps on this process's part of the batches, and what they leave."""
-    trainer = build(1, "--sync_bn", "--iter-size", "2")
+    trainer = build(1, "--sync_bn", "--iter-size", "2", *PATCHES)
     trainer.distribute(processes)
     shard = processes.shard(3)
     losses = [step(trainer, i_iter, slice(shard.start, shard.stop)) for i_iter in range(2)]
@@ -239,7 +265,8 @@ def train(processes: Processes) -> dict:
 
 def test_two_processes_contrast_as_one_does(tmp_path, float64, one_thread):
     expected = train(SINGLE_PROCESS)
-    assert all(losses["pixel"] > 1 for losses in expected["losses"])
+    assert all(losses["pixel"] > 1 and losses["patch"] > 1 for losses in expected["losses"])
+    assert expected["networks"]["bank.added"].tolist() == [2 * 3 * 9 * 7] * 3
     for found in run_processes(2, tmp_path, train):
         assert_same(found, expected)
 
@@ -252,6 +279,10 @@ def test_a_resumed_run_contrasts_as_an_uninterrupted_one(world, tmp_path):
         save_png(world / "data" / "GTA5" / "images" / path.name, halves)
     flags = (*TRAINING, "--crop-size", "160,128", "--input-size", "160,128", "--input-size-target", "160,128")
     flags += ("--batch-size", "1", "--iter-size", "2", "--lambda-pixel", "0.1", "--tensorboard", "False")
+    flags += (*PATCHES, "--patch-start", "1", "--restore-from", tmp_path / "sure.pth")
+    sure = DeeplabMulti(19, arch="mini").state_dict()
+    sure["layer6.head.1.weight"].normal_()
+    torch.save(sure, tmp_path / "sure.pth")
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     for folder, more in ((whole, ()), (parts, ("--num-steps-stop", "2")), (parts, ("--resume",))):
         steps = () if more == ("--num-steps-stop", "2") else ("--num-steps-stop", "4")
@@ -262,11 +293,18 @@ def test_a_resumed_run_contrasts_as_an_uninterrupted_one(world, tmp_path):
     assert_equal(states[1]["trainer"], states[0]["trainer"])
     lines = [json.loads(line) for line in (whole / "log.jsonl").read_text().splitlines()]
     assert all(line["pixel"] > 1 for line in lines)
+    assert [line["patch"] > 0 for line in lines] == [False, True, True, True]
     snapshot = torch.load(whole / "GTA5_4.pth", weights_only=True)
     assert snapshot.keys() == DeeplabMulti(19, arch="mini").state_dict().keys()
 
     result = run_in(world, "train_ms", *flags, "--resume", "--lambda-pixel", "0", "--snapshot-dir", parts)
     one_line_error(result, "--lambda-pixel", "0.1", "parts")
+
+
+def test_sizes_of_views_that_cannot_be_are_one_line(world, run_main):
+    flags = ("--lambda-patch", "0.1", "--patch-size")
+    one_line_error(run_main("train_ms", *TRAINING, *flags, "32,20"), "--patch-size 32,20", "multiples of 8")
+    one_line_error(run_main("train_ms", *TRAINING, *flags, "64,32"), "--patch-size 64,32", "57,32")
 
 
 def test_a_crop_without_enough_cells_is_one_line(world, run_main):
@@ -278,3 +316,180 @@ def test_the_contrast_adds_at_most_a_tenth_to_the_count_of_a_step():
     args = stage_args("stage1", "bf16", checkpointing=False)
     without = 18.9e12  # see test_memory_and_flops_of_the_published_step
     assert 1.04 < count("stage1", Namespace(**vars(args) | {"lambda_pixel": 0.1})).flops / without < 1.10
+
+
+# Patch contrast
+
+
+@pytest.mark.parametrize("golden", PATCH, ids=["thousands", "few"])
+def test_patch_losses_and_gradients_are_those_of_the_released_code(golden, float64):
+    settings = golden["setting"]
+    images, _, *size = settings["embedding"]
+    bank = PatchBank()
+    for number, expected in enumerate(golden["steps"]):
+        raw = [
+            inputs.draw(f"pipa_e{v}_{number}", settings["embedding"]).double().requires_grad_()
+            for v in (1, 2)
+        ]
+        embeddings = [F.normalize(e) for e in raw]
+        logits = [
+            inputs.draw(f"pipa_l{v}_{number}", (images, settings["classes"], *size), settings["sharp"])
+            for v in (1, 2)
+        ]
+        confidence, classes = zip(*(z.double().softmax(1).max(1) for z in logits), strict=True)
+        chosen = [
+            inputs.draw(f"pipa_choice{number}_{v}", (classes[v].numel(),)).argsort()[: settings["selected"]]
+            for v in (0, 1)
+        ]
+        flat = [e.movedim(1, 3).flatten(0, 2) for e in embeddings]
+        bank.add(
+            torch.cat([e[c] for e, c in zip(flat, chosen, strict=True)]),
+            torch.cat([y.flatten()[c] for y, c in zip(classes, chosen, strict=True)]),
+        )
+        overlap, flip = settings["overlap"][number], settings["flip"][number]
+        corners = [[image[2 * v : 2 * v + 2] for image in overlap] for v in (0, 1)]
+
+        def cut(maps, corners=corners, flip=flip):
+            return [cut_overlap(m, c, f) for m, c, f in zip(maps, corners, flip, strict=True)]
+
+        e1, e2 = cut(embeddings)
+        y1, y2 = (y[:, 0] for y in cut([y[:, None] for y in classes]))
+        c1, c2 = (c[:, 0] for c in cut([c[:, None] for c in confidence]))
+        options = bank, settings["threshold"]
+        loss1, loss2 = (
+            patch_contrast(e1, e2, y1, c1, c2, *options),
+            patch_contrast(e2, e1, y2, c2, c1, *options),
+        )
+        (loss1 + loss2).backward()
+        assert len(e1) == expected["overlap_pixels"] and len(bank.classes) == expected["negatives"]
+        assert loss1.item() == pytest.approx(expected["loss1"], rel=1e-6)
+        assert loss2.item() == pytest.approx(expected["loss2"], rel=1e-6)
+        for e, name in zip(raw, ("grad_norm1", "grad_norm2"), strict=True):
+            assert e.grad.norm().item() == pytest.approx(expected[name], rel=1e-6)
+
+
+def ramp_pairs(tmp_path) -> PairDataset:
+    """Views of an image whose red and green tell the column and the row."""
+    rows, columns = np.mgrid[:128, :256].astype(np.uint8)
+    for name in ("a", "b"):
+        save_png(
+            tmp_path / "leftImg8bit" / "train" / name / f"{name}_0_0_leftImg8bit.png",
+            np.stack([columns, rows, 0 * rows], 2),
+        )
+    images = build_dataset("cityscapes", tmp_path, labelled_stream=False)
+    return PairDataset(images, (128, 256), (64, 96))
+
+
+def test_both_views_show_the_same_in_their_overlap(tmp_path, monkeypatch):
+    monkeypatch.setattr(pairs, "recolour", lambda view, rng: view)
+    monkeypatch.setattr(pairs, "SCALES", (1, 1))
+    dataset, flips, shared = ramp_pairs(tmp_path), set(), []
+    for seed in range(40):
+        sample = dataset.sample(0, np.random.default_rng(seed))
+        shown = []
+        for view, corners, flip in zip(sample["image"], sample["corners"], sample["mirrored"], strict=True):
+            assert view.shape == (64, 96, 3)
+            # A cell per 8 pixels, as in the network; mirrored cells are one pixel off.
+            cells = view[None, ::8, (7 if flip else 0) :: 8].permute(0, 3, 1, 2)
+            shown.append(cut_overlap(cells, [corners.tolist()], [bool(flip)]))
+        assert torch.equal(*shown), seed
+        flips.add(tuple(sample["mirrored"].tolist()))
+        shared.append(len(shown[0]))
+    assert len(flips) == 4
+    assert min(shared) >= 0.1 * 96 and max(shared) > 60 and len(set(shared)) > 10
+
+
+def test_a_pair_depends_only_on_its_draws_and_is_recoloured(tmp_path):
+    dataset = ramp_pairs(tmp_path)
+    torch.manual_seed(0)
+    one, drawn = dataset.sample(1, np.random.default_rng(5)), torch.rand(1)
+    torch.manual_seed(1)
+    two = dataset.sample(1, np.random.default_rng(5))
+    assert all(torch.equal(one[key], two[key]) for key in one)
+    torch.manual_seed(0)
+    assert torch.equal(torch.rand(1), drawn)
+    colours = [dataset.sample(1, np.random.default_rng(seed))["image"][..., 2] for seed in range(8)]
+    assert any(blue.any() for blue in colours) and not all(blue.any() for blue in colours)
+
+
+def test_the_patch_loss_trains_the_network(float64, one_thread):
+    trainer = build(1, *PATCHES, weight=0)
+    plain, (one, two) = copy.deepcopy(trainer), views(0)
+    losses = trainer.learn_from_views([one, two], last=True)
+    embeddings, logits = zip(
+        *(plain.segment(view.images, head="patch")[2:] for view in (one, two)), strict=True
+    )
+    confidence, classes = zip(*(z.softmax(1).max(1) for z in logits), strict=True)
+    bank = PatchBank()  # fewer cells than a view may add: it holds all of them
+    bank.add(
+        torch.cat([e.movedim(1, 3).flatten(0, 2) for e in embeddings]).detach(),
+        torch.cat([y.flatten() for y in classes]),
+    )
+
+    def cut(maps, view):
+        return cut_overlap(maps.view(3, -1, 9, 7), view.corners, view.mirrored)
+
+    e_1, e_2 = cut(embeddings[0], one), cut(embeddings[1], two)
+    (y_1, y_2), (c_1, c_2) = ((cut(x[0], one)[:, 0], cut(x[1], two)[:, 0]) for x in (classes, confidence))
+    loss = patch_contrast(e_1, e_2, y_1, c_1, c_2, bank) + patch_contrast(e_2, e_1, y_2, c_2, c_1, bank)
+    assert losses["patch"].item() == pytest.approx(loss.item(), rel=1e-9) and loss > 1
+    (0.1 * loss).backward()
+    assert plain.G.conv1.weight.grad.norm() > 0 and plain.heads["patch"].layers[0].weight.grad.norm() > 0
+    for (key, p), q in zip(plain.named_parameters(), trainer.parameters(), strict=True):
+        if p.grad is not None:
+            torch.testing.assert_close(q.grad, p.grad, rtol=1e-7, atol=1e-11, msg=key)
+
+
+def test_the_bank_holds_the_latest_steps_and_comes_back_from_its_state():
+    bank = PatchBank(steps=2)
+    for number, size in enumerate((3, 5, 2)):
+        bank.add(torch.full((size, 4), number), torch.full((size,), number))
+        assert bank.classes.tolist() == [
+            n for n, k in ((0, 3), (1, 5), (2, 2)) if number - 2 < n <= number for _ in range(k)
+        ]
+    again = PatchBank(steps=2)
+    again.load_state_dict(copy.deepcopy(bank.state_dict()))
+    for each in (bank, again):
+        each.add(torch.full((1, 4), 3), torch.full((1,), 3))
+        assert each.classes.tolist() == each.embeddings[:, 0].tolist() == [2, 2, 3]
+
+
+def test_the_banks_cells_are_those_of_lowest_rank_over_all_processes():
+    embeddings, classes = torch.randn(3, 4, 30, 40), torch.randint(9, (3, 1, 30, 40))
+    rank = torch.rand(3, 30, 40)  # for 3600 cells
+    drawn, drawn_classes = draw_cells(embeddings, classes, rank)
+    lowest = rank.flatten().argsort()[:1600]
+    assert torch.equal(drawn, embeddings.movedim(1, 3).reshape(-1, 4)[lowest])
+    assert torch.equal(drawn_classes, classes.flatten()[lowest])
+
+    class Unsummed(Processes):
+        def all_reduce_sum(self, tensor):
+            return tensor
+
+    parts = [Unsummed(rank=number, world_size=2) for number in range(2)]
+    found = [
+        draw_cells(
+            embeddings[p.shard(3).start : p.shard(3).stop],
+            classes[p.shard(3).start : p.shard(3).stop],
+            rank,
+            p,
+        )
+        for p in parts
+    ]
+    assert torch.equal(found[0][0] + found[1][0], drawn)
+    assert torch.equal(found[0][1] + found[1][1], drawn_classes)
+
+
+def test_dataparallel_splits_the_contrasted_batch(monkeypatch, one_thread):
+    def in_turn(module, images, device_ids):
+        parts = [module(part) for part in images.chunk(len(device_ids))]
+        return tuple(map(torch.cat, zip(*parts, strict=True)))
+
+    monkeypatch.setattr(torch.nn.parallel, "data_parallel", in_turn)
+    trainer = build(1, *PATCHES).eval()
+    for head in trainer.heads:
+        trainer.device_ids = [0]
+        alone = trainer.segment(batch(0)[0], head=head)
+        trainer.device_ids = [0, 1]
+        for one, two in zip(alone, trainer.segment(batch(0)[0], head=head), strict=True):
+            torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-4)

@@ -70,6 +70,12 @@ TRAINING = (
         "nothing starts there, --lambda-kl-target and --lambda-me-target are 0",
     ),
     Rule(
+        "lambda_patch",
+        lambda args, weight: weight > 0 and args.patch_start >= args.num_steps_stop,
+        "--patch-start {patch_start} is not reached in {num_steps_stop} iterations; give a lower one",
+    ),
+    Rule("patch_size patch_start", lambda args, _: not args.lambda_patch, "--lambda-patch is 0"),
+    Rule(
         "max_value",
         lambda args, _: not (args.class_balance or args.often_balance),
         "no class is raised to it without --class-balance or --often-balance",

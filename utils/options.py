@@ -16,6 +16,7 @@ import yaml
 from dataset import SOURCES, TARGETS, Adaptation, adapt, find_domain
 from dataset.domains import SWA_BATCH, SWA_BATCH_SYNTHIA
 from dataset.labels import Colors
+from dataset.pairs import SCALES as PAIR_SCALES
 from dataset.transforms import SCALES
 from dataset.yaml_file import load_yaml
 from model import fc_discriminator
@@ -161,6 +162,9 @@ def _add_training_flags(parser: OneLineParser) -> None:
 
     add = parser.group("contrast (PiPa, docs/methods.md)")
     add("--lambda-pixel", types.not_negative_float, 0.0, "of labelled pixels by class (published: 0.1)")
+    add("--lambda-patch", types.not_negative_float, 0.0, "of two views of target images (published: 0.1)")
+    add("--patch-size", types.size, "360,360", "size of the views, multiples of 8")
+    add("--patch-start", types.not_negative, 10000, "first iteration with views")
 
     add = parser.group("optimisation")
     add("--batch-size", types.positive, 16, "images per step and stream, over all GPUs and processes")
@@ -335,6 +339,8 @@ def _check_training(parser: OneLineParser, args: Namespace) -> None:
             f"--lambda-pixel contrasts classes of more than {VIEWS} cells, a crop has {cells}; enlarge "
             f"--crop-size {format_size(args.crop_size)}"
         )
+    if args.lambda_patch:
+        _check_patches(parser, args)
     largest = getattr(args, "label_scales", SCALES)[1]
     images = {
         f"--input-size, scaled by at most {largest}": [largest * side for side in args.input_size],
@@ -346,6 +352,19 @@ def _check_training(parser: OneLineParser, args: Namespace) -> None:
                 f"--crop-size {format_size(args.crop_size)} is larger than the image, {width:g},{height:g} "
                 f"({flag}); reduce the crop or enlarge the image"
             )
+
+
+def _check_patches(parser: OneLineParser, args: Namespace) -> None:
+    """Refuse sizes of the views that do not fit the network's cells or the images."""
+    size = f"--patch-size {format_size(args.patch_size)}"
+    if any(side % STRIDE for side in args.patch_size):
+        parser.error(f"{size}: cells are {STRIDE} pixels apart; give multiples of {STRIDE}")
+    smallest = [int(PAIR_SCALES[0] * side) for side in args.input_size_target]
+    if any(side > most for side, most in zip(args.patch_size, smallest, strict=True)):
+        parser.error(
+            f"{size} is larger than the smallest image, {format_size(smallest)} ({PAIR_SCALES[0]:g} times "
+            "--input-size-target); reduce it"
+        )
 
 
 def _check_self_training(parser: OneLineParser, args: Namespace) -> None:
@@ -492,7 +511,7 @@ def spelled_options(args: Namespace) -> dict:
     """The training flags by name, as written on a command line."""
 
     def spell(name: str, value: object) -> object:
-        if name.startswith(("input_size", "crop_size")):
+        if name.startswith(("input_size", "crop_size", "patch_size")):
             return format_size(value)
         return str(value) if isinstance(value, Path) else value
 
