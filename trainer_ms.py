@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from model.deeplab_multi import DeeplabMulti
+from model import build_network
 from model.projection import PatchHead, PixelHead, Projected
 from utils.adversaries import ADVERSARIES
 from utils.contrast import ANCHORS, BANK, PatchBank, View, contrast_cells, contrast_views, uniform_draws
@@ -31,6 +31,7 @@ from utils.losses import (
     weight_discrepancy,
 )
 from utils.optim import build_optimizer, keep_layout, set_rate
+from utils.options import network_options
 from utils.schedule import cosine, poly, warmup_poly
 
 ADAM_BETAS = (0.9, 0.99)  # of the discriminators
@@ -56,9 +57,7 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
     def __init__(self, args: Namespace):
         super().__init__()
         self.args = args
-        self.G = DeeplabMulti(
-            args.num_classes, args.use_se, args.train_bn, args.norm_style, args.droprate, args.arch
-        )
+        self.G = build_network(**network_options(vars(args)))
         self.G.checkpointing = args.checkpointing
         self.adversary = ADVERSARIES[args.adversarial](args)
         self.D1, self.D2 = self.adversary.discriminators()

@@ -27,7 +27,7 @@ from dataset.robotcar import ROBOTCAR_COLORS
 from dataset.sampling import batches, sharded_positions
 from dataset.survey import check_pair
 from dataset.transforms import Size, stretched
-from model.deeplab_multi import DeeplabMulti
+from model import TwoClassifiers, build_network
 from model.weights import count_classes, load_weights
 from utils import flag_types
 from utils.atomic import resolve_path
@@ -252,7 +252,7 @@ def log_stretched(data: SegmentationDataset, size: Size, flag: str) -> None:
 
 def restore_network(
     args: Namespace, device: torch.device, processes: Processes = SINGLE_PROCESS
-) -> DeeplabMulti | InPrecision:
+) -> TwoClassifiers | InPrecision:
     """The network of `--restore-from`, built by the `opts.yaml` beside it, in evaluation mode on the device.
 
     `args.precision` is set to the precision in effect; None leaves torch's settings as they are.
@@ -265,7 +265,7 @@ def restore_network(
         raise UserError(
             f"--num-classes {args.num_classes}: {snapshot} has {options['num_classes']} classes; give that"
         )
-    network = DeeplabMulti(**network_options(options))
+    network = build_network(**network_options(options))
     load_weights(network, str(snapshot))
     network = network.to(device, memory_format=torch.channels_last).eval()
     if args.precision:

@@ -22,7 +22,7 @@ from engine.run_log import TrainingLog, log_to_terminal
 from engine.snapshots import PICTURES, record_start
 from engine.training_data import TrainingData
 from engine.validation import Validation
-from model.weights import load_weights
+from model.weights import has_imagenet_weights, load_weights
 from utils.atomic import lock_folder, remove_partial_files, resolve_path
 from utils.device import PRECISIONS, choose_device, default_workers, has_bf16, set_precision
 from utils.distributed import Processes, init_distributed, shutdown
@@ -124,7 +124,7 @@ def read_state(args: Namespace) -> dict | None:
     state = load_state(args.snapshot_dir) if args.resume else None
     if args.resume and not state:
         log.info("--resume: nothing saved in %s: starts from iteration 0.", args.snapshot_dir)
-    if not state and args.restore_from == "imagenet" and args.arch != "resnet101":
+    if not state and args.restore_from == "imagenet" and not has_imagenet_weights(args.arch):
         raise UserError(
             f"--arch {args.arch} has no ImageNet weights; give --restore-from none, or a snapshot of such a "
             "network"

@@ -152,7 +152,43 @@ class Classifier(nn.Module):
         return (self.head(x), x) if hidden else self.head(x)
 
 
-class DeeplabMulti(nn.Module):
+class TwoClassifiers(nn.Module):
+    """A backbone with an auxiliary classifier on its last stage but one and a primary one on the last two.
+
+    A subclass has `stages`, which returns their maps.
+    """
+
+    checkpointing = False
+    repeats_updates = decays_all = True  # of its optimisers (utils/optim.py)
+
+    def add_classifiers(self, stage3: int, stage4: int, *options: object) -> None:
+        """Build both for stages of so many channels; `options` of `Classifier`."""
+        self.layer5 = Classifier(stage3, *options)
+        self.layer6 = Classifier(stage4 + stage3, *options)
+
+    def backbone_parameters(self) -> dict[str, nn.Parameter]:
+        """The parameters outside the classifiers, by name."""
+        return {k: p for k, p in self.named_parameters() if not k.startswith(CLASSIFIERS)}
+
+    def classifier_parameters(self) -> dict[str, nn.Parameter]:
+        """The parameters of the two classifiers, by name."""
+        return {k: p for k, p in self.named_parameters() if k.startswith(CLASSIFIERS)}
+
+    def forward(self, x: Tensor, features: str | None = None) -> tuple[Tensor, ...]:
+        """Images (N, 3, H, W), BGR minus mean -> auxiliary and primary logits (N, num_classes, H/8, W/8).
+
+        With `features` also a map of the primary classifier: its "input", stage 4 and behind it stage 3
+        (N, 3072, H/8, W/8), or "hidden", the one before dropout and classes (N, 512, H/8, W/8).
+        """
+        stage3, stage4 = self.stages(x)
+        joined = torch.cat((stage4, stage3), 1)
+        if features == "hidden":
+            return self.layer5(stage3), *self.layer6(joined, hidden=True)
+        logits = self.layer5(stage3), self.layer6(joined)
+        return (*logits, joined) if features == "input" else logits
+
+
+class DeeplabMulti(TwoClassifiers):
     """ResNet backbone at stride 8 with a classifier on stage 3 and one on stages 4 and 3 concatenated.
 
     `layer5` is the auxiliary classifier, `layer6` the primary one. The affine parameters of the backbone's
@@ -160,9 +196,6 @@ class DeeplabMulti(nn.Module):
     With `checkpointing`, each residual block is recomputed in the backward pass from its input: less
     memory, a third more computation in the backbone, the same result.
     """
-
-    checkpointing = False
-    repeats_updates = decays_all = True  # of its optimisers (utils/optim.py)
 
     def __init__(
         self,
@@ -188,9 +221,7 @@ class DeeplabMulti(nn.Module):
         self.layer4 = self._stage(planes[3], sizes.blocks[3], dilation=4)
         stage3, stage4 = (p * CaffeBottleneck.expansion for p in planes[2:])
         self._init_backbone(train_bn)
-        options = (num_classes, use_se, norm_style, droprate, sizes)
-        self.layer5 = Classifier(stage3, *options)
-        self.layer6 = Classifier(stage4 + stage3, *options)
+        self.add_classifiers(stage3, stage4, num_classes, use_se, norm_style, droprate, sizes)
 
     def _stage(self, planes: int, blocks: int, stride: int = 1, dilation: int = 1) -> nn.Sequential:
         stage = []
@@ -207,29 +238,12 @@ class DeeplabMulti(nn.Module):
             elif isinstance(module, nn.BatchNorm2d):
                 module.requires_grad_(train_bn)
 
-    def backbone_parameters(self) -> dict[str, nn.Parameter]:
-        """The parameters outside the classifiers, by name."""
-        return {k: p for k, p in self.named_parameters() if not k.startswith(CLASSIFIERS)}
-
-    def classifier_parameters(self) -> dict[str, nn.Parameter]:
-        """The parameters of the two classifiers, by name."""
-        return {k: p for k, p in self.named_parameters() if k.startswith(CLASSIFIERS)}
-
-    def forward(self, x: Tensor, features: str | None = None) -> tuple[Tensor, ...]:
-        """Images (N, 3, H, W), BGR minus mean -> auxiliary and primary logits (N, num_classes, H/8, W/8).
-
-        With `features` also a map of the primary classifier: its "input", stage 4 and behind it stage 3
-        (N, 3072, H/8, W/8), or "hidden", the one before dropout and classes (N, 512, H/8, W/8).
-        """
+    def stages(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (N, 3, H, W), BGR minus mean -> maps (N, 1024, H/8, W/8) and (N, 2048, H/8, W/8)."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         for stage in (self.layer1, self.layer2, self.layer3):
             x = self._run(stage, x)
-        stage4 = self._run(self.layer4, x)
-        joined = torch.cat((stage4, x), 1)
-        if features == "hidden":
-            return self.layer5(x), *self.layer6(joined, hidden=True)
-        logits = self.layer5(x), self.layer6(joined)
-        return (*logits, joined) if features == "input" else logits
+        return x, self._run(self.layer4, x)
 
     def _run(self, stage: nn.Sequential, x: Tensor) -> Tensor:
         if not (self.checkpointing and torch.is_grad_enabled()):

@@ -17,7 +17,8 @@ from urllib.parse import unquote, urlsplit
 import torch
 from torch import Tensor
 
-from model.deeplab_multi import CLASSIFIERS, DeeplabMulti
+from model.deeplab_multi import ARCHS, CLASSIFIERS, TwoClassifiers
+from model.timm_backbone import TimmNetwork, make_plan
 
 PIXEL_MAX = 255
 FIRST_KEY = "conv1.weight"  # of the first convolution
@@ -41,11 +42,17 @@ class WeightsError(Exception):
     """Weights that cannot be used; one line that names the file and says what to do."""
 
 
-def load_weights(network: DeeplabMulti, source: str, restore_classifiers: bool = True) -> None:
+def has_imagenet_weights(arch: str) -> bool:
+    """Whether there are pretrained weights to start a network from."""
+    return arch == "resnet101" or arch not in ARCHS and make_plan(arch).url is not None
+
+
+def load_weights(network: TwoClassifiers, source: str, restore_classifiers: bool = True) -> None:
     """Load initial weights into `network`, all of them or none.
 
     Args:
-        source: a file, a URL, `imagenet` (torchvision's ResNet-101, converted) or `none`.
+        source: a file, a URL, `imagenet` (torchvision's ResNet-101, converted; a timm backbone's own) or
+            `none`.
         restore_classifiers: False leaves the classifiers as they were initialised.
 
     Raises:
@@ -54,8 +61,12 @@ def load_weights(network: DeeplabMulti, source: str, restore_classifiers: bool =
     if source == "none":
         log.info("Starting from random weights.")
         return
+    if isinstance(network, TimmNetwork) and source == "imagenet":
+        return load_timm(network, source, None)
     (state, prefixes), expected = without_prefixes(fetch(source)), network.state_dict()
     has_primary = any(key.startswith("layer6.") for key in state)  # which a Caffe-style backbone lacks
+    if isinstance(network, TimmNetwork) and not has_primary:
+        return load_timm(network, source, state)
     if prefixes - WRAPPERS and not has_primary:
         what = "a Caffe-style backbone"
     elif "fc.weight" in state:
@@ -70,6 +81,20 @@ def load_weights(network: DeeplabMulti, source: str, restore_classifiers: bool =
         state[FIRST_KEY] = to_bgr_in_0_to_255(state[FIRST_KEY])
     network.load_state_dict(state, strict=False)  # `check_weights` made sure that nothing is missing
     log.info("Starting from %s (%s).", source, what)
+
+
+def load_timm(network: TimmNetwork, source: str, state: StateDict | None) -> None:
+    """Load timm's own weights: those of a file, or None: those that timm downloads or has in its cache."""
+    plan = network.plan
+    try:
+        network.load_pretrained(state)
+    except Exception as error:  # timm and its downloads fail in many ways
+        reason = " ".join(str(error).split())[:LONGEST_REASON]
+        advice = f"name a file with the weights of timm's {plan.name}"
+        if state is None:
+            advice = f"download {plan.url} elsewhere and pass the file"
+        raise WeightsError(f"--restore-from {source}: cannot be loaded ({reason}); {advice}") from error
+    log.info("Starting from %s (%s of timm).", source, plan.name)
 
 
 def backbone_modules(state: StateDict) -> tuple[str, ...]:
@@ -162,6 +187,10 @@ def load_tensors(path: Path) -> object:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # whatever makes the file unusable raises an error
+            if path.suffix == ".safetensors":
+                from safetensors.torch import load_file  # timm brings it
+
+                return load_file(path)
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged and hostile files fail in many ways
         reason = _first_line(error) or "it is empty"

@@ -13,6 +13,8 @@ from typing import Any
 
 from dataset import SOURCES, TARGETS
 from dataset.domains import BUILT_IN
+from model.deeplab_multi import ARCHS
+from model.timm_backbone import PREFIX, ArchError, make_plan
 from utils.errors import UserError, exit_with_error
 
 PUBLISHED_WEIGHTS = "1:0.5"  # of the primary and the auxiliary classifier
@@ -146,6 +148,20 @@ def _domain(names: tuple[str, ...]) -> Callable[[str], str]:
 
 
 source, target, any_domain = _domain(SOURCES), _domain(TARGETS), _domain(tuple(BUILT_IN))
+
+
+@shown_as("ARCH")
+def arch(name: str) -> str:
+    """A size of the published network, or a backbone of timm that can be used."""
+    if name in ARCHS:
+        return name
+    if not name.startswith(PREFIX):
+        raise argparse.ArgumentTypeError(f"{name!r} is neither {' nor '.join(ARCHS)} nor {PREFIX}NAME")
+    try:
+        make_plan(name)
+    except ArchError as error:
+        raise argparse.ArgumentTypeError(f"{text(name)!r} {error}") from error
+    return name
 
 
 @shown_as("W:W,W:W")

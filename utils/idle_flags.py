@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from dataset import NO_THRESHOLD
+from model.deeplab_multi import ARCHS
+from model.timm_backbone import make_plan
 from utils.adversaries import ADVERSARIES
 
 TARGET_LOSSES = (
@@ -110,6 +112,11 @@ TRAINING = (
         "not_restore_last",
         lambda args, _: args.restore_from in ("imagenet", "none"),
         "--restore-from {restore_from} has no classifiers",
+    ),
+    Rule(
+        "train_bn",
+        lambda args, _: args.arch not in ARCHS and not make_plan(args.arch).batch_norm,
+        "{arch} has no batch normalisation",
     ),
     Rule("sync_bn", lambda *_: _single_process(), "there is one process; start one per GPU with torchrun"),
     Rule("divergence", lambda args, _: args.conventional, "--conventional does not rectify the loss"),

@@ -21,6 +21,7 @@ from dataset.transforms import SCALES
 from dataset.yaml_file import load_yaml
 from model import fc_discriminator
 from model.deeplab_multi import ARCHS, GROUPS, NORM_STYLES, STRIDE
+from model.timm_backbone import make_plan
 from utils import flag_types as types
 from utils.adversaries import ADVERSARIES
 from utils.atomic import atomic_write
@@ -101,7 +102,8 @@ def stage2_args(argv: list[str] | None = None) -> Namespace:
 def _add_network_flags(parser: OneLineParser) -> None:
     add = parser.group("network")
     add("--model", ["DeepLab"], "DeepLab", "family of the network")
-    add("--arch", ARCHS, "resnet101", "size of the network; mini is the demo's")
+    add("--arch", types.arch, "resnet101", "resnet101 (published), mini (the demo's) or a "
+        "backbone of timm such as timm/convnext_tiny (docs/use.md)")
     add("--num-classes", types.integer(1, 255), None, "number of classes (default: the source's)")
     add("--norm-style", NORM_STYLES, "bn", "normalisation in the classifiers")
     add("--use-se", boolean, False, "squeeze and excitation in the classifiers")
@@ -110,7 +112,8 @@ def _add_network_flags(parser: OneLineParser) -> None:
     add("--is-training", boolean, True, "update the backbone's BN statistics while training")
     add("--sync_bn", boolean, False, "batch statistics of all GPUs; needs torchrun with one GPU per process")
     add("--restore-from --restore", types.text, "imagenet",
-        "initial weights: a file, a URL, imagenet (torchvision's, converted) or none", metavar="SOURCE")
+        "initial weights: a file, a URL, imagenet (torchvision's, converted; timm's own) or none",
+        metavar="SOURCE")
     add("--not-restore-last", boolean, False, "initialise the classifiers at random")
 
 
@@ -169,7 +172,8 @@ def _add_training_flags(parser: OneLineParser) -> None:
     add = parser.group("optimisation")
     add("--batch-size", types.positive, 16, "images per step and stream, over all GPUs and processes")
     add("--iter-size", types.positive, 1, "batches per update (gradient accumulation)")
-    add("--optimizer", OPTIMIZERS, "sgd", "of the network; each has its own default rate, decay and warm-up")
+    add("--optimizer", OPTIMIZERS, None, "of the network; each has its own default rate, decay and warm-up "
+        "(default: sgd; adamw for backbones of timm without batch normalisation)")
     add("--learning-rate", types.positive_float, None,
         "of the backbone; 10 times that for the classifiers (default: 2.5e-4; adamw: 6e-5)")
     add("--learning-rate-D", types.positive_float, 1e-4, "of the discriminators")
@@ -290,7 +294,9 @@ def add_prediction_flags(parser: OneLineParser, batchsize: int, split: str) -> N
 
 
 def _fill_in(args: Namespace, pair: Adaptation, **defaults: object) -> None:
-    """Give the flags that are still None the defaults that follow from the pair of domains."""
+    """Give the flags that are still None the defaults that follow from the domains and other flags."""
+    if args.optimizer is None:
+        args.optimizer = "sgd" if args.arch in ARCHS or make_plan(args.arch).batch_norm else "adamw"
     defaults |= dict(
         num_classes=len(pair.colors),
         data_dir_target=pair.target.root,
@@ -327,12 +333,21 @@ def _check_training(parser: OneLineParser, args: Namespace) -> None:
         parser.error("--compile already decides what to recompute; leave out --checkpointing")
     if args.ignore_label < args.num_classes:
         parser.error(f"--ignore-label {args.ignore_label} is one of the {args.num_classes} classes")
-    if args.norm_style == "gn" and any(c % GROUPS for c in ARCHS[args.arch][2:]):
+    plan = None if args.arch in ARCHS else make_plan(args.arch)
+    if plan and args.sync_bn:
+        parser.error("--sync_bn does not know the batch normalisation of timm; leave it out")
+    if plan and args.checkpointing and not plan.checkpointing:
+        parser.error(
+            f"--checkpointing: {args.arch} cannot be recomputed, or would count its batch statistics twice; "
+            "leave it out"
+        )
+    sizes, stride = (plan.sizes, min(plan.strides)) if plan else (ARCHS[args.arch], STRIDE)
+    if args.norm_style == "gn" and any(c % GROUPS for c in sizes[2:]):
         parser.error(f"--norm-style gn needs channels in groups of {GROUPS}; choose another --arch")
-    if args.norm_style == "in" and max(args.crop_size) <= STRIDE:
+    if args.norm_style == "in" and max(args.crop_size) <= stride:
         parser.error(
             f"--crop-size {format_size(args.crop_size)}: --norm-style in needs a crop of more than "
-            f"{STRIDE} pixels, one cell of the logits"
+            f"{stride} pixels, one cell of the logits"
         )
     if args.lambda_pixel and (cells := math.prod(side // STRIDE + 1 for side in args.crop_size)) <= VIEWS:
         parser.error(
