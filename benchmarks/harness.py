@@ -86,6 +86,7 @@ def parser(description: str) -> argparse.ArgumentParser:
 
 def write_json(path: Path | None, found: object) -> None:
     if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(found, indent=1) + "\n")
 
 
@@ -94,6 +95,11 @@ FUSED_SGD = "_fused_sgd_"
 if not torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{FUSED_SGD}", "Meta"):
     _kernels = torch.library.Library("aten", "IMPL")
     _kernels.impl(FUSED_SGD, lambda *_, **__: None, "Meta")
+# torch counts the attention of GPUs only.
+_ATTENTION = "_scaled_dot_product_flash_attention"
+for _end in ("", "_backward"):
+    _counted = flop_registry[getattr(torch.ops.aten, _ATTENTION + _end)]
+    flop_registry[getattr(torch.ops.aten, f"{_ATTENTION}_for_cpu{_end}")] = _counted
 OVERWRITES = ("copy_", "fill_", "zero_", "normal_", "uniform_", "bernoulli_")  # write without reading
 
 

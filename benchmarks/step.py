@@ -3,21 +3,24 @@
     python benchmarks/step.py                                  # bf16 on a GPU, fp32 on a CPU
     python benchmarks/step.py --precision bf16 --checkpointing
     python benchmarks/step.py --memory                         # memory and FLOPs by arithmetic, anywhere
+    python benchmarks/step.py --arch timm/pvt_v2_b2            # the same of Stage I with another backbone
 
 On a CUDA GPU with the README's settings, on a CPU with the same network at a smaller crop, which is printed.
 Batches are ready in (pinned) memory, since reading them is measured by data_path.py. Ours and the baseline
 take turns; times are medians.
 """
 
+import copy
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterable
 from itertools import product
 from pathlib import Path
+from statistics import median
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -26,6 +29,7 @@ import trainer_ms_variance
 from benchmarks import harness
 from benchmarks.baseline import BaselineTrainer, float_batch
 from benchmarks.harness import BASELINE, GB, OURS, Meter
+from model.timm_backbone import PREFIX
 from utils.device import PRECISIONS, set_precision, to_device
 from utils.flag_types import format_size
 from utils.options import stage1_args, stage2_args
@@ -137,10 +141,19 @@ def compare_losses(stage: str, args: Namespace, device: torch.device) -> float:
 
 
 def count(stage: str, args: Namespace, way: str = OURS) -> Meter:
-    """FLOPs and peak bytes of a step by arithmetic; `states`: bytes of weights and optimisers."""
+    """FLOPs and peak bytes of a step by arithmetic; `states`: bytes of weights and optimisers.
+
+    `parameters`: number of those of the segmentation network.
+    """
     meter = Meter()
-    with FakeTensorMode(allow_non_fake_inputs=True), meter:
-        trainer = build(way, stage, args)
+    # timm's constructors read numbers out of tensors, which fake ones do not have.
+    real = build(way, stage, args) if args.arch.startswith(PREFIX) else None
+    with FakeTensorMode(allow_non_fake_inputs=True) as fake, meter:
+        if real:
+            with FakeCopyMode(fake):
+                trainer = copy.deepcopy(real)
+        else:
+            trainer = build(way, stage, args)
         if PRECISIONS[args.precision] and way == OURS:
             _normalise_as_cuda(trainer.G)
         size = (args.batch_size, *args.crop_size)
@@ -155,6 +168,7 @@ def count(stage: str, args: Namespace, way: str = OURS) -> Meter:
             else:
                 _count_baseline(trainer, images, labels)
         meter.states = state_size(trainer)
+    meter.parameters = sum(p.numel() for p in trainer.G.parameters())
     return meter
 
 
@@ -174,14 +188,14 @@ def _count_baseline(trainer: BaselineTrainer, images: Tensor, labels: Tensor) ->
 
 
 def _normalise_as_cuda(network: nn.Module) -> None:
-    """CUDA's autocast runs group normalisation in fp32; the CPU's, which is counted here, does not."""
+    """CUDA's autocast normalises groups and layers in fp32; the CPU's, which is counted here, does not."""
     for module in network.modules():
-        if isinstance(module, nn.GroupNorm):
+        if isinstance(module, nn.GroupNorm | nn.LayerNorm):
             module.register_forward_pre_hook(lambda _, inputs: inputs[0].float())
 
 
 def state_size(trainer: nn.Module) -> int:
-    """Bytes of parameters, gradients, SGD's momentum and Adam's two averages."""
+    """Bytes of parameters, gradients, SGD's momentum and the two averages of Adam and AdamW."""
 
     def size(parameters: Iterable[Tensor]) -> int:
         return sum(p.numel() * p.element_size() for p in parameters)
@@ -189,7 +203,8 @@ def state_size(trainer: nn.Module) -> int:
     trained = size(p for p in trainer.G.parameters() if p.requires_grad)
     discriminators = size([*trainer.D1.parameters(), *trainer.D2.parameters()])
     adam = 2 * discriminators if trainer.args.lambda_adv_target1 > 0 else 0
-    return size(trainer.G.parameters()) + discriminators + 2 * trained + adam
+    moments = 1 if trainer.args.optimizer == "sgd" else 2
+    return size(trainer.G.parameters()) + discriminators + (1 + moments) * trained + adam
 
 
 def memory_table() -> list[dict]:
@@ -205,6 +220,21 @@ def memory_table() -> list[dict]:
         rows.append(row)
     harness.print_table(tuple(rows[0]), *(tuple(row.values()) for row in rows))
     return rows
+
+
+def cost(arch: str, precision: str, crop: str | None, rounds: int) -> dict[str, float]:
+    """What Stage I's step costs with a network, by arithmetic; its median time of some rounds, if any."""
+    args = stage_args("stage1", precision, checkpointing=False, arch=arch, crop=crop)
+    meter = count("stage1", args)
+    found = dict(parameters=meter.parameters / 1e6, tflop=meter.flops / TERA, peak_gb=meter.peak / GB)
+    if rounds:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        run = runner(OURS, "stage1", args, device)
+        run()  # kernel search, optimiser states
+        runs = harness.take_turns({OURS: run}, device, rounds)[OURS]
+        found["ms"] = 1000 * median(run.seconds for run in runs)
+    harness.print_table(("", *found), (arch, *found.values()))
+    return found
 
 
 def compare_steps(
@@ -246,10 +276,15 @@ def main() -> None:
     flags.add_argument("--checkpointing", action="store_true")
     flags.add_argument("--compile", action="store_true")
     flags.add_argument("--memory", action="store_true", help="memory and FLOPs by arithmetic")
+    flags.add_argument("--arch", help="those of Stage I with this network")
+    flags.add_argument("--crop", metavar="W,H", help="its crop (default: the README's)")
+    flags.add_argument("--rounds", type=int, default=0, help="steps to time with it (default: none)")
     options = flags.parse_args()
     on_gpu = torch.cuda.is_available()
     if options.memory:
         found = memory_table()
+    elif options.arch:
+        found = dict(cost=cost(options.arch, options.precision or "bf16", options.crop, options.rounds))
     else:
         found = []
         for stage in STAGES:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dataset import adapt, find_domain
 from experiments.runner import Job
-from experiments.tables import WEIGHTS, Averaged, Cell, Network, SelfTrained, Stage1
+from experiments.tables import COST, WEIGHTS, Averaged, Cell, Network, SelfTrained, Stage1, arch_suffix
 
 BENCHMARKS = {  # source and target
     "gta5": ("gta5", "cityscapes"),
@@ -72,6 +72,7 @@ RATE1 = "--batch-size 2 --learning-rate 1e-3"
 THRESHOLD = 0.9
 STAGE2 = f"{NO_TARGET} --batch-size 2 --learning-rate 2e-5 --train_bn"
 SELF_TRAINING_RATE = "1e-4"
+ADAMW_RATES = {"start": "5e-4", "stage1": "1e-4", "stage2": "1e-5"}
 DEMO = Plan(train_images=160, val_images=60, start=450, stage1=160, stage2=120, log_every=10)
 FULL = Plan(train_images=240, val_images=60, start=650, stage1=280, stage2=200, log_every=10)
 QUICK = Plan(train_images=16, val_images=4, start=24, stage1=6, stage2=6, log_every=2)
@@ -105,6 +106,9 @@ class Recipe:
     prediction: dict[str, str]
     averages: dict[str, str]  # flags of a training that collects an average, by its kind
     self_training: dict[str, str]  # of self_train.py
+    adamw: dict[str, str]  # of trainings with a backbone of timm, by kind
+    cost: str  # flags of the measurement of a step
+    arch: str  # the network of the other flags
     start: dict[str, str] | None = None  # training that replaces ImageNet's weights; None: those weights
     plan: Plan | None = None  # synthetic data to draw; None: the data sets in ./data
 
@@ -127,6 +131,12 @@ def published_recipe() -> Recipe:
         prediction=dict.fromkeys(BENCHMARKS, ""),
         averages=PUBLISHED_AVERAGES,
         self_training=dict.fromkeys(BENCHMARKS, ""),
+        adamw={
+            "stage1": "--optimizer adamw --learning-rate 6e-5",
+            "stage2": "--optimizer adamw --learning-rate 3e-5",
+        },
+        cost="--rounds 10",
+        arch="resnet101",
     )
 
 
@@ -153,6 +163,9 @@ def synthetic_recipe(name: str = "synthetic") -> Recipe:
         prediction={name: f"--input-size {size.target}" for name, size in sizes.items()},
         averages=synthetic_averages(plan),
         self_training={name: synthetic_rounds(size, plan) for name, size in sizes.items()},
+        adamw={kind: f"--optimizer adamw --learning-rate {rate}" for kind, rate in ADAMW_RATES.items()},
+        cost=f"--precision fp32 --crop {SIZES.crop} --rounds 5",
+        arch="mini",
         start={name: f"{flags} {START} {start}" for name, flags in source.items()},
         plan=plan,
     )
@@ -195,6 +208,12 @@ class Planner:
         network = self.resolve(cell.network)
         if isinstance(network, SelfTrained):
             return self._self_train(network)
+        if cell.measure[0] == COST:
+            arch = network.arch or self.recipe.arch
+            folder, result = f"cost/{arch.replace('/', '-')}", "step.json"
+            save = self.home / folder / result
+            command = f"benchmarks/step.py --arch {arch} {self.recipe.cost} --json {_quote(save)}"
+            return self._job(folder, result, command)
         flags = f"--uncertainty {cell.uncertainty}"
         if isinstance(network, Stage1):  # one evaluation serves every row of MRNet's table 1
             flags += f" --weights {','.join(WEIGHTS)}"
@@ -212,8 +231,11 @@ class Planner:
             flags = f"{recipe.stage1[benchmark]} {losses} {terms}"
             start = "imagenet"
             if recipe.start:
-                start = self._train("start", benchmark, f"{benchmark}-start", "none", recipe.start[benchmark])
-            return self._train("stage1", benchmark, name, start, flags, average=average)
+                first = f"{benchmark}-start{arch_suffix(network)}"
+                start = self._train(
+                    "start", benchmark, first, "none", recipe.start[benchmark], arch=network.arch
+                )
+            return self._train("stage1", benchmark, name, start, flags, average=average, arch=network.arch)
         chosen = f"--threshold {network.threshold:g}"
         if network.portion:
             chosen = f"--portion {network.portion:g}"
@@ -225,8 +247,12 @@ class Planner:
         flags += " --conventional" if network.conventional else f" --divergence {network.divergence}"
         flags += f" {FROM_THE_START}" if network.memory else ""
         averaged = isinstance(network.teacher, Averaged)
-        start = self.train(network.teacher if averaged else self.resolve(Stage1(benchmark)))
-        return self._train("stage2", benchmark, name, start, flags, labels, average=average)
+        start = self.train(
+            network.teacher if averaged else self.resolve(Stage1(benchmark, arch=network.arch))
+        )
+        return self._train(
+            "stage2", benchmark, name, start, flags, labels, average=average, arch=network.arch
+        )
 
     def _self_train(self, network: SelfTrained) -> Job:
         """The evaluation after the last round; the script skips the rounds before, which are finished."""
@@ -257,9 +283,12 @@ class Planner:
         flags: str,
         *needs: Job,
         average: Averaged | None = None,
+        arch: str | None = None,
     ) -> Job:
         """A training that starts from another's snapshot or from named weights."""
         folder = f"snapshots/{name}"
+        if arch:
+            flags += f" --arch {arch} {self.recipe.adamw[kind]}"
         if average:
             flags += f" {self.recipe.averages[kind]}{average.flags}"
         if isinstance(start, Job):

@@ -19,11 +19,25 @@ CLASS_COUNTS = {"gta5": "19 classes", "synthia": "16 classes (mIoU*: 13)", "robo
 WEIGHTS = ("1:0.5", "1:0", "0:1", "1:1")  # primary:auxiliary; the first applies in all other tables
 MIOU = ("means", "mIoU")  # keys in metrics.json
 GAP = ("uncertainty_gap",)
+COST = "cost"  # first key of what benchmarks/step.py measures
+BACKBONES = {  # a small model of each family
+    "mini": None,
+    "ResNet": "timm/test_resnet",
+    "ConvNeXt": "timm/test_convnext",
+    "Swin": "timm/swin_tiny_patch4_window7_224",
+    "ViT": "timm/test_vit",
+    "PVT": "timm/pvt_v2_b0",
+}
 
 
 def _pixel(network: "Stage1 | Stage2") -> str:
     """The end of its name."""
     return f"-pixel{network.pixel:g}" if network.pixel else ""
+
+
+def arch_suffix(network: "Stage1") -> str:
+    """The end of the names of its trainings."""
+    return f"-{network.arch.replace('/', '-')}" if network.arch else ""
 
 
 @dataclass(frozen=True)
@@ -35,12 +49,13 @@ class Stage1:
     memory: float | None = None  # lambda_kl, the weight of memory regularization
     adversary: str = ""  # a name in `recipes.ADVERSARIES`; empty: MRNet's
     pixel: float = 0.0  # lambda_pixel, the weight of PiPa's pixel contrast
+    arch: str | None = None  # a backbone of timm; None: the recipe's network
 
     @property
     def name(self) -> str:
         """Folder name of a network without None."""
         losses = (self.adversary or "adversarial") if self.adversarial else "source"
-        return f"{self.benchmark}-{losses}-kl{self.memory:g}{_pixel(self)}"
+        return f"{self.benchmark}-{losses}-kl{self.memory:g}{_pixel(self)}{arch_suffix(self)}"
 
 
 SOURCE_ONLY = Stage1(adversarial=False, memory=0)
@@ -67,6 +82,10 @@ class Stage2:
         return f"{self.teacher.name}-{loss}-{self.labels}-drop{self.drop:g}-kl{self.memory:g}{_pixel(self)}"
 
     @property
+    def arch(self) -> str | None:
+        return self.teacher.arch
+
+    @property
     def labels(self) -> str:
         """How its pseudo labels are chosen, in names."""
         return f"p{self.portion:g}" if self.portion else f"t{self.threshold:g}"
@@ -83,6 +102,10 @@ class Averaged:
     @property
     def benchmark(self) -> str:
         return self.network.benchmark
+
+    @property
+    def arch(self) -> str | None:
+        return self.network.arch
 
     @property
     def flags(self) -> str:
@@ -367,6 +390,22 @@ _TABLES = (
         *ADVERSARY_ROWS,
         ("CLAN without weight discrepancy", Stage1(memory=0, adversary="clan-no-weight")),
         ("CLAN without disagreement map", Stage1(memory=0, adversary="clan-no-map")),
+    ),
+    make_table(
+        "backbones",
+        "Backbones of timm",
+        "small models of timm from random weights, trained with AdamW, beside the recipe's own network",
+        *(
+            (
+                title,
+                *(Cell(Stage1(arch=arch), (COST, key)) for key in ("parameters", "ms", "peak_gb")),
+                Stage1(adversarial=False, memory=0, arch=arch),
+                Stage1(arch=arch),
+                Stage2(teacher=Stage1(arch=arch)),
+            )
+            for title, arch in BACKBONES.items()
+        ),
+        columns=("10^6 parameters", "ms per step", "GB at its peak", "source only", "Stage I", "Stage II"),
     ),
     make_table(
         "lineage",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from scipy import stats
 
-from experiments.tables import Cell, Table
+from experiments.tables import COST, Cell, Table
 from utils.errors import UserError
 
 CONFIDENCE = 0.95
@@ -74,11 +74,13 @@ def read_number(metrics: dict, cell: Cell) -> float | None:
 
 def numbers_of(table: Table, results: dict[Cell, list[dict]]) -> Numbers:
     """The table's numbers from the metrics of each seed."""
-    scale, decimals = (100, 1) if table.percent else (1, 3)
     rows = []
     for row in table.rows:
         numbers = []
         for column, cell in zip(table.columns, row.cells, strict=True):
+            scale, decimals = (100, 1) if table.percent else (1, 3)
+            if cell.measure[0] == COST:
+                scale, decimals = 1, 2
             values = [read_number(metrics, cell) for metrics in results[cell]]
             present = tuple(scale * value for value in values if value is not None)
             numbers.append(Number(cell, row.title, column, present, decimals))
@@ -125,7 +127,9 @@ def heading(table: Table, rows: Numbers) -> str:
 
 
 def grid_of(table: Table, rows: Numbers) -> tuple[list[list[str]], list[list[str]]]:
-    """Head and body as text: measured and published side by side, or below each other in wide tables."""
+    """Head and body as text: measured and published, if any are, side by side or in wide tables below."""
+    if all(cell.published is None for cell in table.cells):
+        return [["", *table.columns]], [[row[0].row, *(n.measured for n in row)] for row in rows]
     if len(table.columns) <= SIDE_BY_SIDE:
         titles = [text for column in table.columns for text in (column, "")]
         body = [[row[0].row, *(text for n in row for text in (n.measured, n.published))] for row in rows]
@@ -140,7 +144,7 @@ def grid_of(table: Table, rows: Numbers) -> tuple[list[list[str]], list[list[str
 def as_text(table: Table, rows: Numbers, notes: Iterable[str]) -> str:
     """For a terminal: heading, aligned columns, notes."""
     head, body = grid_of(table, rows)
-    titles = 2 if len(head) == 1 else 1  # columns of words
+    titles = 2 if KINDS[0] in body[0] else 1  # columns of words
     widths = [max(map(len, column)) for column in zip(*head, *body, strict=True)]
     lines = [
         "  ".join(
