@@ -11,7 +11,6 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -33,6 +32,7 @@ from utils.losses import (
 from utils.optim import build_optimizer, keep_layout, set_rate
 from utils.options import network_options
 from utils.schedule import cosine, poly, warmup_poly
+from utils.upsampling import upsample
 
 ADAM_BETAS = (0.9, 0.99)  # of the discriminators
 DISCREPANCY_FACTOR = 2  # in the released code, beside CLAN's lambda_weight
@@ -292,8 +292,7 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
             outputs = network(images)
         # `contiguous` while they are small: softmax would otherwise copy each of its large inputs.
         aux, main, *embeddings = (z.to(torch.get_default_dtype()).contiguous() for z in outputs)
-        size = images.shape[2:]
-        logits = tuple(F.interpolate(z, size, mode="bilinear", align_corners=True) for z in (aux, main))
+        logits = tuple(upsample(z, images.shape[2:]) for z in (aux, main))
         return (*logits, *embeddings, main.detach()) if projects else logits
 
     def _learn(

@@ -8,11 +8,11 @@ from types import ModuleType
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from dataset.labels import Colors
 from utils.errors import UserError
 from utils.inference import SingleScaleModel
+from utils.upsampling import upsample
 
 INPUT, OUTPUTS, LOGITS = "images", ("label", "score", "uncertainty"), "logits"
 OPSET = 18  # the first in which Resize supports align_corners exactly
@@ -68,7 +68,7 @@ def check_onnx(path: Path, model: SingleScaleModel, size: tuple[int, int]) -> di
         raise UserError(f"{path}: onnxruntime cannot run the exported network ({reason})") from error
     found = {name: np.concatenate(parts) for name, *parts in zip(names, *runs, strict=True)}
     _, score, uncertainty, logits = SingleScaleModel(model.network, logits=True)(images)
-    class_scores = F.interpolate(logits.softmax(1), size, mode="bilinear", align_corners=True)
+    class_scores = upsample(logits.softmax(1), size)
     label = torch.from_numpy(found["label"]).long()
     found["label"] = class_scores.gather(1, label[:, None])[:, 0].numpy()
     expected = {"label": score, "score": score, "uncertainty": uncertainty, LOGITS: logits}

@@ -9,18 +9,14 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache, reduce
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from utils.upsampling import upsample
 
 TILE = (16, 32)  # height, width in pixels: smaller tiles have fewer candidates, larger ones less overhead
 CHUNK = 1024  # (tile, class) pairs interpolated at once: they fit into a CPU's cache
 ROUNDING = 100  # machine epsilons, far more than interpolation accumulates
 Axis = tuple[Tensor, Tensor]
-
-
-def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """(N, C, h, w) -> (N, C, H, W), bilinear with aligned corners."""
-    return F.interpolate(maps, size, mode="bilinear", align_corners=True)
 
 
 def upsampled_sum(maps: Iterable[Tensor], size: tuple[int, int]) -> Tensor:

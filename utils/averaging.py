@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -74,7 +73,7 @@ def measure_of(z1: Tensor, z2: Tensor, size: tuple[int, int], adatype: str) -> T
     """
 
     def upsample(z: Tensor) -> Tensor:
-        return F.interpolate(z[None], size, mode="bilinear", align_corners=True)
+        return upsample(z[None], size)
 
     # One image at a time: maps of the full size take 40 MB each.
     pairs = zip(z1, z2, strict=True)

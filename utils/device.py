@@ -86,6 +86,7 @@ def set_precision(
         torch.backends.cudnn.benchmark = benchmark and not deterministic
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS requires it
+        torch.utils.deterministic.fill_uninitialized_memory = False  # for debugging; it writes every tensor
         torch.use_deterministic_algorithms(True, warn_only=True)
     return precision
 

@@ -11,12 +11,13 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from utils.argmax import max_of_sum, upsample
+from utils.argmax import max_of_sum
 from utils.device import single_thread, to_device
 from utils.losses import CLASSIFIER_WEIGHTS, fuse
 from utils.memory import unless_out_of_memory
 from utils.preprocess import to_network_input
 from utils.uncertainty import DROPOUT_PASSES, UNCERTAINTIES, classifier_divergence, dropout_divergence
+from utils.upsampling import upsample
 
 NOT_FINITE = (
     "the network's scores or uncertainties are not finite; choose another snapshot (--restore-from), or "
