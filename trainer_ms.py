@@ -7,6 +7,7 @@ GPU.
 """
 
 import contextlib
+import functools
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 
@@ -101,6 +102,24 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
                 nn.SyncBatchNorm.convert_sync_batchnorm(module)
         for name, module in (("G", self.G), *self.heads.items()):
             self._parallel[name] = wrap_ddp(module, self.often_weight.device)
+
+    def compile(self, **options: object) -> None:
+        """Compile the network with its upsampling, and each loss; for one process on one device.
+
+        `G` itself stays as it is: validation would add graphs of its size and mode. A graph that cannot be
+        compiled, whenever its turn comes, runs as it is, with a warning of torch's.
+
+        Args:
+            options: of `torch.compile`.
+        """
+        torch._dynamo.config.suppress_errors = True
+        self.segment = torch.compile(self.segment, **options)
+        self.fused = functools.cache(functools.partial(torch.compile, **options))
+
+    @staticmethod
+    def fused(loss: Callable) -> Callable:
+        """The function of a loss, compiled with `--compile`."""
+        return loss
 
     @property
     def weights(self) -> dict[str, float]:
@@ -382,8 +401,8 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
         """seg1 and seg2, which Stage II replaces."""
         args, weight = self.args, self.class_weight
         options = (labels, weight, args.ignore_label, args.only_hard_label, self.processes, args.focal)
-        yield {"seg1": segmentation_loss(z1, *options)}
-        yield {"seg2": segmentation_loss(z2, *options)}
+        yield {"seg1": self.fused(segmentation_loss)(z1, *options)}
+        yield {"seg2": self.fused(segmentation_loss)(z2, *options)}
 
     def target_losses(self, z1_t: Tensor, z2_t: Tensor, i_iter: int) -> Iterator[Losses]:
         """adv1, adv2 and, from `args.reg_start` on, me and kl; not those whose weight is 0."""
@@ -394,9 +413,9 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
         if weights["adv2"] > 0:
             yield {"adv2": share * self.adversary.network_loss(self.D2, 2, (z1_t, z2_t), i_iter)}
         if weights["me"] > 0 and regularised:
-            yield {"me": share * confidence_weighted_entropy(z1_t, z2_t)}
+            yield {"me": share * self.fused(confidence_weighted_entropy)(z1_t, z2_t)}
         if weights["kl"] > 0 and regularised:
-            yield {"kl": share * memory_regularization(z1_t, z2_t)}
+            yield {"kl": share * self.fused(memory_regularization)(z1_t, z2_t)}
 
     def parameter_losses(self, images: Tensor) -> Iterator[Losses]:
         """weight, which depends on no image; each rank counts its share."""

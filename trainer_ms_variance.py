@@ -45,7 +45,7 @@ class AD_Trainer(trainer_ms.AD_Trainer):  # noqa: N801 - the published name
             groups = super().segmentation_losses(z1, z2, learned)
         else:
             options = (self.class_weight, args.ignore_label, args.divergence, args.focal)
-            seg1, seg2 = rectified_losses(z1, z2, learned, *options)
+            seg1, seg2 = self.fused(rectified_losses)(z1, z2, learned, *options)
             share = self._batch_fraction(z1)  # they are means over the batch
             groups = [{"seg1": share * seg1, "seg2": share * seg2}]
             del seg1, seg2
@@ -54,5 +54,7 @@ class AD_Trainer(trainer_ms.AD_Trainer):  # noqa: N801 - the published name
                 options = (labels, self.image_weights, args.ignore_label, self.processes)
                 for name, z in (("seg1", z1), ("seg2", z2)):
                     if name in group:
-                        group[name] = group[name] + args.mr_weight_kld * uniform_divergence(z, *options)
+                        group[name] = group[name] + args.mr_weight_kld * self.fused(uniform_divergence)(
+                            z, *options
+                        )
             yield group

@@ -196,7 +196,7 @@ def distribute(trainer: nn.Module, args: Namespace, processes: Processes) -> Non
     if args.compile and (processes.is_distributed or len(trainer.device_ids) > 1):
         log.warning("--compile works in one process on one device: training without it.")
     elif args.compile:
-        trainer.G.compile()
+        trainer.compile()
     if not processes.is_main:
         torch.manual_seed(args.random_seed + processes.rank)  # each rank drops other channels
 

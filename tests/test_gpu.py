@@ -1,7 +1,8 @@
 """What only a GPU does, tested without one: fake tensors have a device and no values.
 
 torch refuses to mix devices and to read values of such tensors, so a test that passes shows that nothing in a
-step or a prediction leaves the GPU or synchronises with it. Backward passes need a real GPU and are left out.
+step or a prediction leaves the GPU or synchronises with it. Autograd asks the driver of a CUDA device, so
+backward passes run on torch's `meta` device, which it takes for another GPU.
 """
 
 import contextlib
@@ -24,7 +25,7 @@ from engine.setup import prepare_device
 from evaluate_cityscapes import evaluate_args
 from generate_plabel_cityscapes import generate_args
 from model.deeplab_multi import DeeplabMulti
-from tests.test_trainers import ONLINE, STAGES, batch, build, new_trainer, raw_batch
+from tests.test_trainers import ONLINE, STAGES, batch, build, new_trainer, raw_batch, step
 from utils import preprocess
 from utils.argmax import max_of_sum
 from utils.device import InPrecision, choose_device, set_precision, to_device
@@ -143,6 +144,29 @@ def test_nothing_in_a_step_leaves_the_gpu_and_only_uint8_is_copied_to_it(
             leaves()
 
 
+@pytest.mark.parametrize("more", ["", "--checkpointing", "--iter-size 2"])
+@pytest.mark.parametrize(("stage", "flags"), STAGES)
+def test_no_backward_pass_leaves_the_gpu_or_waits_for_it(stage, flags, more, monkeypatch):
+    gpu = torch.device("meta")
+    preprocess.mean_row.cache_clear()
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())  # knows no such device
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        with gpu:
+            trainer = new_trainer(stage, f"{flags} {more}", 0.1)
+        for optimizer in (trainer.dis1_opt, trainer.dis2_opt):
+            monkeypatch.setattr(optimizer, "step", lambda: None)  # nor does the fused Adam
+        raw = raw_batch(0), raw_batch(1)
+        for i_iter in range(3):
+            with Watch(gpu) if i_iter else contextlib.nullcontext():
+                (images, labels), (images_t, labels_t) = (load_batch(batch, gpu) for batch in raw)
+                options = dict(update=i_iter != 1)
+                _, predictions = trainer.gen_update(images, images_t, labels, labels_t, i_iter, **options)
+                trainer.dis_update(*predictions, **options)
+            gradients = [p.grad for p in trainer.G.parameters() if p.grad is not None]
+            assert bool(gradients) == (i_iter == 1) and all(g.device == gpu for g in gradients)
+    preprocess.mean_row.cache_clear()
+
+
 def test_percentiles_and_class_weights_over_ranks_stay_on_the_gpu(gpu, monkeypatch):
     class Two(Processes):
         def all_reduce_sum(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -184,16 +208,30 @@ def test_a_prediction_never_synchronises_and_its_counts_stay_on_the_gpu(uncertai
     assert tally.matrices.device == gap.certainty.device == gpu
 
 
-def test_each_replica_computes_in_the_chosen_precision(monkeypatch, one_thread):
-    """DataParallel calls replicas in threads; torch passes on whether autocast is on, but not its dtype."""
+def replica(module: torch.nn.Module, first: bool) -> torch.nn.Module:
+    """What DataParallel makes: parameters are results of an operation, buffers copies but on GPU 0."""
+    copies = {part: part._replicate_for_data_parallel() for part in module.modules()}
+    for part, copy in copies.items():
+        for name, child in part.named_children():
+            copy._modules[name] = copies[child]
+        for name, parameter in part._parameters.items():
+            setattr(copy, name, None if parameter is None else parameter.clone())
+        for name, buffer in part.named_buffers(recurse=False):
+            copy._buffers[name] = buffer if first else buffer.clone()
+    return copies[module]
 
-    def in_threads(module, images, device_ids):
+
+@pytest.fixture
+def data_parallel(monkeypatch):
+    """DataParallel on the CPU, with replicas in threads, which torch tells less than one would think."""
+
+    def data_parallel(module, images, device_ids):
         results = [None] * len(device_ids)
-        autocast = torch.is_autocast_enabled("cpu")
+        grad, autocast = torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")
 
         def work(index, part):
-            with torch.autocast("cpu", enabled=autocast):
-                results[index] = module(part)
+            with torch.set_grad_enabled(grad), torch.autocast("cpu", enabled=autocast):
+                results[index] = replica(module, index == 0)(part)
 
         parts = enumerate(images.chunk(len(device_ids)))
         threads = [threading.Thread(target=work, args=arguments) for arguments in parts]
@@ -202,7 +240,22 @@ def test_each_replica_computes_in_the_chosen_precision(monkeypatch, one_thread):
             thread.join()
         return tuple(map(torch.cat, zip(*results, strict=True)))
 
-    monkeypatch.setattr(torch.nn.parallel, "data_parallel", in_threads)
+    monkeypatch.setattr(torch.nn.parallel, "data_parallel", data_parallel)
+
+
+@pytest.mark.parametrize("more", ["", "--checkpointing"])
+@pytest.mark.parametrize(("stage", "flags"), STAGES[:2])
+def test_two_gpus_of_one_process_train_as_one_does(stage, flags, more, data_parallel, float64, one_thread):
+    alone, shared = (build(stage, f"{flags} {more} --is-training False") for _ in range(2))
+    shared.device_ids = [0, 1]
+    for index in range(3):
+        torch.testing.assert_close(step(shared, index), step(alone, index), rtol=1e-9, atol=0)
+    for (key, p), q in zip(alone.named_parameters(), shared.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-9, atol=1e-12, msg=lambda text, key=key: f"{key}: {text}")
+
+
+def test_each_replica_computes_in_the_chosen_precision(data_parallel, one_thread):
+    """torch tells the threads whether autocast is on, but not its dtype."""
     for precision, expected in (("fp16", torch.float16), ("bf16", torch.bfloat16), ("fp32", torch.float32)):
         trainer, seen = build(1, "").eval(), []
         trainer.args.precision = precision

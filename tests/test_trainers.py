@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.step import count, stage_args
 from engine.loop import LossBuffer, load_batch
+from model import deeplab_multi
 from tests.conftest import TRAINING, one_line_error
 from trainer_ms import AD_Trainer as Stage1Trainer
 from trainer_ms_variance import AD_Trainer as Stage2Trainer
@@ -329,6 +330,55 @@ def test_steps_do_not_depend_on_the_memory_format(moved, float64, one_thread):
         torch.testing.assert_close(p, q, rtol=1e-9, atol=1e-12, msg=lambda text, key=key: f"{key}: {text}")
 
 
+# --compile
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """A network that compiles in half a minute."""
+    monkeypatch.setitem(deeplab_multi.ARCHS, "mini", deeplab_multi.Arch((1, 1, 1, 1), 8, 32, 32))
+    yield
+    torch.compiler.reset()
+
+
+def test_a_compiled_step_learns_as_an_eager_one(tiny, one_thread):
+    flags = f"{WEIGHTING} {REGULARISED.replace('--reg-start 0', '--reg-start 1')}"
+    eager, compiled = build(1, flags), build(1, flags)
+    compiled.compile()
+    for index in range(3):
+        torch.testing.assert_close(step(compiled, index), step(eager, index), rtol=1e-5, atol=1e-6)
+    for (key, p), q in zip(eager.G.named_parameters(), compiled.G.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5, msg=lambda text, key=key: f"{key}: {text}")
+
+
+@pytest.mark.parametrize(("stage", "flags"), STAGES)
+def test_network_upsampling_and_losses_are_compiled_and_validation_is_not(stage, flags, tiny, one_thread):
+    def backend(graph, inputs):
+        graphs.append(str(graph.code))
+        return aot_eager(graph, inputs)
+
+    graphs, aot_eager = [], torch._dynamo.lookup_backend("aot_eager")
+    eager, compiled = build(stage, flags), build(stage, flags)
+    compiled.compile(backend=backend)
+    for index in range(2):
+        torch.testing.assert_close(step(compiled, index), step(eager, index), rtol=1e-5, atol=1e-6)
+    assert any("conv2d" in graph and "interpolate" in graph for graph in graphs)
+    losses = [graph for graph in graphs if "log_softmax" in graph and "conv2d" not in graph]
+    assert len(losses) == (1 if flags == NOT_ADVERSARIAL else 3)  # rectified; or seg, me and kl
+    made = len(graphs)
+    compiled.G.eval()(torch.zeros(1, 3, 56, 72))
+    assert len(graphs) == made
+
+
+def test_a_graph_that_cannot_be_compiled_ends_no_run(tiny, one_thread):
+    def backend(graph, inputs):
+        raise RuntimeError("no compiler")
+
+    eager, compiled = build(1, REGULARISED), build(1, REGULARISED)
+    compiled.compile(backend=backend)
+    torch.testing.assert_close(step(compiled, 0), step(eager, 0))
+
+
 # Flags and devices
 
 
@@ -363,14 +413,6 @@ def test_bf16_is_close_to_fp32_and_its_losses_are_fp32(one_thread):
     assert mixed["seg2"] != full["seg2"]
 
 
-def test_a_compiled_network_gives_the_same_losses(one_thread):
-    trainer = build(1, REGULARISED)
-    trainer.G.compile(backend="aot_eager")
-    compiled = step(trainer, 0)
-    for name, loss in step(build(1, REGULARISED), 0).items():
-        assert compiled[name].item() == pytest.approx(loss.item(), rel=1e-5), name
-
-
 def test_apples_gpu_is_chosen_if_it_is_the_only_one(monkeypatch, caplog):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
@@ -379,9 +421,11 @@ def test_apples_gpu_is_chosen_if_it_is_the_only_one(monkeypatch, caplog):
     assert choose_device(Namespace(cpu=True, gpu_ids=[0])) == (torch.device("cpu"), [])
 
 
-@pytest.mark.parametrize(("checkpointing", "limit"), [(False, 16e9), (True, 8e9)])
+@pytest.mark.parametrize(("checkpointing", "limit"), [(False, 7.0e9), (True, 4.5e9)])
 def test_memory_and_flops_of_the_published_step(checkpointing, limit):
     """Stage I of the README with bf16, counted without computing; kernel workspaces are not included."""
     meter = count("stage1", stage_args("stage1", "bf16", checkpointing=checkpointing))
     assert 2e9 < meter.peak < limit
     assert 18.9e12 < meter.flops < 23e12  # checkpointing repeats the backbone's forward pass
+    assert 0.07 < meter.compiled_seconds < meter.seconds
+    assert checkpointing or meter.compiled_seconds < 0.08  # of an H100, by count

@@ -6,12 +6,12 @@ for the auxiliary and 2 for the primary one; the suffix _t marks the target.
 
 from argparse import Namespace
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.fc_discriminator import FCDiscriminator
 from model.ms_discriminator import MsImageDis
 from utils.losses import adversarial_loss, disagreement_map, fuse
+from utils.upsampling import upsample
 
 SOURCE, TARGET = 0, 1  # labels of the discriminators of AdaptSegNet and CLAN
 
@@ -90,7 +90,7 @@ class CLAN(AdaptSegNet):
 
 def _score(D: nn.Module, z: Logits) -> Tensor:
     """CLAN's logits of a discriminator at the size of its input, (N, 1, H, W)."""
-    return F.interpolate(D((z[0] + z[1]).softmax(1)), z[0].shape[2:], mode="bilinear", align_corners=True)
+    return upsample(D((z[0] + z[1]).softmax(1)), z[0].shape[2:])
 
 
 ADVERSARIES = {"mrnet": MRNet, "adaptsegnet": AdaptSegNet, "clan": CLAN}
