@@ -31,7 +31,9 @@ from benchmarks.baseline import BaselineTrainer, float_batch
 from benchmarks.harness import BASELINE, GB, OURS, Meter
 from model.timm_backbone import PREFIX
 from utils.device import PRECISIONS, set_precision, to_device
+from utils.errors import run_script
 from utils.flag_types import format_size
+from utils.memory import out_of_memory_advice
 from utils.options import stage1_args, stage2_args
 from utils.preprocess import to_network_input
 
@@ -272,6 +274,7 @@ def compare_steps(
     return found | dict(precision=args.precision, checkpointing=args.checkpointing, compile=compiled)
 
 
+@out_of_memory_advice("the baseline needs about 20 GB; give --memory on a smaller card")
 def main() -> None:
     flags = harness.parser(__doc__)
     flags.add_argument("--precision", choices=PRECISIONS, help="default: bf16 on a GPU, fp32 on a CPU")
@@ -299,4 +302,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)
