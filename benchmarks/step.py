@@ -24,6 +24,8 @@ from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from utils.script import run_script
+
 import trainer_ms
 import trainer_ms_variance
 from benchmarks import harness
@@ -31,7 +33,6 @@ from benchmarks.baseline import BaselineTrainer, float_batch
 from benchmarks.harness import BASELINE, GB, OURS, Meter
 from model.timm_backbone import PREFIX
 from utils.device import PRECISIONS, set_precision, to_device
-from utils.errors import run_script
 from utils.flag_types import format_size
 from utils.memory import out_of_memory_advice
 from utils.options import stage1_args, stage2_args

@@ -88,7 +88,8 @@ def gradients_instead(monkeypatch, trainer) -> None:
     """Replace backward passes by ones that leave gradients without values."""
 
     def backward(loss):
-        discriminators = [p for D in (trainer.D1, trainer.D2) for p in D.parameters() if p.requires_grad]
+        used = [D for D in (trainer.D1, trainer.D2) if D]
+        discriminators = [p for D in used for p in D.parameters() if p.requires_grad]
         for p in discriminators or trainer.G.parameters():
             if p.requires_grad:
                 p.grad = torch.empty_like(p)
@@ -153,7 +154,7 @@ def test_no_backward_pass_leaves_the_gpu_or_waits_for_it(stage, flags, more, mon
     with FakeTensorMode(allow_non_fake_inputs=True):
         with gpu:
             trainer = new_trainer(stage, f"{flags} {more}", 0.1)
-        for optimizer in (trainer.dis1_opt, trainer.dis2_opt):
+        for optimizer in filter(None, (trainer.dis1_opt, trainer.dis2_opt)):
             monkeypatch.setattr(optimizer, "step", lambda: None)  # nor does the fused Adam
         raw = raw_batch(0), raw_batch(1)
         for i_iter in range(3):
@@ -244,7 +245,7 @@ def data_parallel(monkeypatch):
 
 
 @pytest.mark.parametrize("more", ["", "--checkpointing"])
-@pytest.mark.parametrize(("stage", "flags"), STAGES[:2])
+@pytest.mark.parametrize(("stage", "flags"), STAGES[::2])
 def test_two_gpus_of_one_process_train_as_one_does(stage, flags, more, data_parallel, float64, one_thread):
     alone, shared = (build(stage, f"{flags} {more} --is-training False") for _ in range(2))
     shared.device_ids = [0, 1]

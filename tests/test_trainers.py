@@ -364,7 +364,7 @@ def test_network_upsampling_and_losses_are_compiled_and_validation_is_not(stage,
         torch.testing.assert_close(step(compiled, index), step(eager, index), rtol=1e-5, atol=1e-6)
     assert any("conv2d" in graph and "interpolate" in graph for graph in graphs)
     losses = [graph for graph in graphs if "log_softmax" in graph and "conv2d" not in graph]
-    assert len(losses) == (1 if flags == NOT_ADVERSARIAL else 3)  # rectified; or seg, me and kl
+    assert len(losses) == (3 if REGULARISED in flags else 1)  # seg, me, kl; rectified or focal
     made = len(graphs)
     compiled.G.eval()(torch.zeros(1, 3, 56, 72))
     assert len(graphs) == made
