@@ -2,7 +2,7 @@
 
 `AD_Trainer.gen_update` is one step, top to bottom: class weights, segmentation losses of the labelled batch,
 adversarial and regularising losses of the target batch, one update of the segmentation network. `dis_update`
-then trains the two discriminators on the same predictions. No operation here synchronises the CPU with the
+then trains the discriminators on the same predictions. No operation here synchronises the CPU with the
 GPU.
 """
 
@@ -198,14 +198,14 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
 
         Returns:
             losses: 0-dimensional seg1 seg2 adv1 adv2 me kl val of the global batch; 0 for a term that is
-                switched off. Also pixel and patch where they are switched on.
+                switched off. Also weight, pixel and patch where they are switched on.
             predictions: (z1, z2, z1_t, z2_t), detached logits (N, C, H, W) at the crop size.
         """
         self.i_iter = i_iter
         learns, z_t = self._learns_from_target(i_iter), (None, None)
         losses = {name: images.new_zeros(()) for name in (*self.weights, "val")}
         self.class_weight = self.compute_class_weight(labels)
-        losses |= self._learn((), self.parameter_losses, images)[0]  # first: DDP follows only a forward pass
+        losses |= self._learn((), self.parameter_losses, images)[0]  # before DDP expects gradients
 
         # The loss is a sum, so the labelled batch is back-propagated before the target's forward pass: only
         # one batch's activations exist at a time.
