@@ -61,6 +61,7 @@ class Plan:
 
 # A small network on synthetic data, as in demo.py.
 SIZES = Sizes(source="256,144", target="256,128", crop="192,96")
+VIEWS = "--patch-size 88,88 --patch-start 0"  # as large in the target as published
 ROBOTCAR_SIZES = Sizes(source="256,128", target="192,144", crop="192,96")
 COMMON = "--arch mini --norm-style gn --use-se --lambda-seg 0.5"
 BALANCED = "--class-balance --often-balance --max-value 3"
@@ -109,6 +110,7 @@ class Recipe:
     adamw: dict[str, str]  # of trainings with a backbone of timm, by kind
     cost: str  # flags of the measurement of a step
     arch: str  # the network of the other flags
+    views: str = ""  # flags of the patch contrast
     start: dict[str, str] | None = None  # training that replaces ImageNet's weights; None: those weights
     plan: Plan | None = None  # synthetic data to draw; None: the data sets in ./data
 
@@ -166,6 +168,7 @@ def synthetic_recipe(name: str = "synthetic") -> Recipe:
         adamw={kind: f"--optimizer adamw --learning-rate {rate}" for kind, rate in ADAMW_RATES.items()},
         cost=f"--precision fp32 --crop {SIZES.crop} --rounds 5",
         arch="mini",
+        views=VIEWS,
         start={name: f"{flags} {START} {start}" for name, flags in source.items()},
         plan=plan,
     )
@@ -227,6 +230,7 @@ class Planner:
         terms = f"--lambda-kl-target {network.memory:g}"
         terms += f" --lambda-pixel {network.pixel:g}" if network.pixel else ""
         if isinstance(network, Stage1):
+            terms += f" --lambda-patch {network.patch:g} {recipe.views}" if network.patch else ""
             losses = ADVERSARIES[network.adversary] if network.adversarial else NO_TARGET
             flags = f"{recipe.stage1[benchmark]} {losses} {terms}"
             start = "imagenet"

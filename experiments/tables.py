@@ -49,13 +49,15 @@ class Stage1:
     memory: float | None = None  # lambda_kl, the weight of memory regularization
     adversary: str = ""  # a name in `recipes.ADVERSARIES`; empty: MRNet's
     pixel: float = 0.0  # lambda_pixel, the weight of PiPa's pixel contrast
+    patch: float = 0.0  # lambda_patch, that of its patch contrast
     arch: str | None = None  # a backbone of timm; None: the recipe's network
 
     @property
     def name(self) -> str:
         """Folder name of a network without None."""
         losses = (self.adversary or "adversarial") if self.adversarial else "source"
-        return f"{self.benchmark}-{losses}-kl{self.memory:g}{_pixel(self)}{arch_suffix(self)}"
+        patch = f"-patch{self.patch:g}" if self.patch else ""
+        return f"{self.benchmark}-{losses}-kl{self.memory:g}{_pixel(self)}{patch}{arch_suffix(self)}"
 
 
 SOURCE_ONLY = Stage1(adversarial=False, memory=0)
@@ -390,6 +392,15 @@ _TABLES = (
         *ADVERSARY_ROWS,
         ("CLAN without weight discrepancy", Stage1(memory=0, adversary="clan-no-weight")),
         ("CLAN without disagreement map", Stage1(memory=0, adversary="clan-no-map")),
+    ),
+    make_table(
+        "pipa-1",
+        "Contrasts (PiPa)",
+        "what contrast of labelled pixels and of two views of the target add to Stage I",
+        ("MRNet", MRNET),
+        ("+ pixel contrast", Stage1(pixel=0.1)),
+        ("+ patch contrast", Stage1(patch=0.1)),
+        ("+ both", Stage1(pixel=0.1, patch=0.1)),
     ),
     make_table(
         "backbones",

@@ -41,7 +41,7 @@ from utils.errors import UserError
 from utils.options import stage1_args, stage2_args, write_options
 
 NAMES = ["mrnet-1", "mrnet-2", "mrnet-3", *(f"rectifying-{n}" for n in range(2, 11))]
-NAMES += ["adaboost-1", "crst-1", "related-1", "lineage"]
+NAMES += ["adaboost-1", "crst-1", "related-1", "pipa-1", "backbones", "lineage"]
 PARSERS = {
     "train_ms.py": stage1_args,
     "train_ft.py": stage2_args,
@@ -99,6 +99,8 @@ def test_dry_run_prints_commands_for_a_shell_in_order_and_writes_nothing(run_mai
         if script in PARSERS:
             args = PARSERS[script](flags)  # accepts every flag
             assert args.gpu_ids == ([3, 4] if "train" in script else [3]) or "3,4" not in setting
+        elif script == "benchmarks/step.py":
+            made = [Path(values["--json"]).parent]
         else:
             assert [script, flags[0]] == ["-m", "synthetic"]
             made = [Path(flags[1])]

@@ -192,7 +192,8 @@ class PatchBank(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *options: object) -> None:
         for name in ("embeddings", "classes", "added"):
-            setattr(self, name, getattr(self, name).new_empty(state_dict[prefix + name].shape))
+            saved = state_dict[prefix + name]
+            setattr(self, name, torch.empty_like(saved, device=getattr(self, name).device))
         super()._load_from_state_dict(state_dict, prefix, *options)
         self._added = self.added.tolist()
 

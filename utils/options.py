@@ -349,13 +349,13 @@ def _check_training(parser: OneLineParser, args: Namespace) -> None:
             f"--crop-size {format_size(args.crop_size)}: --norm-style in needs a crop of more than "
             f"{stride} pixels, one cell of the logits"
         )
-    if args.lambda_pixel and (cells := math.prod(side // STRIDE + 1 for side in args.crop_size)) <= VIEWS:
+    if args.lambda_pixel and (cells := math.prod(side // stride + 1 for side in args.crop_size)) <= VIEWS:
         parser.error(
             f"--lambda-pixel contrasts classes of more than {VIEWS} cells, a crop has {cells}; enlarge "
             f"--crop-size {format_size(args.crop_size)}"
         )
     if args.lambda_patch:
-        _check_patches(parser, args)
+        _check_patches(parser, args, stride)
     largest = getattr(args, "label_scales", SCALES)[1]
     images = {
         f"--input-size, scaled by at most {largest}": [largest * side for side in args.input_size],
@@ -369,8 +369,13 @@ def _check_training(parser: OneLineParser, args: Namespace) -> None:
             )
 
 
-def _check_patches(parser: OneLineParser, args: Namespace) -> None:
+def _check_patches(parser: OneLineParser, args: Namespace, stride: int) -> None:
     """Refuse sizes of the views that do not fit the network's cells or the images."""
+    if stride != STRIDE:
+        parser.error(
+            f"--lambda-patch needs cells {STRIDE} pixels apart, those of --arch {args.arch} are {stride}; "
+            "choose another"
+        )
     size = f"--patch-size {format_size(args.patch_size)}"
     if any(side % STRIDE for side in args.patch_size):
         parser.error(f"{size}: cells are {STRIDE} pixels apart; give multiples of {STRIDE}")
