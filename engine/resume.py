@@ -162,7 +162,8 @@ def check_resumable(
         if name in FIXED_OPTIONS or name in switched:
             raise UserError(
                 f"--{name.replace('_', '-')} {now[name]}: the run in {args.snapshot_dir} has "
-                f"{before.get(name)!r:.100} and cannot continue with another; choose another --snapshot-dir"
+                f"{before.get(name, 0.0)!r:.100} and cannot continue with another; choose another "
+                "--snapshot-dir"
             )
     if trainer.stateful().keys() != state["trainer"].keys() - {"networks"}:
         raise UserError(
