@@ -333,6 +333,22 @@ def _check_training(parser: OneLineParser, args: Namespace) -> None:
         parser.error("--compile already decides what to recompute; leave out --checkpointing")
     if args.ignore_label < args.num_classes:
         parser.error(f"--ignore-label {args.ignore_label} is one of the {args.num_classes} classes")
+    _check_network(parser, args)
+    largest = getattr(args, "label_scales", SCALES)[1]
+    images = {
+        f"--input-size, scaled by at most {largest}": [largest * side for side in args.input_size],
+        "--input-size-target": args.input_size_target,
+    }
+    for flag, (height, width) in images.items():  # a crop that only some scales can fill is padded
+        if args.crop_size[0] > height or args.crop_size[1] > width:
+            parser.error(
+                f"--crop-size {format_size(args.crop_size)} is larger than the image, {width:g},{height:g} "
+                f"({flag}); reduce the crop or enlarge the image"
+            )
+
+
+def _check_network(parser: OneLineParser, args: Namespace) -> None:
+    """Refuse flags that do not fit the network, its size or its cells."""
     plan = None if args.arch in ARCHS else make_plan(args.arch)
     if plan and args.sync_bn:
         parser.error("--sync_bn does not know the batch normalisation of timm; leave it out")
@@ -356,17 +372,6 @@ def _check_training(parser: OneLineParser, args: Namespace) -> None:
         )
     if args.lambda_patch:
         _check_patches(parser, args, stride)
-    largest = getattr(args, "label_scales", SCALES)[1]
-    images = {
-        f"--input-size, scaled by at most {largest}": [largest * side for side in args.input_size],
-        "--input-size-target": args.input_size_target,
-    }
-    for flag, (height, width) in images.items():  # a crop that only some scales can fill is padded
-        if args.crop_size[0] > height or args.crop_size[1] > width:
-            parser.error(
-                f"--crop-size {format_size(args.crop_size)} is larger than the image, {width:g},{height:g} "
-                f"({flag}); reduce the crop or enlarge the image"
-            )
 
 
 def _check_patches(parser: OneLineParser, args: Namespace, stride: int) -> None:
