@@ -424,7 +424,8 @@ _TABLES = (
         "each system alone and sensible combinations, on one network, loop and data",
         ("source only", SOURCE),
         *ADVERSARY_ROWS,
-        ("pixel contrast (PiPa)", replace(SOURCE_ONLY, pixel=0.1)),
+        ("PiPa, pixel contrast", replace(SOURCE_ONLY, pixel=0.1)),
+        ("PiPa, pixel and patch contrast", replace(SOURCE_ONLY, pixel=0.1, patch=0.1)),
         *(
             (title, Cell(SelfTrained(3, **method), published=published, comparable=False))
             for title, method, published in CRST
