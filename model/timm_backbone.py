@@ -4,6 +4,7 @@ The backbone's last map but one stands for `layer3`, its last for `layer4`: dila
 model can be, else with its own strides, the coarser map brought to the size of the finer.
 """
 
+from collections.abc import Callable
 from functools import lru_cache
 from itertools import product
 from types import ModuleType
@@ -22,6 +23,7 @@ SMALL = 256  # channels of the last map up to which the classifiers are as small
 # How the families are told that images have any size; the others take them without, or refuse.
 ANY_SIZE = (dict(dynamic_img_size=True, dynamic_img_pad=True), dict(dynamic_img_size=True))
 ANY_SIZE += (dict(strict_img_size=False), {})
+HUB = "https://huggingface.co/{}/resolve/main/{}"  # repository, file
 LONGEST_REASON = 160  # characters of a library's message
 
 
@@ -112,8 +114,7 @@ def _probe(timm: ModuleType, name: str, options: dict) -> Plan:
     batch_norm = any(isinstance(module, _BatchNorm) for module in network.modules())
     url = weights.get("url") or None
     if hub := weights.get("hf_hub_id"):
-        file = weights.get("hf_hub_filename") or "model.safetensors"
-        url = f"https://huggingface.co/{hub}/resolve/main/{file}"
+        url = HUB.format(hub, weights.get("hf_hub_filename") or "model.safetensors")
     return Plan(
         *(name, options, multiple, strides, channels, channels_last),
         unused=[key for key, p in network.named_parameters() if p.grad is None],
@@ -128,10 +129,9 @@ def _channels_first(maps: list[Tensor], channels_last: bool) -> list[Tensor]:
     return [x.permute(0, 3, 1, 2) for x in maps] if channels_last else maps
 
 
-def _checkpointing(network: nn.Module):
-    """timm's switch of gradient checkpointing, or None."""
-    own = getattr(network, "set_grad_checkpointing", None)
-    return own or getattr(getattr(network, "model", None), "set_grad_checkpointing", None)
+def _checkpointing(network: nn.Module) -> Callable[[bool], None] | None:
+    """timm's switch of gradient checkpointing."""
+    return getattr(getattr(network, "model", network), "set_grad_checkpointing", None)
 
 
 class TimmNetwork(TwoClassifiers):
@@ -157,16 +157,12 @@ class TimmNetwork(TwoClassifiers):
         self.register_buffer("shift", shift[:, None, None], persistent=False)
         self.add_classifiers(*self.plan.channels, num_classes, use_se, norm_style, droprate, self.plan.sizes)
 
-    @property
-    def checkpointing(self) -> bool:
-        """Whether timm recomputes blocks in the backward pass."""
-        return self._checkpointing
-
-    @checkpointing.setter
-    def checkpointing(self, enable: bool) -> None:
-        self._checkpointing = enable
+    def set_checkpointing(self, enable: bool) -> None:
+        """Let timm recompute blocks in the backward pass, or not."""
         if self.plan.checkpointing:
             _checkpointing(self.backbone)(enable)
+
+    checkpointing = property(fset=set_checkpointing)
 
     def stages(self, x: Tensor) -> list[Tensor]:
         """Images (N, 3, H, W), BGR minus mean -> the last two maps, both of the size of the finer."""
