@@ -26,7 +26,7 @@ from utils.options import stage1_args
 def main() -> None:
     """Train on the labelled source and the unlabelled target."""
     args = stage1_args()
-    stage = trainer_st if args.self_training or args.lambda_mask else trainer_ms
+    stage = trainer_st if args.self_training or args.lambda_mask or args.lambda_fd else trainer_ms
     run_training(stage.AD_Trainer, args, pseudo_labels=False)
 
 

@@ -49,11 +49,14 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
 
     A discriminator that `--adversarial` does not use is None.
 
-    Computes in torch's default dtype on the device it is moved to.
+    Computes in torch's default dtype on the device it is moved to. `kept_channels` of the primary
+    classifier's input come with the source's logits, for what a subclass learns from them.
 
     Args:
         args: the flags of `utils.options.stage1_args` or `stage2_args`.
     """
+
+    kept_channels = 0
 
     def __init__(self, args: Namespace):
         super().__init__()
@@ -230,7 +233,7 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
         `last`: nothing follows before the update.
         """
         with self._defer_all_reduce(last):
-            outputs = self.segment(images, head="pixel")
+            outputs = self.segment(images, head="pixel", kept=self.kept_channels)
             losses, (z1, z2, *_) = self._learn(outputs, self.source_losses, labels)
         return losses, (z1, z2)
 
@@ -294,25 +297,32 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
         return self
 
     def segment(
-        self, images: Tensor, network: nn.Module | None = None, head: str | None = None
+        self, images: Tensor, network: nn.Module | None = None, head: str | None = None, kept: int = 0
     ) -> tuple[Tensor, ...]:
         """Logits of both classifiers at the images' size, in torch's default dtype: two of (N, C, H, W).
 
         `network`: another one than `G`. With one of `heads` also its embeddings (N, D, h, w) and its cells'
-        primary logits (N, C, h, w), detached.
+        primary logits (N, C, h, w), detached. Last, `kept` channels of the primary classifier's input.
         """
         network, projects = network or self._parallel.get("G", self.G), head in self.heads
         if projects:
-            network = Projected(network, self._parallel.get(head, self.heads[head]), self.heads[head].reads)
+            projection = self._parallel.get(head, self.heads[head])
+            network = Projected(network, projection, self.heads[head].reads, kept)
+        elif kept:
+            network = Projected(network, None, "input", kept)
+        # `contiguous` while they are small: softmax would otherwise copy each of its large inputs.
+        aux, main, *more = (z.contiguous() for z in self.run(network, images))
+        logits = tuple(upsample(z, images.shape[2:]) for z in (aux, main))
+        return (*logits, more[0], main.detach(), *more[1:]) if projects else (*logits, *more)
+
+    def run(self, network: nn.Module, images: Tensor) -> tuple[Tensor, ...]:
+        """The network's outputs on all GPUs, computed in `--precision`, in torch's default dtype."""
         network = InPrecision(network, self.args.precision)
         if len(self.device_ids) > 1:
             outputs = nn.parallel.data_parallel(network, images, self.device_ids)
         else:
             outputs = network(images)
-        # `contiguous` while they are small: softmax would otherwise copy each of its large inputs.
-        aux, main, *embeddings = (z.to(torch.get_default_dtype()).contiguous() for z in outputs)
-        logits = tuple(upsample(z, images.shape[2:]) for z in (aux, main))
-        return (*logits, *embeddings, main.detach()) if projects else logits
+        return tuple(z.to(torch.get_default_dtype()) for z in outputs)
 
     def _learn(
         self, outputs: tuple[Tensor, ...], terms: Terms, *details: object

@@ -15,16 +15,20 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 import trainer_ms
 from dataset.augment import blur, jitter
-from trainer_ms import Iterator, Losses, Predictions
+from model.projection import LastStage
+from model.weights import WeightsError, load_weights
+from trainer_ms import Iterator, Logits, Losses, Predictions
 from utils.contrast import View, uniform_draws
 from utils.device import to_device
 from utils.distributed import Processes
 from utils.losses import fuse
 from utils.preprocess import from_unit_rgb, to_unit_rgb
 from utils.self_training import (
+    CELL_SHARE,
     block_mask,
     class_mask,
     draw_classes,
+    feature_distance,
     label_target,
     mix,
     present_classes,
@@ -46,6 +50,10 @@ class AD_Trainer(trainer_ms.AD_Trainer):  # noqa: N801 - the published name
     def __init__(self, args: Namespace):
         super().__init__(args)
         self.teacher = copy.deepcopy(self.G).requires_grad_(False)
+        self.teaches = args.self_training or args.lambda_mask > 0
+        self._reference: list[nn.Module] = []  # in a list: no part of the state
+        if args.lambda_fd:
+            self.kept_channels = self.G.layer6.in_channels - self.G.layer5.in_channels
         self.train()
 
     @property
@@ -54,6 +62,8 @@ class AD_Trainer(trainer_ms.AD_Trainer):  # noqa: N801 - the published name
         args, weights = self.args, super().weights
         if args.self_training:
             weights |= {"mix1": args.lambda_mix * args.lambda_seg, "mix2": args.lambda_mix}
+        if args.lambda_fd:
+            weights["fd"] = args.lambda_fd
         if args.lambda_mask:
             weights |= {"masked1": args.lambda_mask * args.lambda_seg, "masked2": args.lambda_mask}
         return weights
@@ -76,7 +86,7 @@ class AD_Trainer(trainer_ms.AD_Trainer):  # noqa: N801 - the published name
 
     def needs_target(self, i_iter: int) -> bool:
         """As Stage I's; the teacher labels every target batch."""
-        return True
+        return self.teaches or super().needs_target(i_iter)
 
     def gen_update(
         self,
@@ -94,6 +104,8 @@ class AD_Trainer(trainer_ms.AD_Trainer):  # noqa: N801 - the published name
         confident pixels. Where Stage I learns nothing from the target, its predictions are the teacher's.
         """
         args, self.i_iter = self.args, i_iter
+        if not self.teaches:
+            return super().gen_update(images, images_t, labels, labels_t, i_iter, update, views)
         if i_iter == 0 and self._accumulated == 0:
             self.teacher.load_state_dict(
                 self.G.state_dict()
@@ -134,6 +146,39 @@ class AD_Trainer(trainer_ms.AD_Trainer):  # noqa: N801 - the published name
             losses["val"] = self._validation_loss(z_t[1], labels_t)
         return self._reduce_losses(losses) | {"share": share}, (z1, z2, *z_t)
 
+    def load_reference(self) -> None:
+        """Load the frozen network of the feature distance, which is no part of the state.
+
+        Raises:
+            WeightsError: the weights of `--imnet-from` cannot be used.
+        """
+        network = copy.deepcopy(self.G).requires_grad_(False)
+        try:
+            load_weights(network, self.args.imnet_from, restore_classifiers=False)
+        except WeightsError as error:
+            raise WeightsError(str(error).replace("--restore-from", "--imnet-from")) from error
+        self._reference.append(LastStage(network.eval()))
+
+    def learn_from_source(self, images: Tensor, labels: Tensor, last: bool) -> tuple[Losses, Logits]:
+        """As Stage I's, with fd."""
+        if not self.args.lambda_fd:
+            return super().learn_from_source(images, labels, last)
+        if not self._reference:
+            self.load_reference()
+        with torch.no_grad():
+            (self._reference_map,) = self.run(self._reference[0], images)
+        found = super().learn_from_source(images, labels, last)
+        self._reference_map = None
+        return found
+
+    def source_losses(self, z1: Tensor, z2: Tensor, labels: Tensor, *more: Tensor) -> Iterator[Losses]:
+        """Stage I's and, with `--lambda-fd`, fd."""
+        *projected, stage4 = more if self.kept_channels else (*more, None)
+        yield from super().source_losses(z1, z2, labels, *projected)
+        if self.kept_channels:
+            options = labels, self.args.fd_classes, CELL_SHARE, self.processes, self.args.ignore_label
+            yield {"fd": feature_distance(stage4, self._reference_map, *options)}
+
     def label_target(self, z1: Tensor, z2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Labels (N, H, W) of the teacher's logits, their weights (N, H, W), and the share of sure pixels."""
         args = self.args
@@ -143,8 +188,11 @@ class AD_Trainer(trainer_ms.AD_Trainer):  # noqa: N801 - the published name
         return label_target(fuse(z1, z2), *options)
 
     def teacher_snapshot(self) -> dict[str, Tensor]:
-        """The teacher with the keys of `G`, and the statistics of `G`: its own are not meant to be read."""
-        return self.G.state_dict() | dict(self.teacher.named_parameters())
+        """The teacher with the keys of `G` and its statistics: the own ones are not meant to be read.
+
+        Empty where nothing learns from a teacher.
+        """
+        return self.G.state_dict() | dict(self.teacher.named_parameters()) if self.teaches else {}
 
     def random_numbers(self, purpose: str, i_iter: int, image: int, shape: tuple[int, ...]) -> Tensor:
         """Uniform numbers for image `image` of an update's whole batch; they depend on nothing else."""

@@ -29,6 +29,10 @@ CITYSCAPES_COLORS = {
     "motorcycle": (0, 0, 230),
     "bicycle": (119, 11, 32),
 }
+THINGS = (  # what can be counted, RobotCar's names too
+    *("traffic light", "traffic sign", "person", "rider", "car", "truck", "bus", "train", "motorcycle"),
+    *("bicycle", "light", "sign", "automobile", "two-wheel"),
+)
 LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)  # in train id order
 CITYSCAPES_IDS = {label_id: train_id for train_id, label_id in enumerate(LABEL_IDS)}
 CLASS_OF_ID = dict(zip(LABEL_IDS, CITYSCAPES_COLORS, strict=True))

@@ -129,6 +129,12 @@ def read_state(args: Namespace) -> dict | None:
             f"--arch {args.arch} has no ImageNet weights; give --restore-from none, or a snapshot of such a "
             "network"
         )
+    fd = getattr(args, "lambda_fd", 0)  # Stage II has no such flag
+    if fd and args.imnet_from == "imagenet" and not has_imagenet_weights(args.arch):
+        raise UserError(
+            f"--lambda-fd {fd:g}: --arch {args.arch} has no ImageNet weights to compare with; give "
+            "--imnet-from a snapshot of such a network"
+        )
     return state
 
 
@@ -193,6 +199,8 @@ def build_trainer(
         load_weights(trainer.G, args.restore_from, restore_classifiers=not args.not_restore_last)
     trainer.to(device, memory_format=torch.channels_last)  # the layout images arrive in
     trainer.device_ids = gpus
+    if getattr(args, "lambda_fd", 0):  # Stage II has no such flag
+        trainer.load_reference()
     return trainer
 
 

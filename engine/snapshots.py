@@ -41,8 +41,8 @@ def save_snapshot(trainer: nn.Module, folder: Path, prefix: str, number: int) ->
     for k in (0, *trainer.adversary.trained):
         module = (trainer.G, trainer.D1, trainer.D2)[k]
         save_tensors(folder / f"{prefix}_{number}{PARTS[k]}.pth", module.state_dict())
-    if hasattr(trainer, "teacher"):
-        save_tensors(folder / f"{prefix}_{number}{PARTS[-1]}.pth", trainer.teacher_snapshot())
+    if teacher := getattr(trainer, "teacher_snapshot", dict)():
+        save_tensors(folder / f"{prefix}_{number}{PARTS[-1]}.pth", teacher)
     return folder / f"{prefix}_{number}.pth"
 
 

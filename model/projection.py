@@ -44,14 +44,29 @@ class Projected(nn.Module):
     """A network with a head: images -> auxiliary and primary logits, and embeddings of the same cells.
 
     Args:
+        head: None: no embeddings.
         features: the map that the head reads, as in `DeeplabMulti.forward`.
+        kept: so many channels of this map are returned last; of the "input" the first ones are stage 4.
     """
 
-    def __init__(self, network: nn.Module, head: nn.Module, features: str):
+    def __init__(self, network: nn.Module, head: nn.Module | None, features: str, kept: int = 0):
         super().__init__()
-        self.network, self.head, self.features = network, head, features
+        self.network, self.head, self.features, self.kept = network, head, features, kept
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(N, 3, H, W) -> two of (N, C, H/8, W/8), (N, dim, H/8, W/8)."""
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """(N, 3, H, W) -> two of (N, C, H/8, W/8), (N, dim, H/8, W/8), (N, kept, H/8, W/8)."""
         *logits, features = self.network(images, features=self.features)
-        return *logits, self.head(features)
+        embeddings = [self.head(features)] if self.head else []
+        return *logits, *embeddings, *([features[:, : self.kept]] if self.kept else [])
+
+
+class LastStage(nn.Module):
+    """The last map of a network's backbone: images (N, 3, H, W) -> (N, K, H/8, W/8), in a tuple."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> tuple[Tensor]:
+        """As above; the classifiers are left out."""
+        return (self.network.stages(images)[1],)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.conftest import TRAINING, one_line_error
+from tests.conftest import TRAINING, describe, one_line_error
 from tests.golden import inputs
 from tests.test_golden import close
 from tests.test_trainers import NOT_ADVERSARIAL, batch, build
@@ -263,6 +263,66 @@ def test_a_state_between_the_first_updates_continues_exactly(one_thread):
         assert torch.equal(value, other), name
 
 
+@pytest.fixture(scope="module")
+def initial(tmp_path_factory) -> Path:
+    """A snapshot that stands in for ImageNet's weights."""
+    path = tmp_path_factory.mktemp("initial") / "GTA5_0.pth"
+    torch.manual_seed(3)
+    torch.save(
+        AD_Trainer(stage1_args(["--arch", "mini", "--num-classes", str(CLASSES)])).G.state_dict(), path
+    )
+    return path
+
+
+@pytest.mark.parametrize(
+    "pixel", ["", "--lambda-pixel 0.1 --crop-size 88,88"], ids=["alone", "beside pixel contrast"]
+)
+def test_features_are_kept_near_those_of_the_initial_weights_where_things_are(pixel, initial, one_thread):
+    flags = f"--lambda-fd 0.5 --fd-classes 3,5 --imnet-from {initial} {pixel}"
+    trainer, plain = build(3, f"{SELF_TRAINING} {flags}"), build(3, f"{SELF_TRAINING} {pixel}")
+    trainer.load_reference()
+    (reference,) = trainer._reference
+    assert trainer.state_dict().keys() == plain.state_dict().keys()  # it is no part of a state
+    images, images_t, labels, labels_t = batch(0)
+    with torch.no_grad():
+        expected = reference.network(images, features="input")[2][:, : trainer.kept_channels]
+        student = copy.deepcopy(trainer.G)(images, features="input")[2][:, : trainer.kept_channels]
+    before = {key: value.clone() for key, value in reference.state_dict().items()}
+    found, _ = trainer.gen_update(images, images_t, labels, labels_t, 0)
+    assert found["fd"].item() == pytest.approx(feature_distance(student, expected, labels, [3, 5]).item())
+    assert all(torch.equal(value, before[key]) for key, value in reference.state_dict().items())
+    assert plain.gen_update(*batch(0), 0)[0].keys() == found.keys() - {"fd"}
+    stages = trainer.G.layer4.parameters(), plain.G.layer4.parameters()
+    assert any(not torch.equal(p, q) for p, q in zip(*stages, strict=True))
+    for p, q in zip(trainer.G.layer6.head.parameters(), plain.G.layer6.head.parameters(), strict=True):
+        torch.testing.assert_close(p, q)  # a classifier does not feel it
+
+
+def test_a_batch_without_a_thing_has_no_feature_distance(initial, one_thread):
+    trainer = build(
+        3,
+        f"{SELF_TRAINING} --lambda-fd 0.5 --fd-classes 3 --imnet-from {initial}",
+    )
+    images, images_t, labels, labels_t = batch(0)
+    found, _ = trainer.gen_update(images, images_t, labels.fill_(2), labels_t, 0)
+    assert found["fd"] == 0
+    assert all(p.isfinite().all() for p in trainer.G.parameters())
+
+
+def test_the_feature_distance_goes_with_stage_1_alone(initial, one_thread):
+    expected = build(1, "").gen_update(*batch(0), 0)[0]
+    trainer = build(3, f"--lambda-fd 0.01 --fd-classes 3 --imnet-from {initial}")
+    found, _ = trainer.gen_update(*batch(0), 0)
+    assert found.keys() - expected.keys() == {"fd"} and trainer.teacher_snapshot() == {}
+
+
+def test_things_are_those_of_cityscapes_by_name_or_named(tmp_path):
+    assert stage1_args([]).fd_classes == [6, 7, 11, 12, 13, 14, 15, 16, 17, 18]
+    assert stage1_args(["--fd-classes", "car,train,7"]).fd_classes == [7, 13, 16]
+    description = describe(tmp_path / "dataset.yaml", classes={"lane": {"ids": 1}, "car": {"ids": 2}})
+    assert stage1_args(["--source", str(description)]).fd_classes == [1]
+
+
 def test_a_run_saves_a_teacher_that_can_be_evaluated(world, run_main):
     flags = ("--self-training", "--lambda-adv-target1", "0", "--lambda-adv-target2", "0", "--keep", "1")
     result = run_main("train_ms", *TRAINING, *flags, "--snapshot-dir", "run")
@@ -289,8 +349,16 @@ def test_a_run_saves_a_teacher_that_can_be_evaluated(world, run_main):
         ),
         ("train_ms", "--pseudo-margins 5", ("'5'", "15,120")),
         ("train_ms", "--self-training --jitter 0.6", ("0.6", "0.5")),
+        ("train_ms", "--lambda-fd 1 --fd-classes car,cat", ("--fd-classes", "cat", "road, sidewalk")),
+        ("train_ms", "--lambda-fd 1 --imnet-from none", ("--imnet-from none", "imagenet")),
+        ("train_ms", "--lambda-fd 1 --imnet-from lost.pth", ("--imnet-from lost.pth",)),
+        ("train_ms", "--lambda-fd 1", ("--arch mini", "--imnet-from")),
+        ("train_ms", "--lambda-fd 1 --crop-size 60,32", ("--crop-size 60,32", "multiples")),
     ],
-    ids=["stage 2", "margins of a part", "margins of all rows", "one margin", "jitter"],
+    ids=[
+        *("stage 2", "margins of a part", "margins of all rows", "one margin", "jitter"),
+        *("no class", "random reference", "lost reference", "no reference", "odd crop"),
+    ],
 )
 def test_flags_that_cannot_be_are_one_line(script, flags, named, world, run_main):
     one_line_error(run_main(script, *TRAINING, *flags.split()), *named)

@@ -216,6 +216,12 @@ def rows(text: str) -> list[int]:
     return found
 
 
+@shown_as("NAME,NAME")
+def names(text: str) -> list[str]:
+    """`car,traffic light` -> ["car", "traffic light"]."""
+    return [name.strip() for name in text.split(",")]
+
+
 @shown_as("N,N")
 def seeds(text: str) -> list[int]:
     """`0,1,2` -> [0, 1, 2], without duplicates."""

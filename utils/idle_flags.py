@@ -133,10 +133,11 @@ TRAINING = (
     Rule(
         "teacher_alpha pseudo_threshold pseudo_weight pseudo_margins jitter jitter_chance blur_chance",
         lambda args, _: not (args.self_training or args.lambda_mask),
-        "there is no teacher without --self-training or --lambda-mask",
+        "nothing learns from a teacher without --self-training or --lambda-mask",
     ),
     Rule("lambda_mix", lambda args, _: not args.self_training, "no images are mixed without --self-training"),
     Rule("mask_ratio mask_block", lambda args, _: not args.lambda_mask, "--lambda-mask 0 hides no blocks"),
+    Rule("fd_classes imnet_from", lambda args, _: not args.lambda_fd, "--lambda-fd 0 compares no features"),
     Rule("rcs_pixels rcs_crop", lambda args, _: not args.rcs, "--rcs 0 draws images as ever"),
     Rule("jitter", lambda args, _: not args.jitter_chance, "--jitter-chance 0"),
     Rule(

@@ -14,6 +14,7 @@ from pathlib import Path
 import yaml
 
 from dataset import SOURCES, TARGETS, Adaptation, adapt, find_domain
+from dataset.cityscapes import THINGS
 from dataset.domains import SWA_BATCH, SWA_BATCH_SYNTHIA
 from dataset.labels import Colors
 from dataset.pairs import SCALES as PAIR_SCALES
@@ -56,6 +57,7 @@ def stage1_args(argv: list[str] | None = None) -> Namespace:
     pair = adapt(find_domain(args.source), find_domain(args.target))
     _fill_in(args, pair, data_dir=pair.source.root, input_size=pair.source.source_size)
     _check_training(parser, args)
+    args.fd_classes = _class_ids(parser, args.fd_classes, pair.classes, needed=args.lambda_fd > 0)
     _check_online(parser, args)
     return args
 
@@ -255,6 +257,11 @@ def _add_online_flags(parser: OneLineParser) -> None:
     add("--jitter", types.jitter, 0.2, "colour jitter of mixed and masked images, its strength (DACS: 0.25)")
     add("--jitter-chance", types.fraction, 0.8, "probability of the jitter in a step")
     add("--blur-chance", types.fraction, 0.5, "probability of a Gaussian blur in a step")
+    add("--lambda-fd", types.not_negative_float, 0.0,
+        "distance of features to an ImageNet network's on source things (DAFormer: 0.005); 0: off")
+    add("--fd-classes", types.names, None, "their classes, names or train ids (default: Cityscapes' things)")
+    add("--imnet-from", types.text, "imagenet", "weights of that network, as for --restore-from",
+        metavar="SOURCE")
     add("--rcs", types.not_negative_float, 0.0,
         "draw source images by class, rare ones more often, at this temperature (DAFormer: 0.01); 0: off")
     add("--rcs-pixels", types.not_negative, 3000, "an image drawn for a class has more pixels of it")
@@ -408,15 +415,37 @@ def _check_self_training(parser: OneLineParser, args: Namespace) -> None:
 
 
 def _check_online(parser: OneLineParser, args: Namespace) -> None:
-    """Refuse margins that are not those of the target images."""
+    """Refuse margins that are not those of the target images, and a feature distance between other cells."""
     height, margins = args.crop_size[0], args.pseudo_margins
     if any(margins) and (height != args.input_size_target[0] or args.random_scale):
         parser.error(
             f"--pseudo-margins {margins[0]},{margins[1]} are rows of the whole target image, but its crops "
             "show parts of it; give crops of its height without --random-scale, or no margins"
         )
+    if args.lambda_fd and args.imnet_from == "none":
+        parser.error("--imnet-from none: random features are no reference; name a file, a URL or imagenet")
+    if args.lambda_fd and any(side % STRIDE for side in args.crop_size):
+        parser.error(
+            f"--crop-size {format_size(args.crop_size)}: --lambda-fd compares cells of {STRIDE} pixels; give "
+            "sides that are multiples of it"
+        )
     if sum(margins) >= height:
         parser.error(f"--pseudo-margins {margins[0]},{margins[1]} leave no row of a crop of {height} rows")
+
+
+def _class_ids(
+    parser: OneLineParser, names: list[str] | None, classes: tuple[str, ...], needed: bool
+) -> list[int] | None:
+    """The train ids of --fd-classes, by default of the classes that are named like Cityscapes' things."""
+    if names is None:
+        names = [name for name in classes if name in THINGS]
+    ids = {name: index for index, name in enumerate(classes)}
+    ids |= {str(index): index for index in range(len(classes))}
+    unknown = [name for name in names if name not in ids]
+    if unknown or needed and not names:
+        problem = f"{unknown[0]} is no class" if unknown else "no class is named like a thing of Cityscapes"
+        parser.error(f"--fd-classes: {problem}; name some of {', '.join(classes)}")
+    return sorted({ids[name] for name in names}) or None
 
 
 def _check_averaging(parser: OneLineParser, args: Namespace) -> None:
