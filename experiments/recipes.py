@@ -7,6 +7,7 @@ from pathlib import Path
 from dataset import adapt, find_domain
 from experiments.runner import Job
 from experiments.tables import COST, WEIGHTS, Averaged, Cell, Network, SelfTrained, Stage1, arch_suffix
+from utils.self_training import PSEUDO_WEIGHTS
 
 BENCHMARKS = {  # source and target
     "gta5": ("gta5", "cityscapes"),
@@ -25,6 +26,13 @@ ADVERSARIES = {  # published weights; everything else is as for MRNet
     "clan": f"{CLAN} --lambda-weight 0.01",
     "clan-no-weight": CLAN,
     "clan-no-map": f"{CLAN} --lambda-weight 0.01 --epsilon 1 --lambda-local 0",
+}
+# Beside the flags of DAFormer's training.
+ONLINE = {
+    "dacs": "--teacher-alpha 0.99 --rcs 0 --lambda-fd 0 --pseudo-margins 0,0",
+    "daformer": "",
+    "mic": "--lambda-mask 1",
+    **{f"daformer-{kind}": f"--pseudo-weight {kind}" for kind in PSEUDO_WEIGHTS[1:]},
 }
 FROM_THE_START = "--reg-start 0"  # memory regularization
 
@@ -92,6 +100,12 @@ PUBLISHED_AVERAGES = {
 }
 
 
+PUBLISHED_ONLINE = "--config recipes/daformer.yaml --gpu-ids 0"
+# In images this small blocks and classes are smaller, and in so short a run the teacher follows faster.
+SYNTHETIC_ONLINE = "--self-training --teacher-alpha 0.99 --mask-block 16 --rcs 0.01 --rcs-pixels 60 "
+SYNTHETIC_ONLINE += "--lambda-fd 0.005"
+
+
 @dataclass(frozen=True)
 class Recipe:
     """Flags and defaults of one setting; dictionaries are keyed by benchmark."""
@@ -110,6 +124,7 @@ class Recipe:
     adamw: dict[str, str]  # of trainings with a backbone of timm, by kind
     cost: str  # flags of the measurement of a step
     arch: str  # the network of the other flags
+    online: dict[str, str]  # of DAFormer's training
     views: str = ""  # flags of the patch contrast
     start: dict[str, str] | None = None  # training that replaces ImageNet's weights; None: those weights
     plan: Plan | None = None  # synthetic data to draw; None: the data sets in ./data
@@ -118,6 +133,7 @@ class Recipe:
 def published_recipe() -> Recipe:
     """The published flags, for the real data sets."""
     iterations = {"stage1": 25000, "stage2": 50000, "stage1 average": 40000, "stage2 average": 50000}
+    iterations["online"] = 40000
     stage1, stage2 = (f"--num-steps-stop {iterations[kind]}" for kind in ("stage1", "stage2"))
     stage1, stage2 = f"{PUBLISHED_STAGE1} {stage1}", f"{PUBLISHED_STAGE2} {stage2}"
     cityscapes = f"{stage2} --input-size 1280,640"
@@ -139,6 +155,7 @@ def published_recipe() -> Recipe:
         },
         cost="--rounds 10",
         arch="resnet101",
+        online=dict.fromkeys(BENCHMARKS, PUBLISHED_ONLINE),
     )
 
 
@@ -146,7 +163,8 @@ def synthetic_recipe(name: str = "synthetic") -> Recipe:
     """The flags and iterations of demo.py, for synthetic data; `name` is one of `PLANS`."""
     plan = PLANS[name]
     iterations = {"start": plan.start, "stage1": plan.stage1, "stage2": plan.stage2}
-    start, stage1, stage2 = (f"--num-steps {n} --save-pred-every {n}" for n in iterations.values())
+    iterations["online"] = plan.stage1 + plan.stage2  # instead of both
+    start, stage1, stage2, online = (f"--num-steps {n} --save-pred-every {n}" for n in iterations.values())
     sizes = {"gta5": SIZES, "synthia": SIZES, "robotcar": ROBOTCAR_SIZES}
     common = f"{COMMON} --log-every {plan.log_every}"
     source = {name: f"{common} {size.stage1} {BALANCED}" for name, size in sizes.items()}
@@ -169,6 +187,10 @@ def synthetic_recipe(name: str = "synthetic") -> Recipe:
         cost=f"--precision fp32 --crop {SIZES.crop} --rounds 5",
         arch="mini",
         views=VIEWS,
+        online={
+            name: f"{flags} {RATE1} {FROM_THE_START} {SYNTHETIC_ONLINE} {online}"
+            for name, flags in source.items()
+        },
         start={name: f"{flags} {START} {start}" for name, flags in source.items()},
         plan=plan,
     )
@@ -232,14 +254,17 @@ class Planner:
         if isinstance(network, Stage1):
             terms += f" --lambda-patch {network.patch:g} {recipe.views}" if network.patch else ""
             losses = ADVERSARIES[network.adversary] if network.adversarial else NO_TARGET
-            flags = f"{recipe.stage1[benchmark]} {losses} {terms}"
-            start = "imagenet"
+            kind, start = "online" if network.online else "stage1", "imagenet"
+            flags = f"{getattr(recipe, kind)[benchmark]} {losses} {terms}"
             if recipe.start:
                 first = f"{benchmark}-start{arch_suffix(network)}"
                 start = self._train(
                     "start", benchmark, first, "none", recipe.start[benchmark], arch=network.arch
                 )
-            return self._train("stage1", benchmark, name, start, flags, average=average, arch=network.arch)
+            if network.online:
+                flags += f" {ONLINE[network.online]}"
+                flags += f" --imnet-from {_quote(start.result)}" if recipe.start else ""
+            return self._train(kind, benchmark, name, start, flags, average=average, arch=network.arch)
         chosen = f"--threshold {network.threshold:g}"
         if network.portion:
             chosen = f"--portion {network.portion:g}"

@@ -51,13 +51,15 @@ class Stage1:
     pixel: float = 0.0  # lambda_pixel, the weight of PiPa's pixel contrast
     patch: float = 0.0  # lambda_patch, that of its patch contrast
     arch: str | None = None  # a backbone of timm; None: the recipe's network
+    online: str = ""  # a name in `recipes.ONLINE`: also learns from a teacher's labels
 
     @property
     def name(self) -> str:
         """Folder name of a network without None."""
         losses = (self.adversary or "adversarial") if self.adversarial else "source"
         patch = f"-patch{self.patch:g}" if self.patch else ""
-        return f"{self.benchmark}-{losses}-kl{self.memory:g}{_pixel(self)}{patch}{arch_suffix(self)}"
+        more = patch + (f"-{self.online}" if self.online else "")
+        return f"{self.benchmark}-{losses}-kl{self.memory:g}{_pixel(self)}{more}{arch_suffix(self)}"
 
 
 SOURCE_ONLY = Stage1(adversarial=False, memory=0)
@@ -417,6 +419,40 @@ _TABLES = (
             for title, arch in BACKBONES.items()
         ),
         columns=("10^6 parameters", "ms per step", "GB at its peak", "source only", "Stage I", "Stage II"),
+    ),
+    make_table(
+        "online-1",
+        "Online self-training",
+        "a teacher's labels and mixed images, by themselves and with what this project has",
+        ("source only", SOURCE),
+        ("MRNet", MRNET),
+        ("rectified", RECTIFIED),
+        *(
+            (title, replace(SOURCE_ONLY, **more))
+            for title, more in (
+                ("DACS with AdamW", dict(online="dacs")),
+                ("DAFormer's training", dict(online="daformer")),
+                ("DAFormer's training + masked images (MIC)", dict(online="mic")),
+                ("DAFormer's training + MRNet's adversaries", dict(online="daformer", adversarial=True)),
+                ("DAFormer's training + memory regularization", dict(online="daformer", memory=None)),
+                ("MIC + memory regularization", dict(online="mic", memory=None)),
+            )
+        ),
+    ),
+    make_table(
+        "online-2",
+        "The weight of online pseudo labels",
+        "DAFormer's training with the published weight of target pixels and four others",
+        *(
+            (title, replace(SOURCE_ONLY, online=online))
+            for title, online in (
+                ("share of sure pixels, as published", "daformer"),
+                ("sure pixels only", "daformer-pixel"),
+                ("no weight", "daformer-none"),
+                ("exp(-uncertainty), the rectifying idea", "daformer-uncertainty"),
+                ("share times exp(-uncertainty)", "daformer-both"),
+            )
+        ),
     ),
     make_table(
         "lineage",

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from torch import nn
 
-from tests.conftest import TRAINING, describe, one_line_error
+from tests.conftest import ROOT, TRAINING, describe, one_line_error
 from tests.golden import inputs
 from tests.test_golden import close
 from tests.test_trainers import NOT_ADVERSARIAL, batch, build
@@ -323,13 +324,14 @@ def test_things_are_those_of_cityscapes_by_name_or_named(tmp_path):
     assert stage1_args(["--source", str(description)]).fd_classes == [1]
 
 
-def test_a_run_saves_a_teacher_that_can_be_evaluated(world, run_main):
-    flags = ("--self-training", "--lambda-adv-target1", "0", "--lambda-adv-target2", "0", "--keep", "1")
-    result = run_main("train_ms", *TRAINING, *flags, "--snapshot-dir", "run")
+def test_a_published_recipe_saves_a_teacher_that_can_be_evaluated(world, initial, run_main):
+    recipe = ("--config", str(ROOT / "recipes" / "mic.yaml"), *TRAINING, "--keep", "1")
+    small = ("--pseudo-margins", "0,0", "--rcs-pixels", "60", "--imnet-from", str(initial))
+    result = run_main("train_ms", *recipe, *small, "--crop-size", "64,32", "--snapshot-dir", "run")
     assert result.returncode == 0 and result.stderr == "", result.stderr
     assert sorted(path.name for path in Path("run").glob("*.pth")) == ["GTA5_4.pth", "GTA5_4_teacher.pth"]
     line = json.loads(Path("run/log.jsonl").read_text().splitlines()[-1])
-    assert line["mix2"] >= 0 and 0 <= line["share"] <= 1
+    assert line["mix2"] > 0 and line["masked2"] >= 0 and line["fd"] > 0 and 0 <= line["share"] <= 1
     snapshot = ("--restore-from", "run/GTA5_4_teacher.pth", "--save", "scores")
     flags = ("--input-size", "72,40", "--num-workers", "0", "--cpu")
     result = run_main("evaluate_cityscapes", *snapshot, *flags)
@@ -369,3 +371,28 @@ def test_flags_of_self_training_alone_say_that_they_are_idle(world, run_main):
     result = run_main("train_ms", *TRAINING, *flags, "--snapshot-dir", "run")
     for flag in ("--lambda-mix", "--mask-block", "--teacher-alpha"):
         assert f"{flag} has no effect" in result.stdout
+
+
+PUBLISHED = dict(
+    crop_size=(512, 512), input_size=(720, 1280), input_size_target=(512, 1024), batch_size=2, droprate=0
+)
+DAFORMER = dict(optimizer="adamw", learning_rate=6e-5, weight_decay=0.01, power=1, warm_up=1500)
+DAFORMER |= dict(warm_up_start=0, num_steps_stop=40000, teacher_alpha=0.999, rcs=0.01, lambda_fd=0.005)
+DAFORMER |= dict(
+    pseudo_margins=[15, 120], jitter=0.2, random_mirror=True, train_bn=True, pseudo_weight="share"
+)
+DACS = dict(optimizer="sgd", learning_rate=2.5e-4, nesterov=False, power=0.9, warm_up=0, rcs=0, lambda_fd=0)
+DACS |= dict(num_steps_stop=250000, teacher_alpha=0.99, jitter=0.25, pseudo_margins=[0, 0], lambda_mask=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("dacs", DACS), ("daformer", DAFORMER | dict(lambda_mask=0)), ("mic", DAFORMER | dict(lambda_mask=1))],
+    ids=["dacs", "daformer", "mic"],
+)
+def test_a_published_row_is_one_command(name, settings):
+    path = ROOT / "recipes" / f"{name}.yaml"
+    args = vars(stage1_args(["--config", str(path)]))
+    expected = PUBLISHED | settings | dict(self_training=True, label_scales=[1, 1], blur_chance=0.5)
+    assert {key: args[key] for key in expected} == expected
+    assert yaml.safe_load(path.read_text()).keys() <= args.keys()
