@@ -40,6 +40,7 @@ class Plan(NamedTuple):
     strides: list[int]  # of the two maps
     channels: list[int]
     channels_last: bool
+    patches: bool  # whether a cell lies in the middle of its pixels, and not on the first of them
     unused: list[str]  # parameters that the maps do not depend on
     batch_norm: bool
     checkpointing: bool
@@ -91,6 +92,7 @@ def _probe(timm: ModuleType, name: str, options: dict) -> Plan:
     strides, channels = network.feature_info.reduction(), network.feature_info.channels()
     channels_last = str(getattr(network, "output_fmt", "")).endswith("NHWC")
     weights = network.pretrained_cfg
+    stem = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
 
     def check(multiple: int) -> Exception | None:
         try:
@@ -116,7 +118,7 @@ def _probe(timm: ModuleType, name: str, options: dict) -> Plan:
     if hub := weights.get("hf_hub_id"):
         url = HUB.format(hub, weights.get("hf_hub_filename") or "model.safetensors")
     return Plan(
-        *(name, options, multiple, strides, channels, channels_last),
+        *(name, options, multiple, strides, channels, channels_last, stem.kernel_size == stem.stride),
         unused=[key for key, p in network.named_parameters() if p.grad is None],
         batch_norm=batch_norm,
         # Recomputing a block updates the statistics of batch normalisation a second time.
@@ -165,18 +167,25 @@ class TimmNetwork(TwoClassifiers):
     checkpointing = property(fset=set_checkpointing)
 
     def stages(self, x: Tensor) -> list[Tensor]:
-        """Images (N, 3, H, W), BGR minus mean -> the last two maps, both of the size of the finer."""
-        plan, size = self.plan, x.shape[2:]
-        x = x.flip(1) * self.scale + self.shift
-        if any(side % plan.multiple for side in size):
-            x = F.pad(x, (0, -size[1] % plan.multiple, 0, -size[0] % plan.multiple))
+        """Images (N, 3, H, W), BGR minus mean -> the last two maps, both (N, channels, H/s + 1, W/s + 1).
+
+        s is the finer stride. As in the published network cell k lies on pixel s * k: the first patches begin
+        half a cell outside.
+        """
+        plan, stride, size = self.plan, min(self.plan.strides), x.shape[2:]
+        cells, before = [side // stride + 1 for side in size], plan.patches * (stride // 2)
+        room = [max(stride * n, before + side) for n, side in zip(cells, size, strict=True)]
+        after = [r + -r % plan.multiple - before - side for r, side in zip(room, size, strict=True)]
+        x = F.pad(x.flip(1) * self.scale + self.shift, (before, after[1], before, after[0]))
         maps = _channels_first(self.backbone(x), plan.channels_last)
-        cells = [[-(-side // stride) for side in size] for stride in plan.strides]
-        maps = [x[:, :, :height, :width] for x, (height, width) in zip(maps, cells, strict=True)]
-        if cells[0] != cells[1]:
-            finer = max(cells)
-            maps = [F.interpolate(x, finer, mode="bilinear", align_corners=False) for x in maps]
-        return maps
+        finer = max(x.shape[2:] for x in maps)
+        maps = [
+            x
+            if x.shape[2:] == finer
+            else F.interpolate(x, finer, mode="bilinear", align_corners=not plan.patches)
+            for x in maps
+        ]
+        return [x[:, :, : cells[0], : cells[1]] for x in maps]
 
     def load_pretrained(self, state: dict[str, Tensor] | None) -> None:
         """Load the model's own weights: a file's, or None: those that timm downloads or has in its cache.

@@ -144,7 +144,7 @@ def test_maps_have_the_strides_of_the_plan_and_any_size(name):
         with torch.no_grad():
             logits = found(torch.zeros(1, 3, height, width))
             *_, joined = found(torch.zeros(1, 3, height, width), features="input")
-        cells = tuple(-(-side // min(strides)) for side in (height, width))
+        cells = tuple(side // min(strides) + 1 for side in (height, width))
         assert all(z.shape == (1, 7, *cells) for z in logits)
         assert joined.shape == (1, sum(plan.channels), *cells)
 
@@ -191,7 +191,22 @@ def test_images_reach_the_backbone_as_its_weights_expect_them():
     found(rgb.flip(1) - torch.tensor(MEAN_BGR)[:, None, None])
     weights = found.backbone.pretrained_cfg
     mean, std = (torch.tensor(weights[name])[:, None, None] for name in ("mean", "std"))
-    torch.testing.assert_close(seen[0], (rgb / 255 - mean) / std, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(seen[0][:, :, 8:40, 8:40], (rgb / 255 - mean) / std, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["test_vit", "drawn_swin", "drawn_pvt"])
+def test_cells_see_the_pixels_that_their_logits_are_enlarged_to(name):
+    """Cell k lies on pixel 16 k, as bilinear enlargement with aligned corners takes it."""
+    found, side, k = network(name), 192, 6
+    generator = torch.Generator().manual_seed(0)
+    image = (40 * torch.randn(1, 3, side, side, generator=generator)).requires_grad_()
+    for maps in found.stages(image):
+        seen = (maps[0, :, k, k] * torch.randn(maps.shape[1], generator=generator)).sum()
+        gradient = torch.autograd.grad(seen, image, retain_graph=True)[0][0].pow(2).sum(0)
+        share = gradient / gradient.sum()
+        for axis in (0, 1):
+            centre = (share.sum(1 - axis) * torch.arange(side)).sum()
+            assert abs(centre - 16 * k) < 8
 
 
 def test_the_blocks_of_a_plain_transformer_are_four_stages():
