@@ -207,7 +207,7 @@ class AD_Trainer(trainer_ms.AD_Trainer):  # noqa: N801 - the published name
         def terms(z1: Tensor, z2: Tensor) -> Iterator[Losses]:
             share = self._batch_fraction(z1)  # they are means over the batch
             for number, z in enumerate((z1, z2), start=1):
-                loss = weighted_cross_entropy(z, labels, weight, self.args.ignore_label)
+                loss = self.fused(weighted_cross_entropy)(z, labels, weight, self.args.ignore_label)
                 yield {f"{name}{number}": share * loss}
 
         with self._defer_all_reduce(last):

@@ -26,6 +26,12 @@ PANELS = {  # title and unit -> key in the log -> its name in the legend
         "me": "entropy",
     },
     "Cosine of the classifiers' weights, plus 1": {"weight": "--lambda-weight"},
+    "Pseudo labels of the teacher (nats)": {
+        **{"mix1": "mixed, auxiliary", "mix2": "mixed, primary"},
+        **{"masked1": "masked, auxiliary", "masked2": "masked, primary"},
+    },
+    "Share of sure pixels": {"share": "of the target"},
+    "Feature distance": {"fd": "on things"},
     "Contrasts (nats)": {"pixel": "pixels", "patch": "patches"},
     "Discriminators (by --adversarial)": {"D1": "auxiliary", "D2": "primary"},
 }
