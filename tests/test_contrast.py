@@ -15,6 +15,7 @@ import torch.nn.functional as F
 
 import trainer_ms
 import trainer_ms_variance
+import trainer_st
 from benchmarks.step import count, stage_args
 from dataset import build_dataset, pairs
 from dataset.pairs import PairDataset
@@ -493,3 +494,13 @@ def test_dataparallel_splits_the_contrasted_batch(monkeypatch, one_thread):
         trainer.device_ids = [0, 1]
         for one, two in zip(alone, trainer.segment(batch(0)[0], head=head), strict=True):
             torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-4)
+
+
+def test_contrasts_go_with_online_self_training(one_thread):
+    flags = f"{FLAGS} {LEARNING} {' '.join(PATCHES)} --self-training --lambda-pixel 0.1"
+    torch.manual_seed(0)
+    trainer = trainer_st.AD_Trainer(stage1_args(flags.split()))
+    torch.nn.init.normal_(trainer.G.layer6.head[1].weight, std=0.5)
+    losses = step(trainer, 0)
+    assert losses["pixel"] > 1 and losses["patch"] > 1 and losses["mix2"] > 0
+    assert trainer.bank.added.tolist() == [2 * 3 * 9 * 7]
