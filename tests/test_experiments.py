@@ -41,7 +41,7 @@ from utils.errors import UserError
 from utils.options import stage1_args, stage2_args, write_options
 
 NAMES = ["mrnet-1", "mrnet-2", "mrnet-3", *(f"rectifying-{n}" for n in range(2, 11))]
-NAMES += ["adaboost-1", "crst-1", "related-1", "pipa-1", "backbones", "lineage"]
+NAMES += ["adaboost-1", "crst-1", "related-1", "pipa-1", "backbones", "online-1", "online-2", "lineage"]
 PARSERS = {
     "train_ms.py": stage1_args,
     "train_ft.py": stage2_args,
@@ -144,6 +144,27 @@ def test_averages_are_trained_as_published_and_used_by_the_next_stage(tmp_path):
     assert (args.batch_size, args.crop_size, args.learning_rate) == (2, (480, 960), 4e-4)
     assert args.swa and args.swa_start == 25000 and not args.adaboost
     assert jobs[-1].result.name == "GTA5_50000_average.pth"
+
+
+def test_backbones_of_timm_train_with_their_own_rates_through_both_stages(tmp_path):
+    planner = Planner(synthetic_recipe(), tmp_path, seed=0)
+    row = next(row for row in TABLES["backbones"].rows if row.title == "ViT")
+    costs = {planner.evaluate(cell) for cell in row.cells[:3]}
+    assert len(costs) == 1 and "--arch timm/test_vit" in costs.pop().command
+    jobs = runner.unfinished([planner.evaluate(row.cells[-1])])
+    training = [shlex.split(job.command) for job in jobs if job.command.startswith("train_")]
+    flags = [(stage1_args if words[0] == "train_ms.py" else stage2_args)(words[1:]) for words in training]
+    assert [(args.arch, args.optimizer, args.learning_rate) for args in flags] == [
+        ("timm/test_vit", "adamw", rate) for rate in (5e-4, 1e-4, 1e-5)
+    ]
+    assert all(args.restore_from.endswith(".pth") for args in flags[1:])
+    other = {planner.evaluate(cell).result for row in TABLES["backbones"].rows for cell in row.cells}
+    assert len(other) == 4 * len(TABLES["backbones"].rows)  # three numbers of each are of one measurement
+
+
+def test_numbers_of_a_table_without_published_ones_stand_alone():
+    table = methods_table(None, None)
+    assert "published" not in tabulate.as_text(table, numbers(table, [0.35], [0.4]), [])
 
 
 def test_adversaries_differ_from_mrnets_only_in_their_losses(tmp_path):
