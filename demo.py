@@ -120,8 +120,8 @@ def scripts_to_run(plan: Plan, seed: int) -> list[tuple[str, ...]]:
         return f"{script} --restore-from {snapshot(folder)} --input-size {SIZES.target}"
 
     start, stage1 = snapshot("start"), snapshot("stage1")
-    stage1_flags = f"{source} {recipes.STAGE1} {recipes.RATE1}"
-    source_only_flags = f"{source} {recipes.NO_TARGET} {recipes.RATE1}"
+    stage1_flags = f"{source} {recipes.STAGE1} {recipes.RATE1} {plan.rate1}"
+    source_only_flags = f"{source} {recipes.NO_TARGET} {recipes.RATE1} {plan.rate1}"
     evaluations = [predict("evaluate_cityscapes.py", folder) for folder in METHODS.values()]
     return [
         (

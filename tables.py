@@ -40,7 +40,7 @@ def tables_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--synthetic", "--embedded", action="store_true", help="small network, synthetic data, as in demo.py")
     length = parser.add_mutually_exclusive_group().add_argument
     length("--quick", action="store_true", help="with --synthetic: a minute or two per table, to try it out")
-    length("--short", action="store_true", help="with --synthetic: three fifths of the images and iterations")
+    length("--short", action="store_true", help="with --synthetic: the images and iterations of demo.py")
     add("--seeds", type=seeds, default="0", help="seeds to run; several give mean and 95 %% t-interval")
     add("--out", type=Path, default="tables", help="output folder")
     add("--dry-run", action="store_true", help="print the commands; run and write nothing")

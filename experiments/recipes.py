@@ -64,6 +64,7 @@ class Plan:
     start: int
     stage1: int
     stage2: int
+    rate1: str  # learning rate of Stage I
     log_every: int
 
 
@@ -76,15 +77,15 @@ BALANCED = "--class-balance --often-balance --max-value 3"
 START = f"{NO_TARGET} --batch-size 4 --learning-rate 1e-2 --warm-up 50"
 MEMORY = 1.0  # lambda_kl
 STAGE1 = f"{ADVERSARIAL} --lambda-kl-target {MEMORY:g} {FROM_THE_START}"
-RATE1 = "--batch-size 2 --learning-rate 1e-3"
+RATE1 = "--batch-size 2 --learning-rate"  # a plan's
 # Its pseudo labels are much worse than a ResNet-101's: only confident pixels, and a low learning rate.
 THRESHOLD = 0.9
 STAGE2 = f"{NO_TARGET} --batch-size 2 --learning-rate 2e-5 --train_bn"
 SELF_TRAINING_RATE = "1e-4"
 ADAMW_RATES = {"start": "5e-4", "stage1": "1e-4", "stage2": "1e-5"}
-DEMO = Plan(train_images=160, val_images=60, start=450, stage1=160, stage2=120, log_every=10)
-FULL = Plan(train_images=240, val_images=60, start=650, stage1=280, stage2=200, log_every=10)
-QUICK = Plan(train_images=16, val_images=4, start=24, stage1=6, stage2=6, log_every=2)
+DEMO = Plan(train_images=160, val_images=60, start=450, stage1=100, stage2=100, rate1="2e-3", log_every=10)
+FULL = Plan(train_images=240, val_images=60, start=650, stage1=280, stage2=200, rate1="1e-3", log_every=10)
+QUICK = Plan(train_images=16, val_images=4, start=24, stage1=6, stage2=6, rate1="1e-3", log_every=2)
 PLANS = {"synthetic": FULL, "synthetic-short": DEMO, "synthetic-quick": QUICK}
 
 # The published commands without the flags that the tables vary.
@@ -165,6 +166,7 @@ def synthetic_recipe(name: str = "synthetic") -> Recipe:
     iterations = {"start": plan.start, "stage1": plan.stage1, "stage2": plan.stage2}
     iterations["online"] = plan.stage1 + plan.stage2  # instead of both
     start, stage1, stage2, online = (f"--num-steps {n} --save-pred-every {n}" for n in iterations.values())
+    rate1 = f"{RATE1} {plan.rate1} {FROM_THE_START}"
     sizes = {"gta5": SIZES, "synthia": SIZES, "robotcar": ROBOTCAR_SIZES}
     common = f"{COMMON} --log-every {plan.log_every}"
     source = {name: f"{common} {size.stage1} {BALANCED}" for name, size in sizes.items()}
@@ -178,7 +180,7 @@ def synthetic_recipe(name: str = "synthetic") -> Recipe:
         drop=0.1,
         thresholds=dict.fromkeys(BENCHMARKS, THRESHOLD),
         iterations=iterations | {f"{kind} average": n for kind, n in iterations.items()},
-        stage1={name: f"{flags} {RATE1} {FROM_THE_START} {stage1}" for name, flags in source.items()},
+        stage1={name: f"{flags} {rate1} {stage1}" for name, flags in source.items()},
         stage2={name: f"{common} {size.stage2} {STAGE2} {stage2}" for name, size in sizes.items()},
         prediction={name: f"--input-size {size.target}" for name, size in sizes.items()},
         averages=synthetic_averages(plan),
@@ -187,10 +189,7 @@ def synthetic_recipe(name: str = "synthetic") -> Recipe:
         cost=f"--precision fp32 --crop {SIZES.crop} --rounds 5",
         arch="mini",
         views=VIEWS,
-        online={
-            name: f"{flags} {RATE1} {FROM_THE_START} {SYNTHETIC_ONLINE} {online}"
-            for name, flags in source.items()
-        },
+        online={name: f"{flags} {rate1} {SYNTHETIC_ONLINE} {online}" for name, flags in source.items()},
         start={name: f"{flags} {START} {start}" for name, flags in source.items()},
         plan=plan,
     )
