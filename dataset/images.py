@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -150,8 +151,19 @@ def mode_of(image: Image.Image) -> str:
         max(getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, (8,))) > 8
         or (isinstance(first, str) and DEEP in first)
         or (image.format == "PPM" and isinstance(last, int) and last > 255)
+        or (image.format == "JPEG2000" and tiles and _jpeg2000_bits(image.fp) > 8)
     )
     return image.mode + DEEP if deep and image.mode not in HIGH_DEPTH_MODES else image.mode
+
+
+def _jpeg2000_bits(file: BinaryIO) -> int:
+    """Bits per channel: of the box `ihdr`, in a bare codestream of its first segment (ISO 15444-1)."""
+    place = file.tell()
+    file.seek(0)
+    start = file.read(png.WINDOW)
+    file.seek(place)
+    depth = start.find(b"ihdr") + 14 if b"ihdr" in start else 42
+    return (start[depth] & 127) + 1
 
 
 def is_deep(mode: str) -> bool:
@@ -275,7 +287,9 @@ def scan(
     names = sorted(walk(""))
     if not names:
         what = suffixes[0] if len(suffixes) == 1 else ".png, .jpg or another picture suffix"
-        raise DataError(f"{folder}: no file here ends in {what}; put the images there or give a list")
+        raise DataError(
+            f"{folder}: no file here ends in {what}; put the images there, or name another folder or a list"
+        )
     return names
 
 
