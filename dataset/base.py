@@ -197,7 +197,10 @@ class SegmentationDataset(Dataset):
                 f"{path}: no pseudo label; make them with generate_plabel_cityscapes.py and the same "
                 "--threshold"
             )
-        raise DataError(f"{path}: no such label file; add it or remove its image from the list")
+        advice = "add it or remove its image from the list"
+        if (train_ids := path.with_name(path.name.replace("_labelIds", "_labelTrainIds"))).is_file():
+            advice = f"{train_ids.name} is there: describe its ids in a dataset.yaml"
+        raise DataError(f"{path}: no such label file; {advice}")
 
 
 class PredictionDataset(Dataset):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dataset import PredictionDataset, build_dataset
+from dataset import DataError, PredictionDataset, build_dataset
 from dataset.robotcar import ROBOTCAR_COLORS
 from dataset.sampling import TrainingStream, batches
 from tests.conftest import (
@@ -456,3 +456,11 @@ def test_a_sample_can_be_asked_for_without_those_before_it(twelve):
     stream = TrainingStream(twelve, 36, (5, 0))
     last = stream[35]
     assert torch.equal(last["image"], [stream[k] for k in range(36)][35]["image"])
+
+
+def test_train_ids_beside_a_missing_label_are_named(tmp_path):
+    write_cityscapes(tmp_path, splits=["train"])
+    for file in tmp_path.rglob("*labelIds.png"):
+        file.rename(file.with_name(file.name.replace("labelIds", "labelTrainIds")))
+    with pytest.raises(DataError, match="labelIds.png: no such label file; .*labelTrainIds.png is there"):
+        unchanged("cityscapes", tmp_path, (48, 96)).check(labels_required=True)
