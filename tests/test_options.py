@@ -430,6 +430,8 @@ def test_a_flag_in_an_earlier_runs_options_may_not_act_either(tmp_path):
     file.write_text(file.read_text().replace("lambda_kl_target: 0.0", "lambda_kl_target: 0.1"))
     (line,) = idle_flags.idle_flags(stage1_args(["--config", str(file)]), idle_flags.TRAINING)
     assert line.startswith("--lambda-kl-target has no effect: --reg-start 15000")
+    options.write_options(tmp_path, stage2_args([]), {"road": (0, 0, 0)})  # with what the data sets fill in
+    assert idle_flags.idle_flags(stage2_args(["--config", str(file)]), idle_flags.TRAINING) == []
 
 
 def write_options(file: Path, **options) -> Path:

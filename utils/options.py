@@ -530,8 +530,9 @@ def _parse_with_earlier(parser: OneLineParser, argv: list[str] | None) -> Namesp
     if file is None:
         return args
     earlier, defaults = parse_options(parser, load_options(file), file), vars(parser.parse_args([]))
-    changed = {name for name, value in vars(earlier).items() if value != defaults[name]}
-    earlier.given = {name: flag for name, flag in earlier.given.items() if name in changed}  # it holds all
+    # The file holds all flags, those without a default as the data sets fill them in.
+    kept = {name for name, value in vars(earlier).items() if defaults[name] not in (None, value)}
+    earlier.given = {name: flag for name, flag in earlier.given.items() if name in kept}
     return parser.parse_args(argv, earlier)
 
 
@@ -565,7 +566,7 @@ def spelled_options(args: Namespace) -> dict:
     """The training flags by name, as written on a command line."""
 
     def spell(name: str, value: object) -> object:
-        if name.startswith(("input_size", "crop_size", "patch_size")):
+        if value and name.startswith(("input_size", "crop_size", "patch_size")):
             return format_size(value)
         return str(value) if isinstance(value, Path) else value
 
