@@ -48,7 +48,8 @@ FREE_OPTIONS = {
         "fp16",
     ),
 }
-DATA = ("labelled images, or labels made anew", "target images")  # what the hashes are of
+# What the hashes are of; the last where source images are mixed in.
+DATA = ("labelled images, or labels made anew", "target images", "source images")
 EARLIER = ".earlier"  # goes before the suffix of files that a new run in the same folder would overwrite
 log = logging.getLogger(__name__)
 
@@ -167,9 +168,8 @@ def check_resumable(
             )
     if trainer.stateful().keys() != state["trainer"].keys() - {"networks"}:
         raise UserError(
-            "--lambda-adv-target1, --lambda-adv-target2: the run in "
-            f"{args.snapshot_dir} trains other discriminators; give its weights, or choose another "
-            "--snapshot-dir"
+            f"{path}: is of a run with other discriminators; give its --lambda-adv-target1 and 2, or choose "
+            "another --snapshot-dir"
         )
     differing = [f"{name} {now[name]} (was {before[name]!r:.100})" for name in changed if name not in free]
     if images != state["images"]:

@@ -28,7 +28,7 @@ class TrainingData:
         target: the images that are adapted to.
         validation: None without --eval-every.
         target_has_labels: whether the loss on the target's labels is logged; known after `check`.
-        hashes: of the labelled target or source and of the target, by which a resume notices other data.
+        hashes: of each, as in `engine.resume.DATA`, by which a resume notices other data.
 
     Raises:
         UserError, DataError: folders, lists, descriptions or classes do not fit.
@@ -61,7 +61,7 @@ class TrainingData:
         self.labelled.check(labels_required=True)
         if self.pseudo_labels:
             check_pseudo_labels(first)
-        for data in (first, self.target):
+        for data in (first, self.target, *self.parts[1:]):
             check_apart("--snapshot-dir", self.args.snapshot_dir, data, labels=False)
             self.hashes.append(hash_of_data(data))
         self.surveys = [check_learnable(part) for part in self.parts]
