@@ -4,20 +4,22 @@
 
 Writes for each image <name>.png (train ids), <name>_overlay.png (classes over the image, with a legend) and
 <name>_uncertainty.png (heat map with a colour bar), for each video <name>_overlay.mp4; with --label-ids only
-<name>.png.
+<name>.png. Other files of these names are not replaced.
 """
 
 from utils.script import run_script
 
 import logging
 from argparse import Namespace
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from dataset.images import decode_image
+from dataset.images import check_image, decode_image
+from dataset.transforms import stretched
 from deploy.inputs import Input, find_inputs
 from deploy.legends import overlay_with_legend
 from deploy.segmenter import Segmenter, load_segmenter
@@ -71,6 +73,10 @@ def main() -> None:
     if args.label_ids:
         check_only_label_ids(args.save)
         ids = label_ids(recognise(*read_snapshot(args.restore_from), None, None, images=False))
+    if args.input_size:
+        sizes = Counter(check_image(item.path) for item in inputs if not item.is_video)
+        if line := stretched(sizes, args.input_size):
+            log.warning("--input-size: %s.", line)
     device, _ = choose_device(args)
     segmenter = load_segmenter(args.restore_from, device, args.input_size, args.precision)
     for item in progress(inputs, len(inputs)):
@@ -85,15 +91,14 @@ def segment_image(segmenter: Segmenter, item: Input, args: Namespace, ids: np.nd
     """Write the train ids, the overlay and the uncertainty of one image, or only its label ids `ids`."""
     image = decode_image(item.path)
     result = segmenter(image, fast=args.fast)
+    write_ids(item.outputs[0], result.label if ids is None else ids[result.label])
     if ids is not None:
-        write_ids(item.outputs[0], ids[result.label])
         return
     written = (
-        Image.fromarray(result.label),
         segmenter.overlay(image, result, legend=True),
         segmenter.uncertainty(image, result, args.uncertainty_max),
     )
-    for path, output in zip(item.outputs, written, strict=True):
+    for path, output in zip(item.outputs[1:], written, strict=True):
         atomic_write(path, partial(output.save, format="PNG"), durable=False)
 
 

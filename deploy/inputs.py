@@ -1,10 +1,12 @@
 """The images and videos to segment, and where their results go."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from dataset.images import ID_MODES, PICTURE_SUFFIXES, DataError, check_image, read_header, scan
+from dataset.images import PICTURE_SUFFIXES, check_image, scan
+from dataset.png import read_note
 from deploy.video import VIDEO_SUFFIXES, check_video
 from utils.atomic import resolve_path
 from utils.errors import UserError
@@ -29,7 +31,7 @@ def find_inputs(paths: Sequence[Path], folder: Path, only_labels: bool = False) 
 
     Raises:
         UserError, DataError: a file is missing or unreadable, two inputs would have the same output, or an
-            output would overwrite an input or another picture.
+            output would overwrite an input or another's file.
     """
     inputs = [item for path in paths for item in _expand(path, folder)]
     if only_labels:
@@ -51,11 +53,8 @@ def _expand(path: Path, folder: Path) -> list[Input]:
     if not path.is_dir():
         raise UserError(f"{path}: no such file; name an image, a folder of images or a video")
     path = resolve_path(path)
-    try:
-        # Skip the results if their folder is inside this one.
-        names = scan(path, (*PICTURE_SUFFIXES, *VIDEO_SUFFIXES), excluded_folders=[resolve_path(folder)])
-    except DataError:
-        raise UserError(f"{path}: no image or video in this folder; name another one") from None
+    # Skip the results if their folder is inside this one.
+    names = scan(path, (*PICTURE_SUFFIXES, *VIDEO_SUFFIXES), excluded_folders=[resolve_path(folder)])
     return [_input(path / name, folder / Path(name).with_suffix("")) for name in names]
 
 
@@ -78,7 +77,7 @@ def _check_outputs(inputs: Sequence[Input], folder: Path) -> None:
                 )
             if resolve_path(output) in sources:
                 raise UserError(f"--save {folder}: {output} would overwrite an input; choose another folder")
-            is_label = output == item.outputs[0] and not item.is_video
-            if is_label and output.is_file() and read_header(output)[1] not in ID_MODES:
-                raise UserError(f"--save {folder}: {output} is a picture already; choose another folder")
             writers[output] = item.path
+        label = item.outputs[0]
+        if not item.is_video and os.path.lexists(label) and read_note(label) is None:
+            raise UserError(f"--save {folder}: {label} is no prediction; choose another folder")

@@ -20,6 +20,7 @@ from dataset.images import IdReader
 from dataset.labels import Colors
 from engine.evaluation import LABELLED, PixelCounts
 from engine.result_folders import refuse_unfinished
+from engine.snapshots import result_flags
 from utils.atomic import atomic_write
 from utils.errors import UserError
 from utils.pictures import nats_of_levels
@@ -169,9 +170,11 @@ def read_result(folder: Path) -> Result:
     """What `evaluate_cityscapes.py` wrote to a folder.
 
     Raises:
-        UserError: it holds no result, an unfinished or a malformed one.
+        UserError: it holds no result, an unfinished, outdated or malformed one.
     """
     refuse_unfinished(folder)
+    if (flags := result_flags(folder)) and "report" not in flags:
+        raise UserError(f"{folder}: other predictions were written there after its evaluation; evaluate anew")
     path = folder / METRICS
     if not path.is_file():
         raise UserError(f"{folder}: holds no {METRICS}; name a folder that evaluate_cityscapes.py wrote")

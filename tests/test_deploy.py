@@ -394,6 +394,8 @@ def test_flags_change_size_and_passes(street, snapshot, flags, loaded, run_main)
     assert not np.array_equal(found.label, loaded(photograph()).label)
     heat = np.asarray(other.uncertainty(photograph(), found, maximum=3))
     assert np.array_equal(pixels("seen/street_uncertainty.png"), heat)
+    squeezed = run_main("segment", "--input-size", "24,24", "street.png", *flags)
+    assert "--input-size: 1 of 1 images are stretched to 24,24" in squeezed.stdout
 
 
 def test_images_of_every_kind_are_read(street, flags, run_main):
@@ -425,7 +427,7 @@ def test_images_of_every_kind_are_read(street, flags, run_main):
         (None, ["gone.png"], "seen", ["gone.png", "no such file"]),
         (None, ["walk/notes.txt"], "seen", ["notes.txt", "not a readable image"]),
         (lambda f: (f / "cut.jpg").write_bytes(b""), ["street.png", "cut.jpg"], "seen", ["cut.jpg"]),
-        (lambda f: (f / "empty").mkdir(), ["empty"], "seen", ["empty", "no image or video"]),
+        (lambda f: (f / "empty").mkdir(), ["empty"], "seen", ["empty", "no file here ends in"]),
         (lambda f: save_png(f / "p/street.png", photograph()), ["street.png", "p"], "seen", ["p/street"]),
         (None, ["street.png", "street.png"], "seen", ["street.png", "both"]),
         (lambda f: save_png(f / "p/street_overlay.png", photograph()), ["street.png", "p"], "seen", ["p/"]),

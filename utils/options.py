@@ -566,7 +566,7 @@ def spelled_options(args: Namespace) -> dict:
     """The training flags by name, as written on a command line."""
 
     def spell(name: str, value: object) -> object:
-        if value and name.startswith(("input_size", "crop_size", "patch_size")):
+        if name.startswith(("input_size", "crop_size", "patch_size")):
             return format_size(value)
         return str(value) if isinstance(value, Path) else value
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from dataset.png import compress, png_file
@@ -182,8 +183,10 @@ class PredictionWriter:
 
 
 def write_ids(path: Path, ids: np.ndarray) -> None:
-    """Write ids (H, W) uint8 or uint16 as a grey PNG."""
-    atomic_write(path, lambda tmp: Image.fromarray(ids).save(tmp, "PNG"), durable=False)
+    """Write ids (H, W) uint8 or uint16 as a grey PNG, noted to be a prediction."""
+    note = PngInfo()
+    note.add_text("Comment", "prediction")  # for `read_note`
+    atomic_write(path, lambda tmp: Image.fromarray(ids).save(tmp, "PNG", pnginfo=note), durable=False)
 
 
 def check_only_label_ids(folder: Path) -> None:

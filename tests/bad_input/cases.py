@@ -485,6 +485,8 @@ def result_cases() -> Iterator[Case]:
     not_maps = ("a folder", "a named pipe", "a link", "cut to 99")
     maps = {what: spoil for what, spoil in files.IMAGES.items() if not what.startswith(not_maps)}
     yield from spread(maps, {name: Reader("report", GOOD["report"], name) for name in MAPS}, times=1)
+    outdated = at(f"{RESULT}/run.yaml", lambda path: path.write_text("- flags: {threshold: 0.9}\n"))
+    yield Case("labels made there since", "report", GOOD["report"], (RESULT, "evaluate anew"), outdated)
 
 
 # Places
@@ -601,13 +603,9 @@ def replacing_cases() -> Iterator[Case]:
     segmented = ("street.png", "other.jpg", *GOOD["segment"][1:], "--save", ".")
     both = at("other.jpg", other)
     yield Case("segment over an input", "segment", segmented, ("street.png",), both)
-    single = ("other.jpg", *GOOD["segment"][1:], "--save", ".")
-
-    def beside(world: Path) -> None:
-        both(world)
-        at("other.png", other)(world)
-
-    yield Case("segment over a picture beside its input", "segment", single, ("other.png",), beside)
+    labels = ("own/images/train", *GOOD["segment"][1:], "--save", "own/labels/train")
+    for more in ((), ("--label-ids",)):
+        yield Case(f"segment over labels {more}", "segment", (*labels, *more), ("own/labels/train/0.png",))
 
 
 def label_ids_cases() -> Iterator[Case]:
