@@ -194,6 +194,21 @@ def test_a_round_learns_from_both_domains_and_resumes_exactly(method, trained, r
     assert one.read_bytes() != (trained / SNAPSHOT).read_bytes()
 
 
+def test_other_source_images_are_noticed_on_resume(trained, run_main):
+    flags = (*SELF_TRAINING, "--snapshot-dir", "./other", "--num-steps-stop")
+    assert run_main(*flags, "1").returncode == 0
+    images = trained / "data/GTA5/images"
+    (images / "00001.png").rename(images / "00009.png")
+    labels = trained / "data/GTA5/labels"
+    (labels / "00001.png").rename(labels / "00009.png")
+    try:
+        resumed = run_main(*flags, "1", "--resume")
+    finally:
+        (images / "00009.png").rename(images / "00001.png")
+        (labels / "00009.png").rename(labels / "00001.png")
+    assert "uninterrupted run would have computed: other source images." in resumed.stdout
+
+
 def test_the_target_stream_is_seen_only_where_something_depends_on_it(trained, run_main, monkeypatch):
     seen, segment = [], AD_Trainer.segment
     monkeypatch.setattr(AD_Trainer, "segment", lambda self, x: seen.append(len(x)) or segment(self, x))
