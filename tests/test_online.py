@@ -15,6 +15,7 @@ from tests.golden import inputs
 from tests.test_golden import close
 from tests.test_trainers import NOT_ADVERSARIAL, batch, build
 from trainer_st import AD_Trainer
+from utils.distributed import Processes
 from utils.options import stage1_args
 from utils.self_training import (
     block_mask,
@@ -221,6 +222,38 @@ def test_the_five_weights_are_what_they_say():
         torch.testing.assert_close(found[:, 1:-2], weight[:, 1:-2])
 
 
+def test_the_share_and_the_feature_distance_are_those_of_the_batch_of_all_processes(float64):
+    numbers = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, CLASSES, 16, 24, generator=numbers) * 3
+    labels = torch.randint(CLASSES, (3, 2, 3), generator=numbers)
+    labels = labels.repeat_interleave(8, 1).repeat_interleave(8, 2)
+    features, reference = torch.randn(2, 3, 5, 2, 3, generator=numbers)
+    sent = []
+
+    class First(Processes):
+        def all_reduce_sum(self, tensor: torch.Tensor) -> torch.Tensor:
+            sent.append(tensor)
+            return tensor
+
+    class Both(Processes):
+        def all_reduce_sum(self, tensor: torch.Tensor) -> torch.Tensor:
+            return sent[0] + sent[1]
+
+    whole = label_target(logits, 0.8)[2]
+    parts = slice(0, 1), slice(1, 3)
+    for part in parts:
+        label_target(logits[part], 0.8, across=First())
+    for part in parts:
+        assert label_target(logits[part], 0.8, across=Both())[2] == whole
+    sent.clear()
+    maps = features, reference, labels
+    for part in parts:
+        feature_distance(*(x[part] for x in maps), [1, 2, 3], across=First())
+    shares = [feature_distance(*(x[part] for x in maps), [1, 2, 3], across=Both()) for part in parts]
+    assert sum(shares).item() == close(feature_distance(*maps, [1, 2, 3]).item())
+    assert all(share > 0 for share in shares)
+
+
 def test_an_image_of_one_class_is_pasted_whole():
     labels = torch.full((6, 8), 3)
     chosen = draw_classes(present_classes(labels, CLASSES), torch.rand(CLASSES + 1))
@@ -318,10 +351,10 @@ def test_the_feature_distance_goes_with_stage_1_alone(initial, one_thread):
 
 
 def test_things_are_those_of_cityscapes_by_name_or_named(tmp_path):
-    assert stage1_args([]).fd_classes == [6, 7, 11, 12, 13, 14, 15, 16, 17, 18]
-    assert stage1_args(["--fd-classes", "car,train,7"]).fd_classes == [7, 13, 16]
+    assert stage1_args(["--lambda-fd", "1"]).fd_classes == [6, 7, 11, 12, 13, 14, 15, 16, 17, 18]
+    assert stage1_args(["--lambda-fd", "1", "--fd-classes", "car,train,7"]).fd_classes == [7, 13, 16]
     description = describe(tmp_path / "dataset.yaml", classes={"lane": {"ids": 1}, "car": {"ids": 2}})
-    assert stage1_args(["--source", str(description)]).fd_classes == [1]
+    assert stage1_args(["--source", str(description), "--lambda-fd", "1"]).fd_classes == [1]
 
 
 def test_a_published_recipe_saves_a_teacher_that_can_be_evaluated(world, initial, run_main):

@@ -57,8 +57,8 @@ def stage1_args(argv: list[str] | None = None) -> Namespace:
     pair = adapt(find_domain(args.source), find_domain(args.target))
     _fill_in(args, pair, data_dir=pair.source.root, input_size=pair.source.source_size)
     _check_training(parser, args)
-    chosen = "fd_classes" in args.given  # and not filled in by an earlier run, perhaps for other classes
-    args.fd_classes = _class_ids(parser, args.fd_classes, pair.classes, args.lambda_fd > 0, chosen)
+    if args.lambda_fd:  # else those of an earlier run, perhaps for other classes, may stand there
+        args.fd_classes = _class_ids(parser, args.fd_classes, pair.classes)
     _check_online(parser, args)
     return args
 
@@ -434,19 +434,16 @@ def _check_online(parser: OneLineParser, args: Namespace) -> None:
         parser.error(f"--pseudo-margins {margins[0]},{margins[1]} leave no row of a crop of {height} rows")
 
 
-def _class_ids(
-    parser: OneLineParser, names: list[str] | None, classes: tuple[str, ...], needed: bool, chosen: bool
-) -> list[int] | None:
+def _class_ids(parser: OneLineParser, names: list[str] | None, classes: tuple[str, ...]) -> list[int]:
     """The train ids of --fd-classes, by default of the classes that are named like Cityscapes' things."""
-    if names is None:
-        names = [name for name in classes if name in THINGS]
+    names = names or [name for name in classes if name in THINGS]
     ids = {name: index for index, name in enumerate(classes)}
     ids |= {str(index): index for index in range(len(classes))}
     unknown = [name for name in names if name not in ids]
-    if unknown and (needed or chosen) or needed and not names:
+    if unknown or not names:
         problem = f"{unknown[0]} is no class" if unknown else "no class is named like a thing of Cityscapes"
         parser.error(f"--fd-classes: {problem}; name some of {', '.join(classes)}")
-    return sorted({ids[name] for name in names if name in ids}) or None
+    return sorted({ids[name] for name in names})
 
 
 def _check_averaging(parser: OneLineParser, args: Namespace) -> None:
