@@ -84,6 +84,19 @@ def gpu(monkeypatch):
     preprocess.mean_row.cache_clear()
 
 
+@pytest.fixture
+def online(monkeypatch) -> None:
+    """What online self-training needs on a fake GPU."""
+    # torch 2.14 corrupts its memory when it copies fake buffers.
+    teacher = lambda _: DeeplabMulti(CLASSES, use_se=True, norm_style="gn", arch="mini")  # noqa: E731
+    monkeypatch.setattr("trainer_st.copy", Namespace(deepcopy=teacher))
+
+    def numbers(trainer, purpose: str, i_iter: int, image: int, shape: tuple) -> torch.Tensor:
+        return torch.rand(shape, device=trainer.often_weight.device)  # pinned memory needs a real one
+
+    monkeypatch.setattr("trainer_st.AD_Trainer.random_numbers", numbers)
+
+
 def gradients_instead(monkeypatch, trainer) -> None:
     """Replace backward passes by ones that leave gradients without values."""
 
@@ -114,17 +127,12 @@ PRECISIONS = [
     ],
 )
 def test_nothing_in_a_step_leaves_the_gpu_and_only_uint8_is_copied_to_it(
-    stage, flags, precision, more, computed, gpu, monkeypatch
+    stage, flags, precision, more, computed, gpu, online, monkeypatch
 ):
-    # torch 2.14 corrupts its memory when it copies fake buffers.
-    teacher = lambda _: DeeplabMulti(CLASSES, use_se=True, norm_style="gn", arch="mini")  # noqa: E731
-    monkeypatch.setattr("trainer_st.copy", Namespace(deepcopy=teacher))
     with gpu:
         trainer = new_trainer(stage, f"{flags} --precision {precision} {more}", 0.1)
     assert trainer.scaler.is_enabled() == (precision == "fp16")
     gradients_instead(monkeypatch, trainer)
-    # A generator on a GPU needs a real one.
-    trainer.random_numbers = lambda purpose, i_iter, image, shape: torch.rand(shape, device=gpu)
     seen = set()
     trainer.G.layer1[0].conv1.register_forward_hook(lambda _, __, result: seen.add(result.dtype))
     raw = raw_batch(0), raw_batch(1)
@@ -146,15 +154,15 @@ def test_nothing_in_a_step_leaves_the_gpu_and_only_uint8_is_copied_to_it(
 
 
 @pytest.mark.parametrize("more", ["", "--checkpointing", "--iter-size 2"])
-@pytest.mark.parametrize(("stage", "flags"), STAGES)
-def test_no_backward_pass_leaves_the_gpu_or_waits_for_it(stage, flags, more, monkeypatch):
+@pytest.mark.parametrize(("stage", "flags"), [*STAGES, ONLINE])
+def test_no_backward_pass_leaves_the_gpu_or_waits_for_it(stage, flags, more, online, monkeypatch):
     gpu = torch.device("meta")
     preprocess.mean_row.cache_clear()
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())  # knows no such device
     with FakeTensorMode(allow_non_fake_inputs=True):
         with gpu:
             trainer = new_trainer(stage, f"{flags} {more}", 0.1)
-        for optimizer in filter(None, (trainer.dis1_opt, trainer.dis2_opt)):
+        for optimizer in trainer.dis_opts.values():
             monkeypatch.setattr(optimizer, "step", lambda: None)  # nor does the fused Adam
         raw = raw_batch(0), raw_batch(1)
         for i_iter in range(3):
