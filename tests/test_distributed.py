@@ -127,7 +127,11 @@ RUNS = {
     "online self-training, uneven": (3, ONLINE, 3),
     "online self-training, gradients added up": (3, f"{ONLINE} --iter-size 2 --lambda-kl-target 0.1", 2),
     "conventional": (2, f"{STAGE2} --conventional --only-hard-label 60 --focal 2 --lambda-weight 0.1", 2),
-    "a transformer of timm": (1, f"{STAGE1} --arch timm/test_vit --optimizer sgd --sync_bn False", 2),
+    "a transformer of timm": (
+        1,
+        f"{STAGE1} --arch timm/test_vit --optimizer sgd --learning-rate 1e-4 --sync_bn False",
+        2,
+    ),
 }
 
 # Each target loss on or off, the regularisers from the second step on.
