@@ -245,7 +245,7 @@ def weights_of(name: str, path: Path, drop: str = "") -> dict:
 
 
 @pytest.mark.parametrize("file", ["weights.pth", "model.safetensors"])
-@pytest.mark.parametrize("name", ["test_vit", "test_resnet", "test_convnext"])
+@pytest.mark.parametrize("name", ["test_vit", "test_resnet"])
 def test_a_file_of_timms_starts_the_backbone(name, file, tmp_path):
     state, found = weights_of(name, tmp_path / file), network(name)
     classifiers = copy.deepcopy(found.layer6.state_dict())
@@ -293,7 +293,6 @@ REFUSED = {
     "timm/hf-hub:someone/model": "is not a model of timm",
     "timm/convnext_tiny.no_such_weights": "Invalid pretrained tag",
     "timm/cait_xxs24_224": "doesn't match model",  # takes images of one size
-    "timm/mixer_s32_224": "doesn't match model",
     "timm/levit_128s": "images of any size",
     "convnext_tiny": "timm/NAME",
 }
@@ -334,5 +333,5 @@ def test_without_timm_one_line_says_how_to_install_it(monkeypatch, run_main):
 
 
 def test_timm_is_imported_only_when_named():
-    code = "import sys, train_ms; train_ms.stage1_args([]); sys.exit('timm' in sys.modules)"
+    code = "import sys, train_ms; train_ms.stage1_args(['--arch', 'mini']); sys.exit('timm' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT).returncode == 0
