@@ -489,10 +489,10 @@ def test_a_write_replaces_the_old_file_and_makes_its_folder(tmp_path):
 
 def test_old_snapshots_of_a_removal_cut_short_are_removed_by_the_next(tmp_path, monkeypatch):
     def save(number):
-        for part in ("", "_D1", "_D2"):
+        for part in parts:
             (tmp_path / f"GTA5_{number}{part}.pth").write_text("tensors")
 
-    unlink, left = Path.unlink, [2]
+    parts, unlink, left = ("", "_D1", "_D2", "_teacher"), Path.unlink, [3]
 
     def killed(path, **options):
         if not left[0]:
@@ -505,9 +505,9 @@ def test_old_snapshots_of_a_removal_cut_short_are_removed_by_the_next(tmp_path, 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Path, "unlink", killed)
         remove_old_snapshots(tmp_path, "GTA5", keep=1, saved=4, spare="none")
-    assert len(list(tmp_path.iterdir())) == 4
+    assert len(list(tmp_path.iterdir())) == 5
     remove_old_snapshots(tmp_path, "GTA5", keep=1, saved=4, spare="none")
-    assert {path.name for path in tmp_path.iterdir()} == {"GTA5_4.pth", "GTA5_4_D1.pth", "GTA5_4_D2.pth"}
+    assert {path.name for path in tmp_path.iterdir()} == {f"GTA5_4{part}.pth" for part in parts}
 
 
 # Features on request

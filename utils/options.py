@@ -57,7 +57,7 @@ def stage1_args(argv: list[str] | None = None) -> Namespace:
     pair = adapt(find_domain(args.source), find_domain(args.target))
     _fill_in(args, pair, data_dir=pair.source.root, input_size=pair.source.source_size)
     _check_training(parser, args)
-    if args.lambda_fd:  # else those of an earlier run, perhaps for other classes, may stand there
+    if args.lambda_fd or args.fd_classes:
         args.fd_classes = _class_ids(parser, args.fd_classes, pair.classes)
     _check_online(parser, args)
     return args
