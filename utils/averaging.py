@@ -15,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn, get_swa_avg_fn,
 
 from utils.distributed import SINGLE_PROCESS, Processes
 from utils.losses import fuse, kl_divergence
+from utils.upsampling import upsample
 
 # How strongly the classifiers disagree about a pixel: (z1, z2), logits (N, C, H, W) -> (N, H, W) in nats.
 MEASURES = {
@@ -71,13 +72,9 @@ def measure_of(z1: Tensor, z2: Tensor, size: tuple[int, int], adatype: str) -> T
     Args:
         z1, z2: logits (N, C, h, w) of the auxiliary and the primary classifier, upsampled to `size`.
     """
-
-    def upsample(z: Tensor) -> Tensor:
-        return upsample(z[None], size)
-
     # One image at a time: maps of the full size take 40 MB each.
-    pairs = zip(z1, z2, strict=True)
-    return torch.stack([MEASURES[adatype](upsample(a), upsample(b)).mean() for a, b in pairs])
+    pairs = zip(z1.split(1), z2.split(1), strict=True)
+    return torch.stack([MEASURES[adatype](upsample(a, size), upsample(b, size)).mean() for a, b in pairs])
 
 
 def update_weights(w: Tensor, v: Tensor, temperature: float = 1.0) -> Tensor:
