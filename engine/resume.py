@@ -168,8 +168,8 @@ def check_resumable(
             )
     if trainer.stateful().keys() != state["trainer"].keys() - {"networks"}:
         raise UserError(
-            f"{path}: is of a run with other discriminators; give its --lambda-adv-target1 and 2, or choose "
-            "another --snapshot-dir"
+            f"{path}: is of a run with other discriminators; give its --lambda-adv-target1 and "
+            "--lambda-adv-target2, or choose another --snapshot-dir"
         )
     differing = [f"{name} {now[name]} (was {before[name]!r:.100})" for name in changed if name not in free]
     if images != state["images"]:

@@ -50,7 +50,9 @@ def test_a_training_goes_on_when_its_output_is_full(world):
 @pytest.mark.parametrize("script", ["train_ms", "tables"])
 def test_ctrl_c_while_libraries_load_is_one_line(script):
     argv = [sys.executable, str(ROOT / f"{script}.py")]
-    process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # A shell's background job ignores Ctrl-C, and so would its children.
+    process = subprocess.Popen(argv, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **pipes)
     time.sleep(0.3)
     process.send_signal(signal.SIGINT)
     output, errors = process.communicate(timeout=60)

@@ -211,7 +211,9 @@ def test_other_source_images_are_noticed_on_resume(trained, run_main):
 
 def test_the_target_stream_is_seen_only_where_something_depends_on_it(trained, run_main, monkeypatch):
     seen, segment = [], AD_Trainer.segment
-    monkeypatch.setattr(AD_Trainer, "segment", lambda self, x: seen.append(len(x)) or segment(self, x))
+    monkeypatch.setattr(
+        AD_Trainer, "segment", lambda self, x, **more: seen.append(len(x)) or segment(self, x, **more)
+    )
     passes, snapshots = [], []
     for every, flags in ((1, ()), (3, ("--save-num-images", "0"))):  # pictures show it
         folder = trained / "seen" / str(every)
