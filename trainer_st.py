@@ -107,9 +107,8 @@ class AD_Trainer(trainer_ms.AD_Trainer):  # noqa: N801 - the published name
         if not self.teaches:
             return super().gen_update(images, images_t, labels, labels_t, i_iter, update, views)
         if i_iter == 0 and self._accumulated == 0:
-            self.teacher.load_state_dict(
-                self.G.state_dict()
-            )  # statistics, too: --is-training False reads them
+            # With the statistics, which --is-training False reads.
+            self.teacher.load_state_dict(self.G.state_dict())
         elif self._accumulated == 0:
             update_teacher(self.teacher, self.G, i_iter, args.teacher_alpha)
         learns = self._learns_from_target(i_iter)

@@ -37,12 +37,9 @@ def blur(images: Tensor, uniform: Tensor) -> Tensor:
     sigma = low + (high - low) * uniform
     offsets = torch.arange(-BLUR_REACH, BLUR_REACH + 1, device=images.device)
     kernel = torch.exp(-0.5 * (offsets / sigma[:, None]) ** 2)
-    kernel = (
-        (kernel / kernel.sum(1, keepdim=True)).to(images.dtype).repeat_interleave(CHANNELS, 0)[:, None, None]
-    )
-    blurred = F.pad(images, (BLUR_REACH,) * 4, "reflect").flatten(0, 1)[
-        None
-    ]  # a channel per image and colour
+    kernel = (kernel / kernel.sum(1, keepdim=True)).to(images.dtype)
+    kernel = kernel.repeat_interleave(CHANNELS, 0)[:, None, None]  # one per image and colour
+    blurred = F.pad(images, (BLUR_REACH,) * 4, "reflect").flatten(0, 1)[None]
     for weight in (kernel, kernel.transpose(2, 3)):
         blurred = F.conv2d(blurred, weight, groups=len(weight))
     return blurred[0].view_as(images)

@@ -20,10 +20,7 @@ from dataset.transforms import Wanted
 
 DAFORMER_FILE = "sample_class_stats.json"  # of its conversion scripts: pixels of each train id in each label
 KEPT_FILE = "class_pixels.json"  # this project's, in the folder of the data set
-DAFORMER_ENDS = (
-    "_labelTrainIds",
-    "_labelIds",
-)  # of the names of its label files, of those they were made from
+DAFORMER_ENDS = ("_labelTrainIds", "_labelIds")  # of its label files, of those they were made from
 log = logging.getLogger(__name__)
 
 

@@ -36,9 +36,7 @@ class Processes:
     world_size: int = 1
     local_rank: int = 0
     local_world_size: int = 1
-    patient: dist.ProcessGroup | None = field(
-        default=None, compare=False
-    )  # all processes, with `CHECK_TIMEOUT`
+    patient: dist.ProcessGroup | None = field(default=None, compare=False)  # waits for `CHECK_TIMEOUT`
 
     @property
     def is_distributed(self) -> bool:
