@@ -90,7 +90,7 @@ class Board:
 
     def __init__(self, folder: Path, start: int | None):
         folder.mkdir(parents=True, exist_ok=True)
-        suffix = f".{os.getpid()}"  # two starts within a second get two files
+        suffix = f".{time.time_ns()}"  # two starts within a second get two files, sorted as they started
         self._file = EventsWriter(str(folder / "events"), suffix)
         self.paths = list(folder.glob(f"events*{suffix}"))
         if start is not None:
