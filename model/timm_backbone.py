@@ -71,7 +71,8 @@ def make_plan(arch: str) -> Plan:
     timm, name = import_timm(), arch.removeprefix(PREFIX)
     if not timm.is_model(name):
         alike = timm.list_models(f"*{name[:6]}*")[:3] if name else ()
-        raise ArchError(f"is not a model of timm; timm.list_models() lists {', '.join([*alike, '...'])}")
+        advice = f"did you mean {' or '.join(alike)}" if alike else "timm.list_models() lists them"
+        raise ArchError(f"is not a model of timm; {advice}")
     for options, dilation in product(ANY_SIZE, (dict(output_stride=STRIDE), {})):
         try:
             return _probe(timm, name, options | dilation)
