@@ -11,6 +11,7 @@ from tests.conftest import ROOT, TRAINING, one_line_error, write_gta5
 
 CHECK = ("check_data", "gta5", "--num-workers", "0")  # its table is logged
 LIST = ("tables", "--list")  # printed
+HELP = ("tables", "--help")  # by argparse, which ends the process
 
 
 def run_shell(line: str, script: str, *flags: str) -> subprocess.CompletedProcess:
@@ -25,8 +26,8 @@ def data(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize("command", [CHECK, LIST], ids=["logged", "printed"])
-def test_a_table_that_cannot_be_written_is_an_error(command, data):
+@pytest.mark.parametrize("command", [CHECK, LIST, HELP], ids=["logged", "printed", "help"])
+def test_a_text_that_cannot_be_written_is_an_error(command, data):
     full = run_shell('"$@" > /dev/full', *command)
     one_line_error(full, "standard output: cannot write (No space left on device)")
 

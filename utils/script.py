@@ -71,7 +71,11 @@ def run_script(main: Callable[[], None]) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     script, output = Path(sys.argv[0]).name, _guard_output()
     try:
-        main()
+        try:
+            main()
+        except SystemExit as ended:
+            if ended.code:  # else --help, which is output too
+                raise
         sys.stdout.flush()
         if output and output.error and not isinstance(output.error, BrokenPipeError):
             raise UserError(
