@@ -47,6 +47,7 @@ from utils.flag_types import (
     not_negative_float,
     one_weighting,
     positive,
+    threshold,
 )
 from utils.idle_flags import PREDICTION, log_idle_flags
 from utils.inference import Prediction, predict_all, predict_maps, scaled_sizes
@@ -66,8 +67,8 @@ def generate_args(argv: list[str] | None = None) -> Namespace:
     add_prediction_flags(parser, batchsize=12, split="train")
     add = parser.group("pseudo labels")
     add("--weights", one_weighting, PUBLISHED_WEIGHTS, "weights of primary:auxiliary (MRNet, table 1)")
-    add("--threshold", fraction, None, "pixels scoring below it get no label (255); 1.0: all get one "
-        "(default: 0.9 from SYNTHIA and to RobotCar, else 1.0)")
+    add("--threshold", threshold, None, "pixels scoring below it get no label (255); 1 and the published "
+        "tags 97 and 777: all get one (default: 0.9 from SYNTHIA and to RobotCar, else 1.0)")
     add("--portion", fraction, 0.0, "class-balanced thresholds: the share of each class that gets a label "
         "(CBST); 0: off")
     add("--ds-rate", positive, DS_RATE, "with --portion: every N-th score counts")
@@ -175,12 +176,12 @@ def count(pixels: Tensor, label: Tensor) -> None:
 
 
 def confident(
-    predictions: Iterable[tuple[str, Tensor, list[Prediction]]], threshold: float
+    predictions: Iterable[tuple[str, Tensor, list[Prediction]]], least: float
 ) -> Iterator[tuple[str, Prediction, None]]:
-    """The predictions without the labels of pixels whose score is below `threshold`."""
+    """The predictions without the labels of pixels whose score is below `least`."""
     for name, _, (prediction,) in predictions:
-        if threshold < NO_THRESHOLD:
-            unsure = prediction.score < threshold
+        if least < NO_THRESHOLD:
+            unsure = prediction.score < least
             prediction = prediction._replace(label=prediction.label.masked_fill(unsure, IGNORE))
         yield name, prediction, None
 

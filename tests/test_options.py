@@ -392,6 +392,7 @@ IDLE = [
     *((stage1_args, idle_flags.TRAINING, *case) for case in IDLE_IN_TRAINING.items()),
     *((stage2_args, idle_flags.TRAINING, *case) for case in IDLE_IN_STAGE_2.items()),
     *((evaluate_args, idle_flags.EVALUATION, *case) for case in IDLE_IN_EVALUATION.items()),
+    (generate_args, idle_flags.PREDICTION, "--restore-from a.pth --threshold 97", ["--threshold", "for 1"]),
     (segment_args, idle_flags.SEGMENTING, "a.png --restore-from a.pth --gpu 0 --cpu", ["--gpu ", "--cpu"]),
     (report_args, idle_flags.REPORTING, "a --titles b", ["--titles", "single"]),
     (report_args, idle_flags.REPORTING, "a b --images 3 --names c", ["--images", "--names"]),

@@ -59,6 +59,12 @@ ONE_GPU = Rule(
     "a process predicts on one; start several with torchrun",
     "has no effect beyond its first GPU",
 )
+TAG = Rule(
+    "threshold",
+    lambda args, threshold: threshold > NO_THRESHOLD and not getattr(args, "pseudo_dir", None),
+    "a number above it is the published tag for labels of all pixels",
+    "is taken for 1",
+)
 TRAINING = (
     *DEVICE,
     Rule(
@@ -148,12 +154,7 @@ TRAINING = (
     Rule("nesterov", lambda args, _: not args.momentum, "--momentum 0"),
     Rule("momentum nesterov single_updates", lambda args, _: args.optimizer != "sgd", "it belongs to SGD"),
     Rule("threshold", lambda args, _: args.pseudo_dir, "the labels are those in --pseudo-dir"),
-    Rule(
-        "threshold",
-        lambda args, threshold: threshold is not None and threshold > NO_THRESHOLD and not args.pseudo_dir,
-        "a number above it is the published tag for labels of all pixels",
-        "is taken for 1",
-    ),
+    TAG,
     Rule(
         "adaboost",
         lambda args, _: not any(getattr(args, name, 0) for name in TARGET_LOSSES),
@@ -163,6 +164,7 @@ TRAINING = (
 PREDICTION = (
     *DEVICE,
     ONE_GPU,
+    TAG,
     Rule("batchsize", lambda args, _: args.cpu, "a CPU takes one image per pass"),
 )
 EVALUATION = (
