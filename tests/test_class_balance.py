@@ -122,6 +122,15 @@ def test_class_weights_apply_to_soft_labels_as_to_hard_ones(float64):
         assert segmentation_loss(z, one_hot, weight, IGNORED, hard).item() == pytest.approx(expected.item())
 
 
+def test_soft_labels_in_single_precision_count_as_whole_pixels(float64):
+    """Their sums over the classes are 1 but for rounding, which must not enter a loss in double precision."""
+    z, p = torch.randn(2, 19, 9, 11), torch.randn(2, 19, 9, 11).softmax(1).float()
+    labels = torch.stack([soft_labels(image, torch.full((19,), 0.2), 0.25) for image in p])
+    expected = -(labels * z.log_softmax(1)).sum() / (labels.sum(1) > 0).sum()
+    loss = segmentation_loss(z, labels, torch.ones(19))
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-12)
+
+
 @pytest.mark.parametrize("portion", [0.0, 0.004, 0.2, 1.0])
 def test_the_thresholds_of_a_set_are_exact_without_its_scores_in_memory(portion):
     generator = np.random.default_rng(3)
@@ -163,3 +172,7 @@ def test_the_score_of_an_image_counts_every_predicted_class_equally():
 def test_mined_classes_are_rare_or_never_predicted():
     assert mined_classes(torch.tensor([100000, 99, 101, 0]), 1e-3) == [1, 3]
     assert mined_classes(torch.zeros(3, dtype=torch.int64)) == [0, 1, 2]
+    # Single precision takes 4123457 of so many pixels for less than a thousandth of them.
+    for pixels in (4123456, 4123457):
+        of_all = torch.tensor([pixels, 4123457000 - pixels])
+        assert mined_classes(of_all) == ([0] if pixels < 4123457 else [])

@@ -129,7 +129,7 @@ def hard_of_soft(soft: Tensor) -> Tensor:
 
 def mined_classes(pixels: Tensor, mine_port: float = MINE_PORT) -> list[int]:
     """Ascending, the classes with less than `mine_port` of all predicted pixels (C,), or with none."""
-    rare = (pixels < mine_port * pixels.sum()) | (pixels == 0)
+    rare = (pixels.double() / pixels.sum() < mine_port) | (pixels == 0)
     return rare.nonzero()[:, 0].tolist()
 
 

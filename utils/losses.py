@@ -66,7 +66,7 @@ def focal_log_probability(log_p: Tensor, gamma: float) -> Tensor:
 def label_weight(labels: Tensor, weight: Tensor, ignore_index: int) -> Tensor:
     """The class weight of each pixel's label, for soft labels their mean, 0 where ignored: (N, H, W)."""
     if labels.dim() == 4:
-        total = labels.sum(1)
+        total = labels.sum(1, dtype=weight.dtype)
         return (weight[:, None, None] * labels).sum(1) / total.clamp_min(torch.finfo(total.dtype).tiny)
     ignored = labels == ignore_index
     return torch.where(ignored, 0.0, weight[labels.masked_fill(ignored, 0)])
