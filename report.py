@@ -17,7 +17,7 @@ from dataset.domains import BUILT_IN
 from engine.run_log import log_to_terminal
 from report.comparison import gain_lines, miou_gains, most_changed
 from report.pages import write_comparison, write_evaluation
-from report.result_folder import read_result
+from report.result_folder import Result, read_result, well_formed
 from utils.atomic import check_kind, resolve_path
 from utils.errors import UserError
 from utils.flag_types import OneLineParser, not_negative, target, text
@@ -66,6 +66,13 @@ def main() -> None:
     log_idle_flags(args, REPORTING)
     check_kind("--save", args.save, ".html", ".htm")
     results = [read_result(folder) for folder in args.results]
+    with well_formed(*args.results):
+        write_page(args, results)
+    log.info("The page: %s", args.save)
+
+
+def write_page(args: Namespace, results: list[Result]) -> None:
+    """Write the page of the result, or of all results side by side."""
     evaluated = results[0].metrics["data"]
     name = args.target or evaluated["target"]
     if name not in BUILT_IN and not Path(name).exists():
@@ -75,15 +82,14 @@ def main() -> None:
     )
     if len(results) == 1:
         write_evaluation(args.save, results[0], data, args.images)
-    else:
-        titled = dict(zip(args.titles, results, strict=True))
-        gains = miou_gains(titled)
-        if unknown := [image for image in args.names if image not in results[0].images]:
-            raise UserError(f"--names {unknown[0]}: not among the images in {args.results[0]}/images.csv")
-        groups = {"Images": args.names} if args.names else most_changed(titled, args.images)
-        log.info("%s", "\n".join(gain_lines(titled, gains)))
-        write_comparison(args.save, titled, gains, data, groups)
-    log.info("The page: %s", args.save)
+        return
+    titled = dict(zip(args.titles, results, strict=True))
+    gains = miou_gains(titled)
+    if unknown := [image for image in args.names if image not in results[0].images]:
+        raise UserError(f"--names {unknown[0]}: not among the images in {args.results[0]}/images.csv")
+    groups = {"Images": args.names} if args.names else most_changed(titled, args.images)
+    log.info("%s", "\n".join(gain_lines(titled, gains)))
+    write_comparison(args.save, titled, gains, data, groups)
 
 
 if __name__ == "__main__":

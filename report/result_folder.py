@@ -7,6 +7,7 @@ import csv
 import json
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,13 +19,12 @@ import numpy as np
 from dataset import DataError
 from dataset.images import IdReader
 from dataset.labels import Colors
-from engine.evaluation import LABELLED, PixelCounts
+from engine.evaluation import PixelCounts
 from engine.result_folders import refuse_unfinished
 from engine.snapshots import result_flags
 from utils.atomic import atomic_write
 from utils.errors import UserError
 from utils.pictures import nats_of_levels
-from utils.uncertainty import UNCERTAINTIES
 
 FORMULA = tuple("=+-@\t\r\n")  # a spreadsheet computes a cell that begins so
 TEXT = "'"  # before such a cell it marks text
@@ -175,89 +175,40 @@ def read_result(folder: Path) -> Result:
     refuse_unfinished(folder)
     if (flags := result_flags(folder)) and "report" not in flags:
         raise UserError(f"{folder}: other predictions were written there after its evaluation; evaluate anew")
-    path = folder / METRICS
-    if not path.is_file():
+    if not (folder / METRICS).is_file():
         raise UserError(f"{folder}: holds no {METRICS}; name a folder that evaluate_cityscapes.py wrote")
-    try:
-        metrics = json.loads(path.read_text(encoding="utf-8"))
-        _check_metrics(metrics)
-        path = folder / IMAGES
-        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-            title = next(iter(metrics["classifiers"]))
-            rows = list(csv.DictReader(file))
-        images = {
-            row["image"].removeprefix(TEXT): _image_scores(row, title, metrics["uncertainty"]) for row in rows
-        }
-        _require(len(images) == len(rows) > 0, "it lists no image, or one twice")
-        _require(not any(map(_climbs, images)), "an image lies outside its folder")
-        stems = [str(Path(name).with_suffix("")) for name in images]
-        _require(stems == metrics["names"], f"its images are not those of {METRICS}")
-        path = folder / COUNTS
-        counts = _read_counts(path, images, len(metrics["colors"])) if path.is_file() else None
-    except MALFORMED as error:
-        raise UserError(
-            f"{path}: cannot be read ({type(error).__name__}: {error}); evaluate again with "
-            "evaluate_cityscapes.py"
-        ) from error
+    with well_formed(folder):
+        metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
+        title = next(iter(metrics["classifiers"]))
+        keys = (f"accuracy {title}", f"mIoU {title}", "uncertainty_mean", "uncertainty_max")
+        images = {}
+        with (folder / IMAGES).open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+            for row in csv.DictReader(file):
+                scores = (float(row[key]) if row[key] else None for key in keys)
+                images[row["image"].removeprefix(TEXT)] = ImageScores(int(row["pixels"]), *scores)
+        if [str(Path(name).with_suffix("")) for name in images] != metrics["names"]:
+            raise ValueError(f"the images in {IMAGES} and {METRICS} differ")
+        for name in (*images, metrics["data"]["set"]):
+            if Path(name).is_absolute() or ".." in Path(name).parts:
+                raise ValueError(f"{name} lies outside the folder")
+        counts = None
+        if (folder / COUNTS).is_file():
+            with np.load(folder / COUNTS, allow_pickle=False) as arrays:
+                counts = arrays["counts"][:, 0][:, :, arrays["mean_classes"]]
     return Result(folder, metrics, images, counts)
 
 
-def _check_metrics(metrics: dict) -> None:
-    """Raise unless it has the form of what evaluate_cityscapes.py writes."""
-    names, means, data = list(metrics["colors"]), list(metrics["means"]), metrics["data"]
-    columns = metrics["classifiers"]
-    _require(len(names) > 0 and len(means) > 0 and len(columns) > 0, "it holds no scores")
-    for column in (metrics, *columns.values()):
-        _require(list(column["iou"]) == names and list(column["means"]) == means, "classes or means differ")
-        scores = [*column["iou"].values(), *column["means"].values(), column["pixel_accuracy"]]
-        _require(all(map(_is_share, scores)), "a score is not a fraction")
-    _require(_is_share(metrics["miou"]), "miou is not a fraction")
-    _require(_are_integers([*metrics["colors"].values()], (len(names), 3), 255), "a colour is not RGB")
-    counts = [*metrics["confusion"], metrics["void_predictions"]]
-    _require(_are_integers(counts, (len(names) + 1, len(names))), "the confusion does not hold counts")
-    texts = [metrics["restore_from"], *(data[key] for key in ("source", "target", "data_dir", "set"))]
-    _require(all(type(text) is str for text in texts), "restore_from or data is not text")
-    _require(not _climbs(data["set"]), "its set lies outside the data folder")
-    _require(metrics["uncertainty"] in (None, *UNCERTAINTIES), "it names an unknown uncertainty")
-    _require(type(metrics["uncertainty_gap"]) in (float, type(None)), "uncertainty_gap is not a number")
+@contextmanager
+def well_formed(*folders: Path) -> Iterator[None]:
+    """What a damaged or edited result raises where its numbers are read and used, as one line.
 
-
-def _climbs(name: str) -> bool:
-    """Whether a name leads out of the folder that it is relative to."""
-    return Path(name).is_absolute() or ".." in Path(name).parts
-
-
-def _are_integers(values: object, shape: tuple[int, ...], maximum: float = float("inf")) -> bool:
-    array = np.array(values)
-    return array.dtype.kind == "i" and array.shape == shape and array.min() >= 0 and array.max() <= maximum
-
-
-def _is_share(value: object) -> bool:
-    return value is None or (type(value) in (int, float) and 0 <= value <= 1)
-
-
-def _require(right: bool, problem: str) -> None:
-    if not right:
-        raise ValueError(problem)
-
-
-def _image_scores(row: dict[str, str], title: str, uncertainty: str | None) -> ImageScores:
-    keys = (f"accuracy {title}", f"mIoU {title}", "uncertainty_mean", "uncertainty_max")
-    scores = ImageScores(int(row["pixels"]), *(float(row[key]) if row[key] else None for key in keys))
-    right = scores.pixels >= 0 and (scores.accuracy is None) == (scores.pixels == 0)
-    right &= _is_share(scores.accuracy) and _is_share(scores.miou)
-    right &= all(value is None or 0 <= value < float("inf") for value in scores)
-    right &= all((value is None) == (uncertainty is None) for value in scores[3:])
-    _require(right, f"a number of {row['image']} is out of range")
-    return scores
-
-
-def _read_counts(path: Path, images: dict[str, ImageScores], classes: int) -> np.ndarray:
-    """The counts of the first column of predictions, for the classes in the mean."""
-    with np.load(path, allow_pickle=False) as arrays:
-        counts, mean = arrays["counts"][:, 0], arrays["mean_classes"]
-    right = counts.dtype.kind == mean.dtype.kind == "i" and counts.min() >= 0
-    _require(right and counts.shape[1:] == (3, classes), "it does not hold counts of the classes")
-    pixels = [image.pixels for image in images.values()]
-    _require(counts[:, LABELLED].sum(1).tolist() == pixels, "it does not fit images.csv")
-    return counts[:, :, mean]
+    Raises:
+        UserError: a value is missing, or of another kind or shape.
+    """
+    try:
+        yield
+    except MALFORMED as error:
+        raise UserError(
+            f"{', '.join(map(str, folders))}: no whole result ({type(error).__name__}: {error}); evaluate "
+            "again with evaluate_cityscapes.py"
+        ) from error

@@ -432,7 +432,7 @@ def state_cases() -> Iterator[Case]:
     yield Case("Stage II", "train_ft", RESUME)
 
 
-METRICS = ("means", "iou", "confusion", "void_predictions", "uncertainty", "data", "colors", "classifiers")
+METRICS = ("means", "confusion", "void_predictions", "data", "colors", "classifiers")
 NOT_METRICS = {"null": None, "text": "x", "a number": -1, "a list": [1], "a mapping": {"a": 1}}
 MAPS = [f"{RESULT}/{Path(NAMES[0]).with_suffix('')}{end}" for end in (".png", "_heatmap.png", "_score.png")]
 
@@ -458,11 +458,12 @@ def result_cases() -> Iterator[Case]:
     for number, key in enumerate(METRICS):
         metrics[f"no {key}"] = json_edited(lambda m, key=key: m.pop(key))
         for what, value in list(NOT_METRICS.items())[number % 2 :: 2]:
-            if (key, what) != ("uncertainty", "null"):  # as of predictions by file
-                change = partial(lambda m, key, value: m.update({key: value}), key=key, value=value)
-                metrics[f"{key}: {what}"] = json_edited(change)
+            change = partial(lambda m, key, value: m.update({key: value}), key=key, value=value)
+            metrics[f"{key}: {what}"] = json_edited(change)
     metrics |= {
-        "a class's score of text": json_edited(lambda m: m["iou"].update({next(iter(m["iou"])): "high"})),
+        "a class's score of text": json_edited(
+            lambda m: m["classifiers"]["1:0.5"]["iou"].update({next(iter(m["iou"])): "high"})
+        ),
         "a confusion of another size": json_edited(lambda m: m["confusion"].pop()),
         "a confusion of text": json_edited(lambda m: m["confusion"][0].__setitem__(0, "many")),
         "a colour of a script": json_edited(lambda m: m["colors"].update({next(iter(m["colors"])): "red;}"})),
@@ -474,9 +475,8 @@ def result_cases() -> Iterator[Case]:
         "no rows": csv_edited(lambda rows: rows.__delitem__(slice(1, None))),
         "no head": csv_edited(lambda rows: rows.pop(0)),
         "a row cut short": csv_edited(lambda rows: rows[1].__delitem__(slice(1, None))),
-        "a row twice": csv_edited(lambda rows: rows.append(rows[1])),
     }
-    for column, cell in ((1, "many"), (1, "-1"), (2, "7"), (2, "nan"), (0, "nowhere.png"), (0, "/etc/hosts")):
+    for column, cell in ((1, "many"), (2, "right"), (0, "nowhere.png"), (0, "/etc/hosts")):
         images[f"column {column}: {cell}"] = csv_edited(lambda r, c=column, v=cell: r[1].__setitem__(c, v))
     for file, spoiled in (("metrics.json", metrics), ("images.csv", images)):
         for what, spoil in spoiled.items():
