@@ -24,7 +24,6 @@ from utils.distributed import Processes
 from utils.losses import fuse
 from utils.preprocess import from_unit_rgb, to_unit_rgb
 from utils.self_training import (
-    CELL_SHARE,
     block_mask,
     class_mask,
     draw_classes,
@@ -175,8 +174,9 @@ class AD_Trainer(trainer_ms.AD_Trainer):  # noqa: N801 - the published name
         *projected, stage4 = more if self.kept_channels else (*more, None)
         yield from super().source_losses(z1, z2, labels, *projected)
         if self.kept_channels:
-            options = labels, self.args.fd_classes, CELL_SHARE, self.processes, self.args.ignore_label
-            yield {"fd": feature_distance(stage4, self._reference_map, *options)}
+            options = dict(ignore_index=self.args.ignore_label, across=self.processes, centred=True)
+            maps = stage4, self._reference_map, labels
+            yield {"fd": feature_distance(*maps, self.args.fd_classes, **options)}
 
     def label_target(self, z1: Tensor, z2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Labels (N, H, W) of the teacher's logits, their weights (N, H, W), and the share of sure pixels."""

@@ -150,6 +150,22 @@ def test_the_feature_distance_is_the_released_one(functions, kind, suffix):
     assert feature_distance(features, reference, labels.fill_(255), [0, 1]).item() == 0
 
 
+@pytest.mark.parametrize("centred", [None, True], ids=["found", "said"])
+def test_cells_of_the_network_lie_around_every_eighth_pixel_of_any_crop(centred, float64):
+    numbers = torch.Generator().manual_seed(0)
+    # 8 cells divide 56 pixels too, in windows of 7.
+    labels = torch.randint(3, (1, 56, 56 if centred else 96), generator=numbers) // 2
+    rows, columns = (range(0, side + 1, 8) for side in labels.shape[1:])
+    features, reference = torch.randn(2, 1, 4, len(rows), len(columns), generator=numbers)
+    cells = [[labels[0, max(0, y - 4) : y + 4, max(0, x - 4) : x + 4] for x in columns] for y in rows]
+    counted = torch.tensor([[(cell == 0).double().mean() >= 0.75 for cell in row] for row in cells])
+    expected = (features - reference).norm(dim=1)[0][counted].mean()
+    assert 0 < counted.sum() < counted.numel()
+    found = feature_distance(features, reference, labels, [0], 0.75, 255, centred=centred)
+    assert found.item() == close(expected.item())
+    assert feature_distance(features, reference, labels, []) == 0
+
+
 @pytest.mark.parametrize("number", [1, 2])
 def test_whole_steps_are_the_released_ones_on_this_network(number, float64, one_thread):
     reference = json.loads((GOLDEN / f"online_steps_{number}.json").read_text())
@@ -202,6 +218,12 @@ def test_a_sure_teacher_weighs_all_pixels_fully_and_an_unsure_one_leaves_the_pas
     pasted = torch.rand(2, 6, 8, generator=torch.Generator().manual_seed(1)) < 0.5
     weighted_cross_entropy(learned, labels, mix(pasted, torch.ones_like(weight), weight)).backward()
     assert torch.equal(learned.grad.abs().sum(1) > 0, pasted)
+
+
+def test_the_share_has_the_precision_of_the_logits():
+    logits = torch.randn(1, CLASSES, 7, 11, generator=torch.Generator().manual_seed(0)).double()
+    confident = (logits.softmax(1).amax(1) >= 0.3).double()
+    assert (pseudo_labels(logits, 0.3)[1] == confident.mean()).all()
 
 
 def test_the_five_weights_are_what_they_say():
@@ -429,3 +451,11 @@ def test_a_published_row_is_one_command(name, settings):
     expected = PUBLISHED | settings | dict(self_training=True, label_scales=[1, 1], blur_chance=0.5)
     assert {key: args[key] for key in expected} == expected
     assert yaml.safe_load(path.read_text()).keys() <= args.keys()
+
+
+@pytest.mark.parametrize("name", ["dacs", "daformer", "mic"])
+def test_a_published_row_has_its_optimizer_on_any_backbone(name):
+    pytest.importorskip("timm")
+    path = str(ROOT / "recipes" / f"{name}.yaml")
+    args = stage1_args(["--arch", "timm/pvt_v2_b5", "--config", path])
+    assert (args.optimizer, args.learning_rate) == (("sgd", 2.5e-4) if name == "dacs" else ("adamw", 6e-5))

@@ -311,6 +311,7 @@ def test_names_that_cannot_be_used_are_refused_before_data_is_read(arch, tmp_pat
         (("--arch", "timm/test_resnet", "--checkpointing"), "--checkpointing"),
         (("--arch", "timm/test_resnet", "--sync_bn"), "--sync_bn"),
         (("--arch", "timm/test_vit", "--lambda-patch", "0.1"), "--lambda-patch"),
+        (("--arch", "timm/test_vit", "--lambda-fd", "1", "--crop-size", "64,40"), "cells of 16 pixels"),
     ],
 )
 def test_flags_that_do_not_fit_are_refused(flags, named, run_main):

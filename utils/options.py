@@ -378,6 +378,11 @@ def _check_network(parser: OneLineParser, args: Namespace) -> None:
             f"--lambda-pixel contrasts classes of more than {VIEWS} cells, a crop has {cells}; enlarge "
             f"--crop-size {format_size(args.crop_size)}"
         )
+    if getattr(args, "lambda_fd", 0) and any(side % stride for side in args.crop_size):  # Stage I's
+        parser.error(
+            f"--crop-size {format_size(args.crop_size)}: --lambda-fd compares cells of {stride} pixels; give "
+            "sides that are multiples of it"
+        )
     if args.lambda_patch:
         _check_patches(parser, args, stride)
 
@@ -416,7 +421,7 @@ def _check_self_training(parser: OneLineParser, args: Namespace) -> None:
 
 
 def _check_online(parser: OneLineParser, args: Namespace) -> None:
-    """Refuse margins that are not those of the target images, and a feature distance between other cells."""
+    """Refuse margins that are not those of the target images, and a feature distance to random features."""
     height, margins = args.crop_size[0], args.pseudo_margins
     if any(margins) and (height != args.input_size_target[0] or args.random_scale):
         parser.error(
@@ -425,11 +430,6 @@ def _check_online(parser: OneLineParser, args: Namespace) -> None:
         )
     if args.lambda_fd and args.imnet_from == "none":
         parser.error("--imnet-from none: random features are no reference; name a file, a URL or imagenet")
-    if args.lambda_fd and any(side % STRIDE for side in args.crop_size):
-        parser.error(
-            f"--crop-size {format_size(args.crop_size)}: --lambda-fd compares cells of {STRIDE} pixels; give "
-            "sides that are multiples of it"
-        )
     if sum(margins) >= height:
         parser.error(f"--pseudo-margins {margins[0]},{margins[1]} leave no row of a crop of {height} rows")
 

@@ -29,11 +29,11 @@ def update_teacher(teacher: nn.Module, network: nn.Module, i_iter: int, alpha: f
     torch._foreach_lerp_(list(teacher.parameters()), list(network.parameters()), 1 - momentum)
 
 
-def confident_share(confident: Tensor, across: Processes = SINGLE_PROCESS) -> Tensor:
-    """q, the share of True in a boolean tensor over all processes, in torch's default dtype."""
+def confident_share(confident: Tensor, dtype: torch.dtype, across: Processes = SINGLE_PROCESS) -> Tensor:
+    """q, the share of True in a boolean tensor over all processes."""
     number, total = across.all_reduce_sum(
         torch.stack((confident.sum(), torch.full((), confident.numel(), device=confident.device)))
-    ).to(torch.get_default_dtype())
+    ).to(dtype)
     return number / total
 
 
@@ -59,7 +59,7 @@ def label_target(
     """
     confidence, labels = logits.softmax(1).max(1)
     confident = confidence >= threshold
-    share = confident_share(confident, across)
+    share = confident_share(confident, confidence.dtype, across)
     weight = torch.ones_like(confidence)
     if weighting in ("share", "both"):
         weight = weight * share
@@ -116,21 +116,27 @@ def feature_distance(
     labels: Tensor,
     classes: Sequence[int],
     share: float = CELL_SHARE,
-    across: Processes = SINGLE_PROCESS,
     ignore_index: int = 255,
+    across: Processes = SINGLE_PROCESS,
+    centred: bool | None = None,
 ) -> Tensor:
     """Mean distance of features (N, K, h, w) to the reference's in cells of these classes (DAFormer, eq. 8).
 
     A cell is of the class that has at least `share` (more than a half) of its pixels, ignored ones included.
-    Cells are windows of s pixels where H = s * h, and for H = s * (h - 1) windows of s around the pixels
-    0, s, 2 s, ..., cut at the border. 0 without such a cell; over several ranks this rank's share.
+    0 without such a cell; over several ranks this rank's share.
+
+    Args:
+        centred: cells are windows of s pixels around the pixels 0, s, 2 s, ..., cut at the border, for sides
+            of s * (cells - 1); False: windows of s that divide the sides. None: False where they do.
     """
-    height, cells = labels.shape[1], features.shape[2]
-    centred = height % cells != 0
-    stride = height // (cells - centred)
-    padding = stride // 2 if centred else 0
-    of_class = torch.stack([labels == index for index in classes if index != ignore_index], 1)
-    shares = F.avg_pool2d(of_class.to(features.dtype), stride, stride, padding, count_include_pad=False)
-    counted = (shares >= share).any(1)
+    (height, width), (rows, columns) = labels.shape[1:], features.shape[2:]
+    if centred is None:
+        centred = height % rows != 0 or height * columns != width * rows
+    stride = height // (rows - centred)
     distance = torch.linalg.vector_norm(features - reference.detach(), dim=1)
+    counted = torch.zeros_like(distance, dtype=torch.bool)
+    for index in set(classes) - {ignore_index}:
+        pixels = (labels == index).to(features.dtype)
+        padding = stride // 2 if centred else 0
+        counted |= F.avg_pool2d(pixels, stride, stride, padding, count_include_pad=False) >= share
     return (distance * counted).sum() / across.all_reduce_sum(counted.sum()).clamp_min(1)
