@@ -13,7 +13,7 @@ take turns; times are medians.
 import copy
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -31,7 +31,6 @@ import trainer_ms_variance
 from benchmarks import harness
 from benchmarks.baseline import BaselineTrainer, float_batch
 from benchmarks.harness import BASELINE, GB, OURS, Meter
-from model.timm_backbone import PREFIX
 from utils.device import PRECISIONS, set_precision, to_device
 from utils.flag_types import format_size
 from utils.memory import out_of_memory_advice
@@ -143,21 +142,13 @@ def compare_losses(stage: str, args: Namespace, device: torch.device) -> float:
     return worst
 
 
-def count(stage: str, args: Namespace, way: str = OURS) -> Meter:
-    """FLOPs and peak bytes of a step by arithmetic; `states`: bytes of weights and optimisers.
-
-    `parameters`: number of those of the segmentation network.
-    """
-    meter = Meter()
-    # timm's constructors read numbers out of tensors, which fake ones do not have.
-    real = build(way, stage, args) if args.arch.startswith(PREFIX) else None
+def count(stage: str, args: Namespace) -> Meter:
+    """FLOPs and peak bytes of a step by arithmetic; `parameters`: number of those of the network."""
+    meter, real = Meter(), build(OURS, stage, args)  # timm's constructors cannot make fake tensors
     with FakeTensorMode(allow_non_fake_inputs=True) as fake, meter:
-        if real:
-            with FakeCopyMode(fake):
-                trainer = copy.deepcopy(real)
-        else:
-            trainer = build(way, stage, args)
-        if PRECISIONS[args.precision] and way == OURS:
+        with FakeCopyMode(fake):
+            trainer = copy.deepcopy(real)
+        if PRECISIONS[args.precision]:
             _normalise_as_cuda(trainer.G)
         size = (args.batch_size, *args.crop_size)
         labels = torch.zeros(size, dtype=torch.int64)
@@ -165,29 +156,10 @@ def count(stage: str, args: Namespace, way: str = OURS) -> Meter:
         for _ in range(2):  # only in the second do all optimiser states exist
             predictions = None
             meter.start()
-            if way == OURS:
-                _, predictions = trainer.gen_update(images, images, labels, None, AFTER_REG_START)
-                trainer.dis_update(*predictions)
-            else:
-                _count_baseline(trainer, images, labels)
-        meter.states = state_size(trainer)
+            _, predictions = trainer.gen_update(images, images, labels, None, AFTER_REG_START)
+            trainer.dis_update(*predictions)
     meter.parameters = sum(p.numel() for p in trainer.G.parameters())
     return meter
-
-
-def _count_baseline(trainer: BaselineTrainer, images: Tensor, labels: Tensor) -> None:
-    """The part of the baseline's step with the peak, without the values it reads on the CPU."""
-    (z1, z2), (z1_t, z2_t) = trainer.segment(images), trainer.segment(images)
-    loss = sum(nn.functional.cross_entropy(z, labels, trainer.often) for z in (z1, z2))
-    if trainer.args.lambda_adv_target1 > 0:
-        adversarial = ((trainer.D1, z1_t), (trainer.D2, z2_t))
-        loss = loss + sum(D.gen_loss(z.softmax(1)) for D, z in adversarial)
-    if trainer.args.lambda_kl_target > 0:
-        loss = loss + trainer.memory_loss(z1_t, z2_t)
-    loss.backward()
-    for optimizer, _ in trainer.sgd:
-        optimizer.step()
-        optimizer.zero_grad()
 
 
 def _normalise_as_cuda(network: nn.Module) -> None:
@@ -197,28 +169,12 @@ def _normalise_as_cuda(network: nn.Module) -> None:
             module.register_forward_pre_hook(lambda _, inputs: inputs[0].float())
 
 
-def state_size(trainer: nn.Module) -> int:
-    """Bytes of parameters, gradients, SGD's momentum and the two averages of Adam and AdamW."""
-
-    def size(parameters: Iterable[Tensor]) -> int:
-        return sum(p.numel() * p.element_size() for p in parameters)
-
-    trained = size(p for p in trainer.G.parameters() if p.requires_grad)
-    discriminators = size([*trainer.D1.parameters(), *trainer.D2.parameters()])
-    adam = 2 * discriminators if trainer.args.lambda_adv_target1 > 0 else 0
-    moments = 1 if trainer.args.optimizer == "sgd" else 2
-    return size(trainer.G.parameters()) + discriminators + (1 + moments) * trained + adam
-
-
 def memory_table() -> list[dict]:
     """Peak memory of both stages by arithmetic, with every relevant setting; printed as a table."""
-    settings = [(BASELINE, "fp32", False)]
-    settings += [(OURS, precision, checks) for precision in ("fp32", "bf16") for checks in (False, True)]
     rows = []
-    for stage, (way, precision, checkpointing) in product(STAGES, settings):
-        meter = count(stage, stage_args(stage, precision, checkpointing), way)
-        row = dict(stage=stage, way=way, precision=precision, checkpointing=checkpointing)
-        row |= dict(states_gb=meter.states / GB, rest_gb=(meter.peak - meter.states) / GB)
+    for stage, precision, checkpointing in product(STAGES, ("fp32", "bf16"), (False, True)):
+        meter = count(stage, stage_args(stage, precision, checkpointing))
+        row = dict(stage=stage, precision=precision, checkpointing=checkpointing)
         row |= dict(peak_gb=meter.peak / GB, tflop=meter.flops / TERA, moved_gb=meter.moved / GB)
         times = dict(ms=1e3 * meter.seconds, compiled_ms=1e3 * meter.compiled_seconds)
         row |= times if precision == "bf16" else dict.fromkeys(times, "")  # the rates are those of bf16
