@@ -17,10 +17,21 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from synthetic import make_image
+from synthetic.layouts import BENCHMARKS, SOURCE
 from utils.metrics import format_table
 
 OURS, BASELINE = "ours", "baseline"
+GTA5_SIZE, CITYSCAPES_SIZE = (1914, 1052), (2048, 1024)  # width, height
 GB = 1e9
+
+
+def draw(root: Path, split: int, count: int) -> None:
+    """Scenes with their labels in the layouts and sizes of GTA5 and Cityscapes."""
+    _, write = BENCHMARKS["gta5"][split]
+    for index in range(count):
+        size = GTA5_SIZE if split == SOURCE else CITYSCAPES_SIZE
+        write(root, index, *make_image(0, split, index, size))
 
 
 class Run(NamedTuple):

@@ -1,7 +1,7 @@
 """The cost of prediction around the network, against a baseline, in one run.
 
     python benchmarks/prediction.py                       # network replaced by precomputed logits
-    python benchmarks/prediction.py --network             # and with it: images/s, share of the network
+    python benchmarks/prediction.py --network             # with one of random weights, mini on a CPU
     python benchmarks/prediction.py --images 32 --json prediction.json
 
 Set OMP_NUM_THREADS=1 on a CPU that other work shares.
@@ -16,7 +16,6 @@ from argparse import Namespace
 from functools import partial
 from itertools import product
 from pathlib import Path
-from statistics import median
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -30,7 +29,7 @@ from torch.utils.data import DataLoader, Dataset
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import evaluate_cityscapes
 from benchmarks import harness
-from benchmarks.harness import BASELINE, GB, OURS
+from benchmarks.harness import BASELINE, OURS
 from dataset import PredictionDataset, SegmentationDataset, build_dataset
 from dataset.cityscapes import CITYSCAPES_COLORS, CITYSCAPES_IDS
 from dataset.labels import IGNORE, palette
@@ -38,7 +37,6 @@ from engine.evaluation import PixelCounts
 from engine.restore import prediction_batches
 from engine.result_folders import FilledFolder
 from model.deeplab_multi import DeeplabMulti
-from synthetic import make_image
 from synthetic.layouts import VAL
 from utils.argmax import upsample
 from utils.device import default_workers
@@ -46,33 +44,15 @@ from utils.distributed import SINGLE_PROCESS
 from utils.inference import predict_all, scaled_sizes
 from utils.losses import CLASSIFIER_WEIGHTS
 from utils.pictures import PredictionWriter
-from utils.preprocess import MEAN_BGR, to_network_input
+from utils.preprocess import MEAN_BGR
 from utils.uncertainty import UncertaintyGap
 
 CLASSES = len(CITYSCAPES_COLORS)
 SIZE = (1024, 2048)  # height, width of the pictures
 SCALES = scaled_sizes((512, 1024), (1, 1.25))
-DRAWN = (480, 240)  # width, height at which scenes are drawn before they are enlarged
-GRAIN = 1.0  # sensor noise, which brings the files to the 2.4 MB of Cityscapes' own
 TIES = 1e-5  # share of the pixels whose label may depend on rounding
 TASKS = GENERATE, EVALUATE = "pseudo labels", "evaluation"
 BATCH_SIZE = 4  # images per pass of ours on a GPU
-
-
-def draw(root: Path, count: int) -> SegmentationDataset:
-    """Pictures and labels in Cityscapes' layout that compress like photographs."""
-    for index in range(count):
-        drawn, ids = map(Image.fromarray, make_image(0, VAL, index, DRAWN))
-        image = drawn.resize(SIZE[::-1], Image.Resampling.BICUBIC)
-        ids = ids.resize(SIZE[::-1], Image.Resampling.NEAREST)
-        grain = np.random.default_rng(index).normal(0, GRAIN, (*SIZE, 1))
-        image = Image.fromarray((np.asarray(image) + grain).round().clip(0, 255).astype(np.uint8))
-        for kind, picture in (("leftImg8bit", image), ("gtFine", ids)):
-            suffix = "gtFine_labelIds" if kind == "gtFine" else kind
-            path = root / kind / "val" / "drawn" / f"drawn_{index:06}_000019_{suffix}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            picture.save(path, compress_level=6)
-    return build_dataset("cityscapes", root, split="val")
 
 
 class Logits(nn.Module):
@@ -202,86 +182,56 @@ def save_heat_map(path: Path, heat: np.ndarray) -> None:
 WAYS = {OURS: ours, BASELINE: baseline}
 
 
-def compare(data: SegmentationDataset, task: str, device: torch.device, repeats: int) -> dict:
-    """Both ways' figures for one task, and the number of pixels they label differently."""
-    network = Logits(device)
+def compare(
+    data: SegmentationDataset, network: nn.Module, task: str, device: torch.device, repeats: int
+) -> dict:
+    """Both ways' figures for one task, and the number of pixels they label differently.
+
+    Raises:
+        SystemExit: with precomputed logits the results differ by more than rounding explains.
+    """
     with tempfile.TemporaryDirectory() as name:
         folders = {way: Path(name) / way for way in WAYS}
         work = {way: partial(run, data, network, task, folders[way], device) for way, run in WAYS.items()}
         runs = harness.take_turns(work, device, repeats)
-        matrices = [runs[way][-1].value for way in WAYS]
-        differing = check_same(data, folders[OURS], matrices[0], folders[BASELINE], matrices[1])
+        differing = 0
+        for image in data.names:
+            one, two = (np.asarray(Image.open(folder / image)) for folder in folders.values())
+            differing += int((one != two).sum())
+    if isinstance(network, Logits):
+        if differing > TIES * len(data) * SIZE[0] * SIZE[1]:
+            sys.exit(f"{differing} pixels differ")
+        matrix, expected = (runs[way][-1].value for way in WAYS)
+        if matrix is not None and (matrix - expected).abs().sum() > 2 * differing:
+            sys.exit("the confusion matrices differ")
     return harness.figures(runs) | {"differing_pixels": differing}
-
-
-def with_network(data: SegmentationDataset, device: torch.device, repeats: int) -> dict:
-    """Images per second of the scripts with a network, and of the network alone; printed too."""
-    arch = "resnet101" if device.type == "cuda" else "mini"
-    network = DeeplabMulti(CLASSES, use_se=True, norm_style="gn", arch=arch)
-    network = network.to(device, memory_format=torch.channels_last).eval()
-    batch = 1 if device.type == "cpu" else min(BATCH_SIZE, len(data))
-    zeros = [torch.zeros(batch, *size, 3, dtype=torch.uint8, device=device) for size in SCALES]
-    shown, passes = [to_network_input(images) for images in zeros], len(data) // batch
-
-    @torch.inference_mode()
-    def alone() -> None:
-        for images in passes * shown:
-            network(images)
-            network(images.flip(3))
-
-    alone()  # a GPU chooses its kernels the first time
-    found, rows = {}, [(f"with {arch}", "images/s", "network alone", "share", "GPU GB")]
-    for task in TASKS:
-        with tempfile.TemporaryDirectory() as folder:
-            run = partial(ours, data, network, task, Path(folder), device)
-            runs = harness.take_turns({"alone": alone, "whole": run}, device, repeats)
-        alone_speeds = [passes * batch / run.seconds for run in runs["alone"]]
-        speeds = [len(data) / run.seconds for run in runs["whole"]]
-        found[task] = dict(
-            images_per_second=median(speeds),
-            network_alone=median(alone_speeds),
-            share=median(whole / limit for whole, limit in zip(speeds, alone_speeds, strict=True)),
-            peak_gb=max(run.peak for run in runs["whole"]) / GB,
-        )
-        rows.append((task, *found[task].values()))
-    harness.print_table(*rows)
-    return found
-
-
-def check_same(data: SegmentationDataset, folder: Path, matrix: Tensor | None, other: Path, expected) -> int:
-    """Number of pixels labelled differently; exit if there are more than rounding explains."""
-    differing = 0
-    for name in data.names:
-        one, two = (np.asarray(Image.open(f / name)) for f in (folder, other))
-        differing += int((one != two).sum())
-    if differing > TIES * len(data) * SIZE[0] * SIZE[1]:
-        sys.exit(f"{differing} pixels differ")
-    if matrix is not None and (matrix - expected).abs().sum() > 2 * differing:
-        sys.exit("the confusion matrices differ")
-    return differing
 
 
 def main() -> None:
     flags = harness.parser(__doc__)
     flags.add_argument("--images", type=int, default=12, help="pictures to predict")
     flags.add_argument("--repeats", type=int, default=3, help="turns of each way; figures are medians")
-    flags.add_argument("--network", action="store_true", help="also with a network: mini on a CPU")
+    flags.add_argument("--network", action="store_true", help="with a network instead of its logits")
     args = flags.parse_args()
     matplotlib.use("Agg")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     found = {"device": harness.device_name(device), "workers": default_workers(1), "images": args.images}
     print(", ".join(f"{key}: {value}" for key, value in found.items()), flush=True)
     rows = [("ms per image", BASELINE, OURS, "ratio", "of each turn", "differing pixels")]
+    network = Logits(device)
+    if args.network:
+        arch = "resnet101" if device.type == "cuda" else "mini"
+        network = DeeplabMulti(CLASSES, use_se=True, norm_style="gn", arch=arch)
+        network = network.to(device, memory_format=torch.channels_last).eval()
     with tempfile.TemporaryDirectory() as folder:
-        data = draw(Path(folder), args.images)
+        harness.draw(Path(folder), VAL, args.images)
+        data = build_dataset("cityscapes", Path(folder) / "Cityscapes/data", split="val")
         for task in TASKS:
-            found[task] = of_task = compare(data, task, device, args.repeats)
+            found[task] = of_task = compare(data, network, task, device, args.repeats)
             times = [1e3 * of_task[way]["seconds"] / args.images for way in (BASELINE, OURS)]
             turns = " ".join(f"{ratio:.1f}" for ratio in of_task["ratios"])
             rows.append((task, *times, of_task["ratio"], turns, of_task["differing_pixels"]))
-        harness.print_table(*rows)
-        if args.network:
-            found["network"] = with_network(data, device, args.repeats)
+    harness.print_table(*rows)
     harness.write_json(args.json, found)
 
 

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from benchmarks import data_path, step
-from benchmarks.data_path import SOURCE, TARGET, WORKS
 from benchmarks.harness import Meter
 from tests.conftest import ROOT, run_script
 
@@ -54,8 +53,7 @@ def test_meter_counts_what_operations_move(work, tensors):
 
 def test_data_path_compares_the_samples_of_each_stream(tmp_path, monkeypatch):
     monkeypatch.setattr(data_path, "IMAGES", 1)
-    for split in (SOURCE, TARGET):
-        data_path.draw(tmp_path, split, 0)
-    for work in WORKS:
+    data_path.draw_domains(tmp_path)
+    for work in data_path.WORKS:
         found = data_path.compare_samples(work, tmp_path, 0.1)  # exits if samples differ
         assert found["samples"] > 0 and found["ratio"] > 0
