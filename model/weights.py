@@ -12,7 +12,7 @@ import re
 import sys
 import warnings
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 import torch
 from torch import Tensor
@@ -30,9 +30,7 @@ TORCHVISION = "torchvision's ResNet backbone"
 WRAPPERS = {"module", "_orig_mod"}  # what DataParallel and torch.compile put before every key
 # As in torch.hub's file names; a date does not count.
 HASH_IN_NAME = re.compile(r"-(?![0-9]+\.)([0-9a-f]{8,})\.")
-UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 LONGEST_REASON = 120  # characters of a library's message
-MAX_NAME = 100  # characters of a URL's file name that are kept
 
 StateDict = dict[str, Tensor]
 log = logging.getLogger(__name__)
@@ -105,6 +103,8 @@ def backbone_modules(state: StateDict) -> tuple[str, ...]:
 def fetch(source: str) -> StateDict:
     """The state dictionary that `source` names, on the CPU; nothing in the file is executed.
 
+    A URL is downloaded once, to torch's cache, and checked against the hash in its file name, if any.
+
     Raises:
         WeightsError: it cannot be read, or is not a dictionary of tensors.
     """
@@ -115,42 +115,24 @@ def fetch(source: str) -> StateDict:
                 f"--restore-from {source}: no such file; name a snapshot, a URL, imagenet or none"
             )
         return read_state(Path(source), source)
-    path = Path(torch.hub.get_dir()) / "checkpoints" / cache_name(url)
-    was_cached = path.is_file()
-    if not was_cached:
-        download(url, path)
-    try:
-        return read_state(path, source)
-    except WeightsError:
-        if not was_cached:  # so that the next run downloads it again
-            path.unlink(missing_ok=True)
-        raise
-
-
-def download(url: str, path: Path) -> None:
-    """Download a file to `path`, checked against the hash in its name (`resnet101-63fe2227.pth`), if any.
-
-    Raises:
-        WeightsError: it cannot be downloaded or does not match its hash; nothing of it is kept.
-    """
-    digest = HASH_IN_NAME.search(path.name)
-    log.info("Downloading %s", url)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(
-            url, str(path), hash_prefix=digest and digest[1], progress=sys.stderr.isatty()
-        )
-    except Exception as error:  # networks and servers fail in many ways
-        raise WeightsError(
-            f"--restore-from {url}: cannot be downloaded ({_first_line(error)}); download it elsewhere and "
-            f"pass the file, or save it as {path}"
-        ) from error
-
-
-def cache_name(url: str) -> str:
-    """File name in torch's cache: the URL's own if it holds a hash, else one that differs for each URL."""
-    name = UNSAFE.sub("_", unquote(urlsplit(url).path).rpartition("/")[2])[-MAX_NAME:]
-    return name if HASH_IN_NAME.search(name) else f"{hashlib.sha256(url.encode()).hexdigest()[:16]}_{name}"
+    name = urlsplit(url).path.rpartition("/")[2]
+    digest = HASH_IN_NAME.search(name)
+    if not digest:  # two sites may have files of this name
+        name = f"{hashlib.sha256(url.encode()).hexdigest()[:16]}_{name}"
+    path = Path(torch.hub.get_dir()) / "checkpoints" / name
+    if not path.is_file():
+        log.info("Downloading %s", url)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(
+                url, str(path), hash_prefix=digest and digest[1], progress=sys.stderr.isatty()
+            )
+        except Exception as error:  # networks and servers fail in many ways
+            raise WeightsError(
+                f"--restore-from {url}: cannot be downloaded ({_first_line(error)}); download it elsewhere "
+                f"and pass the file, or save it as {path}"
+            ) from error
+    return read_state(path, f"{source} (saved as {path})")
 
 
 def read_state(path: Path, source: str) -> StateDict:
@@ -162,7 +144,8 @@ def read_state(path: Path, source: str) -> StateDict:
             f"--restore-from {source}: not a checkpoint of tensors ({error}); name a snapshot such as "
             "GTA5_25000.pth, or copy it again"
         ) from error
-    if not isinstance(state, dict) or not state or not all(map(_is_weight, state.keys(), state.values())):
+    weights = state.items() if isinstance(state, dict) else ()
+    if not weights or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in weights):
         raise WeightsError(
             f"--restore-from {source}: holds no network; name a snapshot such as GTA5_25000.pth"
         )
@@ -201,12 +184,6 @@ def load_tensors(path: Path) -> object:
 
 def _first_line(error: Exception) -> str:
     return str(error).split("\n")[0][:LONGEST_REASON]
-
-
-def _is_weight(key: object, value: object) -> bool:
-    """Whether this is an entry of a state dictionary: a name and a dense tensor of real numbers."""
-    plain = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
-    return isinstance(key, str) and plain and not value.is_quantized and not value.is_complex()
 
 
 def count_classes(snapshot: Path) -> int | None:
@@ -260,8 +237,6 @@ def check_weights(state: StateDict, expected: StateDict, source: str) -> None:
                 f"{keys[0]}; {advice}"
             )
     for key, value in state.items():
-        if value.is_floating_point() != expected[key].is_floating_point():
-            raise WeightsError(f"--restore-from {source}: {key} holds {value.dtype}; name another snapshot")
         if not value.isfinite().all():
             raise WeightsError(
                 f"--restore-from {source}: {key} contains NaN or infinity; name an earlier snapshot"

@@ -296,10 +296,6 @@ CHECKPOINTS: dict[str, Spoil] = {
     "a discriminator": write(saved({"cnns.0.0.conv.weight": torch.zeros(3)})),
     "nan": one_tensor(BACKBONE, lambda tensor: tensor.fill_(float("nan"))),
     "infinite": one_tensor(HEAD, lambda tensor: tensor.fill_(float("inf"))),
-    "whole numbers": one_tensor(BACKBONE, torch.Tensor.long),
-    "complex numbers": one_tensor(BACKBONE, lambda tensor: tensor.to(torch.complex64)),
-    "a sparse tensor": one_tensor(BACKBONE, torch.Tensor.to_sparse),
-    "tensors without values": one_tensor(BACKBONE, lambda tensor: tensor.to("meta")),
 }
 UNUSUAL_CHECKPOINTS: dict[str, Spoil] = {
     "the format of old versions": tensors_edited(lambda _: None, _use_new_zipfile_serialization=False),
