@@ -22,7 +22,7 @@ from torch.utils.data import Subset
 from dataset import Adaptation, SegmentationDataset
 from dataset.sampling import OrderedStream, TrainingStream, batches
 from dataset.transforms import Size
-from engine.snapshots import AVERAGE, first_not_finite, remove_old_snapshots, save_average
+from engine.snapshots import AVERAGE, remove_old_snapshots, save_average
 from utils.averaging import estimate_statistics, measure, new_average, update_weights
 from utils.device import InPrecision, default_workers, to_device
 from utils.errors import StopRequest, ignore_stop_signals
@@ -111,9 +111,6 @@ class Averaging:
         if average and self.args.swa:
             self.average.load_state_dict(average)
         self.weights = weights if weights is not None and len(weights) == len(self.target) else None
-        name = first_not_finite(self.average.module.state_dict())
-        if name or (self.weights is not None and not self.weights.isfinite().all()):
-            raise ValueError(f"{name or 'a sampling weight'} is not finite")
 
     def _save(self, average: AveragedModel, number: int) -> None:
         folder, prefix, keep = self.args.snapshot_dir, self.pair.source.prefix, self.args.keep

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from engine.averaging import Averaging
 from engine.run_log import LOG_FILE, VALIDATION_FILE
-from engine.snapshots import check_finite, first_not_finite, save_tensors
+from engine.snapshots import check_finite, save_tensors
 from model.weights import load_tensors
 from utils.distributed import Processes
 from utils.errors import UserError
@@ -120,20 +120,10 @@ def load_state(folder: Path) -> dict | None:
             f"{path}: cannot be read as a training state ({error}); replace it with a copy, or remove it and "
             "start from a snapshot with --restore-from"
         ) from error
-    complete = (
-        _holds(state, ENTRIES)
-        and state["format"] == FORMAT
-        and state["iteration"] >= 0
-        and len(state["processes"]) > 0
-        and all(_holds(own, dict(random=dict, buffers=dict)) for own in state["processes"])
-    )
-    if not complete:
+    kinds = {key: type(state.get(key)) for key in ENTRIES} if type(state) is dict else None
+    if kinds != ENTRIES or state["format"] != FORMAT or state["iteration"] < 0:
         raise UserError(f"{path}: not a training state of this version; remove it to start afresh")
     return state
-
-
-def _holds(value: object, entries: dict[str, type]) -> bool:
-    return type(value) is dict and all(type(value.get(key)) is kind for key, kind in entries.items())
 
 
 def check_resumable(
@@ -201,14 +191,11 @@ def restore(state: dict, trainer: nn.Module, path: Path, averaging: Averaging | 
     try:
         trainer.load_training_state(state["trainer"])
         for optimiser, groups in zip(optimisers, settings, strict=True):
-            _check_moments(optimiser)
             for group, flags in zip(optimiser.param_groups, groups, strict=True):
                 group.update(flags)  # rates, momentum, ...: the flags may have changed since
         restore_process(state, trainer)
         if averaging and "averaging" in state:
             averaging.load_state(state["averaging"])
-        if name := first_not_finite(trainer.state_dict()):
-            raise ValueError(f"{name} is not finite")
     except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
@@ -228,16 +215,6 @@ def restore_process(state: dict, trainer: nn.Module) -> None:
     torch.set_rng_state(own["random"]["cpu"])
     for gpu, random in zip(trainer.device_ids, own["random"]["cuda"], strict=False):
         torch.cuda.set_rng_state(random, gpu)
-
-
-def _check_moments(optimiser: Optimizer) -> None:
-    """`Optimizer.load_state_dict` checks the parameter groups, but not the tensors of the parameters."""
-    if len({frozenset(moments) for moments in optimiser.state.values()}) > 1:
-        raise ValueError("some parameters lack moments that others have")
-    for parameter, moments in optimiser.state.items():
-        for name, value in moments.items():
-            if value.shape not in ((), parameter.shape) or not value.isfinite().all():
-                raise ValueError(f"{name} is not finite or has another shape than its parameter")
 
 
 def back_up(folder: Path) -> None:

@@ -59,22 +59,17 @@ def save_average(network: nn.Module, folder: Path, prefix: str, number: int) -> 
 
 
 def check_finite(tensors: dict[str, Tensor], iteration: int) -> None:
-    """Keep broken weights from overwriting good ones.
+    """Keep broken weights from overwriting good ones; synchronises with the device once.
 
     Raises:
         UserError: a tensor has a value that is not finite.
     """
-    if name := first_not_finite(tensors):
-        raise UserError(
-            f"iteration {iteration}: {name} is not finite, so the last good state was not overwritten; lower "
-            "--learning-rate and continue from it with --resume"
-        )
-
-
-def first_not_finite(tensors: dict[str, Tensor]) -> str | None:
-    """The name of the first tensor with a value that is not finite; synchronises with the device once."""
     finite = torch.stack([value.isfinite().all() for value in tensors.values()]).tolist()
-    return next((name for name, good in zip(tensors, finite, strict=True) if not good), None)
+    if not all(finite):
+        raise UserError(
+            f"iteration {iteration}: {list(tensors)[finite.index(False)]} is not finite, so the last good "
+            "state was not overwritten; lower --learning-rate and continue from it with --resume"
+        )
 
 
 def save_tensors(path: Path, content: dict) -> None:

@@ -294,15 +294,6 @@ SPOILT = {
     "another network": lambda path: change_state(
         path, lambda state: state["trainer"]["networks"].update({"G.conv1.weight": torch.zeros(3)})
     ),
-    "weights that are not finite": lambda path: change_state(
-        path, lambda state: state["trainer"]["networks"]["G.conv1.weight"].fill_(float("nan"))
-    ),
-    "momentum of another shape": lambda path: change_state(
-        path, lambda state: state["trainer"]["gen_opt"]["state"][0].update(momentum_buffer=torch.zeros(7))
-    ),
-    "no momentum": lambda path: change_state(
-        path, lambda state: state["trainer"]["gen_opt"]["state"][0].pop("momentum_buffer")
-    ),
     "no random states": lambda path: change_state(path, lambda state: state["processes"][0].pop("random")),
     "no batch statistics": lambda path: change_state(
         path, lambda state: state["processes"][0].update(buffers={})
