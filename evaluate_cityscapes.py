@@ -56,7 +56,7 @@ from utils.flag_types import (
     share,
     weightings,
 )
-from utils.idle_flags import EVALUATION, log_idle_flags
+from utils.idle_flags import log_idle_flags
 from utils.inference import predict_all, scaled_sizes
 from utils.memory import out_of_memory_advice
 from utils.options import add_prediction_flags
@@ -106,7 +106,7 @@ def main() -> None:
     args = evaluate_args()
     processes = init_distributed(args.cpu)
     log_to_terminal(processes.is_main)
-    log_idle_flags(args, EVALUATION)
+    log_idle_flags(args)
     pair = resolve_domains(args, scales="evaluation")
     data = prediction_target(pair, args)
     if processes.is_main:

@@ -49,7 +49,7 @@ from utils.flag_types import (
     positive,
     threshold,
 )
-from utils.idle_flags import PREDICTION, log_idle_flags
+from utils.idle_flags import log_idle_flags, refuse_idle_flags
 from utils.inference import Prediction, predict_all, predict_maps, scaled_sizes
 from utils.losses import class_pixel_counts
 from utils.memory import out_of_memory_advice
@@ -83,9 +83,7 @@ def generate_args(argv: list[str] | None = None) -> Namespace:
         parser.error("--portion makes labels for train_ft.py; leave out --label-ids")
     if args.portion:
         check_portion(parser, args.portion, args.threshold, args.save, "--save")
-    for name in ("ds_rate", "mine_port", "lr_weight_ent", "best_images"):
-        if not args.portion and getattr(args, name) != parser.get_default(name):
-            parser.error(f"--{name.replace('_', '-')} belongs to class-balanced labels; give --portion too")
+    refuse_idle_flags(parser, args)
     if args.label_ids:
         parser.require(args.save, "--label-ids is not for train_ft.py; name another folder with --save")
         args.threshold = NO_THRESHOLD if args.threshold is None else args.threshold
@@ -101,7 +99,7 @@ def main() -> None:
     args = generate_args()
     processes = init_distributed(args.cpu)
     log_to_terminal(processes.is_main)
-    log_idle_flags(args, PREDICTION)
+    log_idle_flags(args)
     pair = resolve_domains(args, scales="pseudo labels")
     target = prediction_target(pair, args)
     ids = label_ids(pair) if args.label_ids else None

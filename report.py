@@ -21,7 +21,7 @@ from report.result_folder import Result, read_result, well_formed
 from utils.atomic import check_kind, resolve_path
 from utils.errors import UserError
 from utils.flag_types import OneLineParser, not_negative, target, text
-from utils.idle_flags import REPORTING, log_idle_flags
+from utils.idle_flags import log_idle_flags
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +46,8 @@ def report_args(argv: list[str] | None = None) -> Namespace:
         parser.error(f"--titles: {len(args.titles)} for {len(args.results)} results; give one for each")
     if len(set(args.titles)) < len(args.titles):
         parser.error("--titles: two are the same; give each result its own title and name it once")
-    if args.names and not several:
-        parser.error("--names chooses images to compare; name several results")
+    if not several and (args.names or "titles" in args.given):
+        parser.error("--titles and --names are of results side by side; name several")
     args.save = args.save or (Path("comparison.html") if several else args.results[0] / "report.html")
     return args
 # fmt: on
@@ -63,7 +63,7 @@ def main() -> None:
     """Read the results, then write one page."""
     args = report_args()
     log_to_terminal()
-    log_idle_flags(args, REPORTING)
+    log_idle_flags(args)
     check_kind("--save", args.save, ".html", ".htm")
     results = [read_result(folder) for folder in args.results]
     with well_formed(*args.results):

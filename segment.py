@@ -28,8 +28,8 @@ from engine.restore import label_ids, read_snapshot, recognise
 from engine.run_log import log_to_terminal, progress
 from utils.atomic import atomic_write
 from utils.device import PRECISIONS, choose_device
-from utils.flag_types import OneLineParser, gpu_ids, positive_float, size
-from utils.idle_flags import SEGMENTING, log_idle_flags
+from utils.flag_types import OneLineParser, gpu, positive_float, size
+from utils.idle_flags import log_idle_flags
 from utils.memory import PRECISION_ADVICE, out_of_memory_advice
 from utils.options import LABEL_IDS
 from utils.pictures import check_only_label_ids, write_ids
@@ -52,7 +52,7 @@ def segment_args(argv: list[str] | None = None) -> Namespace:
         "--input-size-target, or as many pixels in the picture's proportions if those are very different)")
     add("--uncertainty-max", type=positive_float, help="nats at the end of the colour scale, to compare "
         "pictures (default: each picture's maximum)")
-    add("--gpu", "--gpu-ids", dest="gpu_ids", type=gpu_ids, default="0", help="GPU to use")
+    add("--gpu", "--gpu-ids", dest="gpu_ids", type=gpu, default="0", help="GPU to use")
     add("--cpu", action="store_true", help="compute on the CPU")
     add("--precision", choices=PRECISIONS, default="tf32", help="arithmetic of the network; bf16, or fp16 on "
         "a card before RTX 30, is faster")
@@ -67,7 +67,7 @@ def main() -> None:
     """Check all inputs, then segment one after another."""
     args = segment_args()
     log_to_terminal()
-    log_idle_flags(args, SEGMENTING)
+    log_idle_flags(args)
     inputs = find_inputs(args.inputs, args.save, args.label_ids)
     ids = None
     if args.label_ids:

@@ -25,7 +25,7 @@ from experiments.tables import CLASS_COUNTS, TABLES, Cell, Table
 from utils.atomic import atomic_write
 from utils.errors import UserError
 from utils.flag_types import OneLineParser, gpu_ids, positive, seeds
-from utils.idle_flags import TABULATING, log_idle_flags
+from utils.idle_flags import log_idle_flags
 
 PROJECT = Path(__file__).resolve().parent  # the commands run here
 
@@ -62,7 +62,7 @@ def main() -> None:
     """List the tables, print the commands, or run them and print the tables."""
     args = tables_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
-    log_idle_flags(args, TABULATING)
+    log_idle_flags(args)
     if args.list:
         for table in TABLES.values():
             print(f"{table.name:<14}{table.title}: {table.description}")

@@ -27,7 +27,7 @@ from utils.atomic import lock_folder, remove_partial_files, resolve_path
 from utils.device import PRECISIONS, choose_device, default_workers, has_bf16, set_precision
 from utils.distributed import Processes, init_distributed, shutdown
 from utils.errors import UserError, ignore_stop_signals
-from utils.idle_flags import TRAINING, log_idle_flags
+from utils.idle_flags import log_idle_flags
 from utils.memory import PRECISION_ADVICE, out_of_memory_advice
 from utils.options import OPTIONS_FILE, SHAPING_OPTIONS, read_options, write_options
 
@@ -50,7 +50,7 @@ def run_training(trainer_class: type[nn.Module], args: Namespace, pseudo_labels:
     """
     processes = init_distributed(args.cpu)
     log_to_terminal(processes.is_main)
-    log_idle_flags(args, TRAINING)
+    log_idle_flags(args)
 
     # Data.
     data = TrainingData(args, pseudo_labels)

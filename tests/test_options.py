@@ -12,8 +12,9 @@ from generate_plabel_cityscapes import generate_args
 from segment import segment_args
 from tables import tables_args
 from tests.conftest import load_script, one_line_error
-from utils import idle_flags, options
+from utils import options
 from utils.errors import UserError
+from utils.idle_flags import idle_flags
 from utils.options import network_options, read_options, stage1_args, stage2_args
 
 report_args = load_script("report").report_args  # a package has the same name
@@ -320,6 +321,8 @@ def test_a_bad_training_flag_is_one_line_that_names_it(flags, capsys):
         (evaluate_args, "--restore-from a.pth --scales 1;2", "--scales"),
         (evaluate_args, "--restore-from a.pth --batchsize 0", "--batchsize"),
         (evaluate_args, "--restore-from a.pth --gpu x", "--gpu"),
+        (segment_args, "a.png --restore-from a.pth --gpu 0,1", "--gpu"),
+        (report_args, "a --titles b", "--titles"),
         (stage1_args, "--crop-size 640,360 --input-size-target 600,360", "--input-size-target"),
         (stage1_args, "--swa --recent", "--recent"),
         (stage1_args, "--adaboost --ema 0.9", "--ema"),
@@ -355,7 +358,6 @@ IDLE_IN_TRAINING = {
     "--lambda-me-target 0.1 --num-steps-stop 15000": ["--lambda-me-target", "--reg-start 15000"],
     "--reg-start 0": ["--reg-start", "--lambda-kl-target"],
     "--max-value 7": ["--max-value", "--class-balance"],
-    "--class-balance --max-value 1": ["--class-balance", "--max-value 1"],
     "--learning-rate-D 1e-3 --lambda-adv-target1 0": ["--learning-rate-D", "not trained"],
     "--lambda-adv-target1 0 --lambda-adv-target2 0.1": ["--lambda-adv-target2", "untrained"],
     "--adversarial clan --lambda-adv-target1 0 --lambda-adv-target2 0": ["--adversarial", "not trained"],
@@ -370,39 +372,34 @@ IDLE_IN_TRAINING = {
     "--sync_bn": ["--sync_bn", "torchrun"],
     "--sync-bn True": ["--sync-bn", "torchrun"],
     "--gpu-ids 0,1 --cpu": ["--gpu-ids", "--cpu"],
-    "--precision tf32 --cpu": ["--precision", "CPU"],
 }
 IDLE_IN_STAGE_2 = {
-    "--threshold 97": ["--threshold", "is taken for 1"],
     "--adaboost --lambda-adv-target1 0 --lambda-adv-target2 0": ["--adaboost", "nothing is learned"],
     "--only-hard-label 80": ["--only-hard-label", "--conventional"],
     "--conventional --divergence squared": ["--divergence", "--conventional"],
     "--threshold 0.9 --pseudo-dir there": ["--threshold", "--pseudo-dir"],
-    "--input-size-source 800,600": ["--input-size-source", "source image"],
+    "--input-size-source 800,600": ["--input-size-source", "--source-portion"],
 }
 IDLE_IN_EVALUATION = {
     "--restore-from a.pth --mc-passes 5": ["--mc-passes", "mc-dropout"],
     "--restore-from a.pth --random-seed 5": ["--random-seed", "mc-dropout"],
     "--restore-from a.pth --report-images 5": ["--report-images", "--report"],
-    "--restore-from a.pth --batch-size 5 --cpu": ["--batch-size", "CPU"],
-    "--restore-from a.pth --gpu 0,1": ["--gpu ", "torchrun"],
+    "--restore-from a.pth --batch-size 5 --cpu": ["--batch-size", "--cpu"],
     "--predictions there --scales 1": ["--scales", "--predictions"],
 }
 IDLE = [
-    *((stage1_args, idle_flags.TRAINING, *case) for case in IDLE_IN_TRAINING.items()),
-    *((stage2_args, idle_flags.TRAINING, *case) for case in IDLE_IN_STAGE_2.items()),
-    *((evaluate_args, idle_flags.EVALUATION, *case) for case in IDLE_IN_EVALUATION.items()),
-    (generate_args, idle_flags.PREDICTION, "--restore-from a.pth --threshold 97", ["--threshold", "for 1"]),
-    (segment_args, idle_flags.SEGMENTING, "a.png --restore-from a.pth --gpu 0 --cpu", ["--gpu ", "--cpu"]),
-    (report_args, idle_flags.REPORTING, "a --titles b", ["--titles", "single"]),
-    (report_args, idle_flags.REPORTING, "a b --images 3 --names c", ["--images", "--names"]),
-    (tables_args, idle_flags.TABULATING, "--list --jobs 3", ["--jobs", "--list"]),
+    *((stage1_args, *case) for case in IDLE_IN_TRAINING.items()),
+    *((stage2_args, *case) for case in IDLE_IN_STAGE_2.items()),
+    *((evaluate_args, *case) for case in IDLE_IN_EVALUATION.items()),
+    (segment_args, "a.png --restore-from a.pth --gpu 0 --cpu", ["--gpu ", "--cpu"]),
+    (report_args, "a b --images 3 --names c", ["--images", "--names"]),
+    (tables_args, "--list --jobs 3", ["--jobs", "--list"]),
 ]
 
 
-@pytest.mark.parametrize(("parse", "rules", "flags", "named"), IDLE, ids=[flags for _, _, flags, _ in IDLE])
-def test_a_flag_that_cannot_act_is_told_in_one_line(parse, rules, flags, named):
-    (line,) = idle_flags.idle_flags(parse(flags.split()), rules)
+@pytest.mark.parametrize(("parse", "flags", "named"), IDLE, ids=[flags for _, flags, _ in IDLE])
+def test_a_flag_that_cannot_act_is_told_in_one_line(parse, flags, named):
+    (line,) = idle_flags(parse(flags.split()))
     assert line.startswith(named[0]) and all(part in line for part in named) and "\n" not in line
 
 
@@ -419,7 +416,7 @@ def test_a_flag_that_cannot_act_is_told_in_one_line(parse, rules, flags, named):
     ],
 )
 def test_flags_that_act_are_not_mentioned(parse, flags, idle):
-    lines = idle_flags.idle_flags(parse(shlex.split(flags)), idle_flags.TRAINING)
+    lines = idle_flags(parse(shlex.split(flags)))
     assert [line.split()[0] for line in lines] == idle
 
 
@@ -427,12 +424,12 @@ def test_a_flag_in_an_earlier_runs_options_may_not_act_either(tmp_path):
     args = stage1_args(["--num-steps", "100"])
     file = tmp_path / "opts.yaml"
     options.write_options(tmp_path, args, {"road": (0, 0, 0)})  # every flag, most of them at their default
-    assert idle_flags.idle_flags(stage1_args(["--config", str(file)]), idle_flags.TRAINING) == []
+    assert idle_flags(stage1_args(["--config", str(file)])) == []
     file.write_text(file.read_text().replace("lambda_kl_target: 0.0", "lambda_kl_target: 0.1"))
-    (line,) = idle_flags.idle_flags(stage1_args(["--config", str(file)]), idle_flags.TRAINING)
+    (line,) = idle_flags(stage1_args(["--config", str(file)]))
     assert line.startswith("--lambda-kl-target has no effect: --reg-start 15000")
     options.write_options(tmp_path, stage2_args([]), {"road": (0, 0, 0)})  # with what the data sets fill in
-    assert idle_flags.idle_flags(stage2_args(["--config", str(file)]), idle_flags.TRAINING) == []
+    assert idle_flags(stage2_args(["--config", str(file)])) == []
 
 
 def write_options(file: Path, **options) -> Path:

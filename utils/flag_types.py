@@ -237,6 +237,12 @@ def gpu_ids(text: str) -> list[int]:
     return ids
 
 
+@shown_as("N")
+def gpu(text: str) -> list[int]:
+    """`1` -> [1]: one process predicts on one GPU."""
+    return [not_negative(text)]
+
+
 def _list(text: str, kind: Callable, what: str, example: str) -> list:
     try:
         return [kind(part) for part in text.split(",")]

@@ -1,215 +1,133 @@
-"""Flags that cannot act beside the others: one table, from which a script says so in a line for each.
-
-What contradicts itself is refused where the flags are read (utils/options.py and the scripts). Here is what a
-run could do without: it starts, and says which flag has no effect and why.
-"""
+"""Flags that cannot act beside the others: refused, or said in a line for each when a run starts."""
 
 import logging
 import os
-from argparse import Namespace
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator
 
-from dataset import NO_THRESHOLD
 from model.deeplab_multi import ARCHS
 from model.timm_backbone import make_plan
 from utils.adversaries import ADVERSARIES
 
-TARGET_LOSSES = (
-    *("lambda_adv_target1", "lambda_adv_target2", "lambda_me_target", "lambda_kl_target"),
-    *("self_training", "lambda_mask"),
+# Flags -> what they need: one of these flags, `name=value` with this value, or not `!name`.
+Needs = tuple[tuple[str, str], ...]
+REFUSED: Needs = (
+    ("ema", "swa"),
+    ("recent adatype adaboost_temperature", "adaboost"),
+    ("swa_every swa_batch", "swa|adaboost"),
+    ("swa_start", "swa|adaboost|cosine"),
+    ("gan", "adversarial=adaptsegnet"),
+    ("lambda_local epsilon", "adversarial=clan"),
+    ("warm_up_start warm_up_D", "warm_up"),
+    ("keep_best", "eval_every"),
+    ("lr_weight_ent mine_chance ds_rate mine_port best_images", "portion"),
+    ("mr_weight_src", "mr_weight_kld"),
+    ("source_dir", "source_portion"),
 )
-MC_DROPOUT = "mc-dropout"
+IDLE: Needs = (
+    ("reg_start", "lambda_kl_target|lambda_me_target"),
+    ("patch_size patch_start", "lambda_patch"),
+    ("max_value", "class_balance|often_balance"),
+    ("pictures_every", "save_num_images"),
+    ("pictures_every log_dir", "tensorboard"),
+    ("eval_set eval_list", "eval_every"),
+    ("momentum nesterov single_updates", "optimizer=sgd"),
+    ("nesterov", "momentum"),
+    ("divergence", "!conventional"),
+    ("threshold", "!pseudo_dir"),
+    ("input_size_source mr_weight_src", "source_portion"),
+    ("teacher_alpha pseudo_threshold pseudo_weight pseudo_margins", "self_training|lambda_mask"),
+    ("jitter jitter_chance blur_chance", "self_training|lambda_mask"),
+    ("jitter", "jitter_chance"),
+    ("lambda_mix", "self_training"),
+    ("mask_ratio mask_block", "lambda_mask"),
+    ("fd_classes imnet_from", "lambda_fd"),
+    ("rcs_pixels rcs_crop", "rcs"),
+    ("gpu_ids batchsize", "!cpu"),
+    ("input_size scales weights uncertainty precision", "!predictions"),
+    ("mc_passes mc_droprate random_seed", "uncertainty=mc-dropout"),
+    ("report_images", "report"),
+    ("uncertainty_max", "!label_ids"),
+    ("images", "!names"),
+    ("seeds out jobs gpu_ids synthetic quick short dry_run", "!list"),
+    ("jobs", "!dry_run"),
+)
+TARGET_LOSSES = ("lambda_adv_target1", "lambda_adv_target2", "lambda_me_target", "lambda_kl_target")
 log = logging.getLogger(__name__)
 
 
-class Rule(NamedTuple):
-    """When flags have no effect.
-
-    Args:
-        flags: their names in the namespace.
-        idle: all flags and the value of this one -> whether it has no effect.
-        why: the reason, completed with other flags' values.
-        what: what the flag does not do.
-    """
-
-    flags: str
-    idle: Callable[[Namespace, Any], bool]
-    why: str
-    what: str = "has no effect"
+def refuse_idle_flags(parser: ArgumentParser, args: Namespace) -> None:
+    """Exit with one line if a flag was changed that has no effect without another."""
+    for name, why in _lacking(args, REFUSED):
+        if getattr(args, name, None) != parser.get_default(name):
+            parser.error(f"{_spelled(name)} has no effect {why}; give that too")
 
 
-def _adversarial(args: Namespace) -> bool:
-    """Whether a discriminator is trained."""
-    return bool(ADVERSARIES[args.adversarial](args).trained)
-
-
-def _single_process() -> bool:
-    return int(os.environ.get("WORLD_SIZE", "1")) == 1
-
-
-DEVICE = (
-    Rule("gpu_ids", lambda args, _: args.cpu, "--cpu computes on no GPU"),
-    Rule("gpu_ids", lambda *_: not _single_process(), "torchrun gives each process a GPU of its own"),
-    Rule("precision", lambda args, value: args.cpu and value == "tf32", "a CPU computes in full precision"),
-)
-ONE_GPU = Rule(
-    "gpu_ids",
-    lambda args, ids: len(ids) > 1 and not args.cpu,
-    "a process predicts on one; start several with torchrun",
-    "has no effect beyond its first GPU",
-)
-TAG = Rule(
-    "threshold",
-    lambda args, threshold: threshold > NO_THRESHOLD and not getattr(args, "pseudo_dir", None),
-    "a number above it is the published tag for labels of all pixels",
-    "is taken for 1",
-)
-TRAINING = (
-    *DEVICE,
-    Rule(
-        "lambda_kl_target lambda_me_target",
-        lambda args, weight: weight > 0 and args.reg_start >= args.num_steps_stop,
-        "--reg-start {reg_start} is not reached in {num_steps_stop} iterations; give a lower --reg-start",
-    ),
-    Rule(
-        "reg_start",
-        lambda args, _: not (args.lambda_kl_target or args.lambda_me_target),
-        "nothing starts there, --lambda-kl-target and --lambda-me-target are 0",
-    ),
-    Rule(
-        "lambda_patch",
-        lambda args, weight: weight > 0 and args.patch_start >= args.num_steps_stop,
-        "--patch-start {patch_start} is not reached in {num_steps_stop} iterations; give a lower one",
-    ),
-    Rule("patch_size patch_start", lambda args, _: not args.lambda_patch, "--lambda-patch is 0"),
-    Rule(
-        "max_value",
-        lambda args, _: not (args.class_balance or args.often_balance),
-        "no class is raised to it without --class-balance or --often-balance",
-    ),
-    Rule("class_balance often_balance", lambda args, _: args.max_value == 1, "--max-value 1 raises no class"),
-    Rule(
-        "learning_rate_D adversarial warm_up_D",
-        lambda args, _: not _adversarial(args),
-        "the discriminators are not trained",
-    ),
-    Rule(
-        "lambda_adv_target1 lambda_adv_target2",
-        lambda args, weight: weight > 0 and not _adversarial(args),
-        "both adversarial weights must be above 0 to train them",
-        "works against discriminators that stay untrained",
-    ),
-    Rule(
-        "warm_up",
-        lambda args, length: length >= args.num_steps_stop,
-        "the run ends after {num_steps_stop} iterations, before --learning-rate is reached",
-        "does not end",
-    ),
-    Rule(
-        "save_pred_every save_state_every log_every eval_every pictures_every",
-        lambda args, every: every > args.num_steps_stop,
-        "the run ends after {num_steps_stop} iterations",
-    ),
-    Rule("log_dir pictures_every", lambda args, _: not args.tensorboard, "--tensorboard False writes none"),
-    Rule("pictures_every", lambda args, _: not args.save_num_images, "--save-num-images 0 draws none"),
-    Rule("eval_set eval_list", lambda args, _: not args.eval_every, "--eval-every is what validates"),
-    Rule(
-        "not_restore_last",
-        lambda args, _: args.restore_from in ("imagenet", "none"),
-        "--restore-from {restore_from} has no classifiers",
-    ),
-    Rule(
-        "train_bn",
-        lambda args, _: args.arch not in ARCHS and not make_plan(args.arch).batch_norm,
-        "{arch} has no batch normalisation",
-    ),
-    Rule("sync_bn", lambda *_: _single_process(), "there is one process; start one per GPU with torchrun"),
-    Rule("divergence", lambda args, _: args.conventional, "--conventional does not rectify the loss"),
-    Rule(
-        "only_hard_label",
-        lambda args, percent: percent > 0 and not getattr(args, "conventional", True),
-        "the rectified loss learns from every pixel; --conventional can choose the hard ones",
-    ),
-    Rule(
-        "input_size_source mr_weight_src",
-        lambda args, _: not args.source_portion,
-        "no source image is mixed in",
-    ),
-    Rule(
-        "teacher_alpha pseudo_threshold pseudo_weight pseudo_margins jitter jitter_chance blur_chance",
-        lambda args, _: not (args.self_training or args.lambda_mask),
-        "nothing learns from a teacher without --self-training or --lambda-mask",
-    ),
-    Rule("lambda_mix", lambda args, _: not args.self_training, "no images are mixed without --self-training"),
-    Rule("mask_ratio mask_block", lambda args, _: not args.lambda_mask, "--lambda-mask 0 hides no blocks"),
-    Rule("fd_classes imnet_from", lambda args, _: not args.lambda_fd, "--lambda-fd 0 compares no features"),
-    Rule("rcs_pixels rcs_crop", lambda args, _: not args.rcs, "--rcs 0 draws images as ever"),
-    Rule("jitter", lambda args, _: not args.jitter_chance, "--jitter-chance 0"),
-    Rule(
-        "pseudo_threshold",
-        lambda args, _: args.pseudo_weight in ("none", "uncertainty"),
-        "--pseudo-weight {pseudo_weight} counts no sure pixels",
-    ),
-    Rule("nesterov", lambda args, _: not args.momentum, "--momentum 0"),
-    Rule("momentum nesterov single_updates", lambda args, _: args.optimizer != "sgd", "it belongs to SGD"),
-    Rule("threshold", lambda args, _: args.pseudo_dir, "the labels are those in --pseudo-dir"),
-    TAG,
-    Rule(
-        "adaboost",
-        lambda args, _: not any(getattr(args, name, 0) for name in TARGET_LOSSES),
-        "nothing is learned from the target stream that it samples, the weights of its losses are 0",
-    ),
-)
-PREDICTION = (
-    *DEVICE,
-    ONE_GPU,
-    TAG,
-    Rule("batchsize", lambda args, _: args.cpu, "a CPU takes one image per pass"),
-)
-EVALUATION = (
-    *PREDICTION,
-    Rule(
-        "input_size scales weights uncertainty precision mc_passes mc_droprate random_seed",
-        lambda args, _: args.predictions,
-        "--predictions scores files without a network",
-    ),
-    Rule(
-        "mc_passes mc_droprate random_seed",
-        lambda args, _: args.uncertainty != MC_DROPOUT and not args.predictions,
-        "it belongs to --uncertainty mc-dropout",
-    ),
-    Rule("report_images", lambda args, _: not args.report, "no page is written without --report"),
-)
-SEGMENTING = (
-    *DEVICE,
-    ONE_GPU,
-    Rule("uncertainty_max", lambda args, _: args.label_ids, "--label-ids writes no maps"),
-)
-REPORTING = (
-    Rule("titles", lambda args, _: len(args.results) == 1, "a single result is named by its folder"),
-    Rule("images", lambda args, _: args.names, "--names chooses the images"),
-)
-TABULATING = (
-    Rule(
-        "seeds out jobs gpu_ids synthetic quick short dry_run", lambda args, _: args.list, "--list only lists"
-    ),
-    Rule("jobs", lambda args, _: args.dry_run, "--dry-run runs nothing"),
-)
-
-
-def idle_flags(args: Namespace, rules: Sequence[Rule]) -> list[str]:
-    """A line for each given flag that has no effect; switches that are off are not expected to have one."""
-    given = getattr(args, "given", {})
-    return [
-        f"{given[name]} {rule.what}: {rule.why.format(**vars(args))}."
-        for rule in rules
-        for name in rule.flags.split()
-        if name in given and getattr(args, name) is not False and rule.idle(args, getattr(args, name))
-    ]
-
-
-def log_idle_flags(args: Namespace, rules: Sequence[Rule]) -> None:
+def log_idle_flags(args: Namespace) -> None:
     """Log `idle_flags`."""
-    for line in idle_flags(args, rules):
+    for line in idle_flags(args):
         log.warning("%s", line)
+
+
+def idle_flags(args: Namespace) -> list[str]:
+    """A line for each given flag that has no effect; switches that are off are not expected to have one."""
+    whys = {name: f"has no effect {why}" for name, why in _lacking(args, IDLE)}
+    if hasattr(args, "num_steps_stop"):
+        whys |= _idle_in_training(args)
+    given = {name: flag for name, flag in args.given.items() if getattr(args, name) is not False}
+    return [f"{flag} {whys[name]}." for name, flag in given.items() if name in whys]
+
+
+def _lacking(args: Namespace, table: Needs) -> Iterator[tuple[str, str]]:
+    """Each flag of the table that lacks what it needs, and what that is."""
+    for names, needs in table:
+        conditions = [need.strip("!").partition("=") for need in needs.split("|")]
+        if not any(name in args for name, *_ in conditions):  # of another script
+            continue
+        met = [
+            getattr(args, name) == value if value else getattr(args, name) for name, _, value in conditions
+        ]
+        if any(met) == needs.startswith("!"):
+            flags = " or ".join(f"{_spelled(name)} {value}".strip() for name, _, value in conditions)
+            word = "with" if needs.startswith("!") else "without"
+            yield from ((name, f"{word} {flags}") for name in names.split())
+
+
+def _idle_in_training(args: Namespace) -> dict[str, str]:
+    """What a training's flags do not do beside the values of others, and why."""
+    steps, found = args.num_steps_stop, {}
+    for name in ("save_pred_every", "save_state_every", "log_every", "eval_every", "pictures_every"):
+        if getattr(args, name) > steps:
+            found[name] = f"has no effect: the run ends after {steps} iterations"
+    late = dict(lambda_kl_target="reg_start", lambda_me_target="reg_start", lambda_patch="patch_start")
+    for name, first in late.items():
+        if getattr(args, name) and getattr(args, first) >= steps:
+            start = f"{_spelled(first)} {getattr(args, first)}"
+            found[name] = f"has no effect: {start} is not reached in {steps} iterations; give a lower one"
+    if args.warm_up >= steps:
+        found["warm_up"] = f"does not end in {steps} iterations, before --learning-rate is reached"
+    if not ADVERSARIES[args.adversarial](args).trained:
+        for name in ("learning_rate_D", "adversarial", "warm_up_D"):
+            found[name] = "has no effect: the discriminators are not trained"
+        for name in ("lambda_adv_target1", "lambda_adv_target2"):
+            if getattr(args, name):
+                found[name] = "works against untrained discriminators: both weights must be above 0"
+    if args.restore_from in ("imagenet", "none"):
+        found["not_restore_last"] = f"has no effect: --restore-from {args.restore_from} has no classifiers"
+    if args.arch not in ARCHS and not make_plan(args.arch).batch_norm:
+        found["train_bn"] = f"has no effect: {args.arch} has no batch normalisation"
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        found["sync_bn"] = "has no effect in one process; start one per GPU with torchrun"
+    if args.only_hard_label and not getattr(args, "conventional", True):
+        found["only_hard_label"] = "has no effect: only --conventional chooses the hard pixels"
+    if getattr(args, "pseudo_weight", None) in ("none", "uncertainty"):
+        found["pseudo_threshold"] = (
+            f"has no effect: --pseudo-weight {args.pseudo_weight} counts no sure pixels"
+        )
+    if not any(getattr(args, name, 0) for name in (*TARGET_LOSSES, "self_training", "lambda_mask")):
+        found["adaboost"] = "has no effect: nothing is learned from the target stream that it samples"
+    return found
+
+
+def _spelled(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

@@ -31,6 +31,7 @@ from utils.contrast import VIEWS
 from utils.device import PRECISIONS
 from utils.errors import UserError
 from utils.flag_types import OneLineParser, boolean, format_size
+from utils.idle_flags import refuse_idle_flags
 from utils.losses import DIVERGENCES, GANS
 from utils.optim import OPTIMIZERS
 from utils.self_training import PSEUDO_WEIGHTS
@@ -95,8 +96,9 @@ def stage2_args(argv: list[str] | None = None) -> Namespace:
     _fill_in(args, pair, data_dir=pair.target.root, input_size=pair.target.pseudo_size)
     _fill_in(args, pair, input_size_source=pair.source.source_size)
     _check_training(parser, args)
-    _check_self_training(parser, args)
-    if not args.portion:
+    if args.portion:
+        check_portion(parser, args.portion, args.threshold, args.pseudo_dir, "--pseudo-dir")
+    else:
         args.threshold = pair.threshold if args.threshold is None else args.threshold
         check_threshold(parser, args.threshold, args.pseudo_dir, "--pseudo-dir")
     return args
@@ -295,7 +297,7 @@ def add_prediction_flags(parser: OneLineParser, batchsize: int, split: str) -> N
     add = parser.group("device")
     add("--batchsize --batch-size", types.positive, batchsize, "images per pass on a GPU; a CPU takes one")
     add("--num-workers", types.workers, None, "decoding processes (default: by cores)")
-    add("--gpu --gpu-ids", types.gpu_ids, "0", "GPU to use", dest="gpu_ids")
+    add("--gpu --gpu-ids", types.gpu, "0", "GPU to use", dest="gpu_ids")
     add("--cpu", boolean, False, "compute on the CPU")
     add("--precision", PRECISIONS, "fp32", "arithmetic of the network; the others are faster on a GPU")
 # fmt: on
@@ -333,8 +335,7 @@ def _check_training(parser: OneLineParser, args: Namespace) -> None:
         parser.error(f"--fp16 means --precision fp16, not {args.precision}; give one of the two")
     args.precision = args.precision or ("fp16" if args.fp16 else DEFAULT_PRECISION)
     args.fp16 = args.precision == "fp16"
-    if args.keep_best and not args.eval_every:
-        parser.error("--keep-best needs the validation mIoU; give --eval-every too")
+    refuse_idle_flags(parser, args)
     _check_averaging(parser, args)
     _check_adversaries(parser, args)
     if args.compile and args.checkpointing:
@@ -405,21 +406,6 @@ def _check_patches(parser: OneLineParser, args: Namespace, stride: int) -> None:
         )
 
 
-def _check_self_training(parser: OneLineParser, args: Namespace) -> None:
-    """Refuse flags of self-training that would do nothing."""
-    if args.portion:
-        check_portion(parser, args.portion, args.threshold, args.pseudo_dir, "--pseudo-dir")
-    needed = {
-        "--lr-weight-ent": ("--portion", args.lr_weight_ent and not args.portion),
-        "--mine-chance": ("--portion", args.mine_chance and not args.portion),
-        "--mr-weight-src": ("--mr-weight-kld", args.mr_weight_src and not args.mr_weight_kld),
-        "--source-dir": ("--source-portion", args.source_dir and not args.source_portion),
-    }
-    for flag, (other, lacking) in needed.items():
-        if lacking:
-            parser.error(f"{flag} does nothing without {other}; give both or leave it out")
-
-
 def _check_online(parser: OneLineParser, args: Namespace) -> None:
     """Refuse margins that are not those of the target images, and a feature distance to random features."""
     height, margins = args.crop_size[0], args.pseudo_margins
@@ -447,19 +433,8 @@ def _class_ids(parser: OneLineParser, names: list[str] | None, classes: tuple[st
 
 
 def _check_averaging(parser: OneLineParser, args: Namespace) -> None:
-    """Refuse flags of the average and of the sampler that would have no effect."""
-    updates = args.swa or args.adaboost
-    needs = {
-        "ema": (args.swa, "--swa"),
-        "recent": (args.adaboost, "--adaboost"),
-        "adatype": (args.adaboost, "--adaboost"),
-        "adaboost_temperature": (args.adaboost, "--adaboost"),
-        "swa_every": (updates, "--swa or --adaboost"),
-        "swa_batch": (updates, "--swa or --adaboost"),
-        "swa_start": (updates or args.cosine, "--swa, --adaboost or --cosine"),
-    }
-    _refuse_idle(parser, args, needs)
-    if (updates or args.cosine) and args.swa_start >= args.num_steps_stop:
+    """Refuse an average that starts after the end."""
+    if (args.swa or args.adaboost or args.cosine) and args.swa_start >= args.num_steps_stop:
         parser.error(
             f"--swa-start {args.swa_start}: the training stops at {args.num_steps_stop}; choose an earlier "
             "iteration"
@@ -467,15 +442,7 @@ def _check_averaging(parser: OneLineParser, args: Namespace) -> None:
 
 
 def _check_adversaries(parser: OneLineParser, args: Namespace) -> None:
-    """Refuse flags of the adversaries that would have no effect, and crops too small for a discriminator."""
-    needs = {
-        "gan": (args.adversarial == "adaptsegnet", "--adversarial adaptsegnet"),
-        "lambda_local": (args.adversarial == "clan", "--adversarial clan"),
-        "epsilon": (args.adversarial == "clan", "--adversarial clan"),
-        "warm_up_start": (args.warm_up, "--warm-up"),
-        "warm_up_D": (args.warm_up, "--warm-up"),
-    }
-    _refuse_idle(parser, args, needs)
+    """Refuse a weight of a discriminator that CLAN lacks, and crops too small for a discriminator."""
     if args.adversarial == "mrnet":
         return
     if args.adversarial == "clan" and args.lambda_adv_target1:
@@ -488,13 +455,6 @@ def _check_adversaries(parser: OneLineParser, args: Namespace) -> None:
             f"--crop-size {format_size(args.crop_size)}: the discriminators of --adversarial "
             f"{args.adversarial} need sides of at least {fc_discriminator.STRIDE}; enlarge the crop"
         )
-
-
-def _refuse_idle(parser: OneLineParser, args: Namespace, needs: dict[str, tuple[object, str]]) -> None:
-    """Refuse a changed flag without effect; `needs`: its name -> whether it has one, the flag it needs."""
-    for name, (effective, flag) in needs.items():
-        if not effective and getattr(args, name) != parser.get_default(name):
-            parser.error(f"--{name.replace('_', '-')} has no effect without {flag}; give that too")
 
 
 def check_threshold(parser: OneLineParser, threshold: float, folder: Path | None, flag: str) -> None:
