@@ -84,7 +84,8 @@ def run(jobs: Iterable[Job], workers: int = 1) -> None:
 
 def _start(job: Job, workers: int) -> subprocess.Popen:
     """Start the script in its own session, so that Ctrl-C reaches it once, from `_stop`."""
-    threads = str(max(1, (os.cpu_count() or 1) // workers))
+    # A number in the environment, the user's or that of a runner around this one, already is a share.
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // workers))
     job.log.parent.mkdir(parents=True, exist_ok=True)
     with open(job.log, "a", encoding="utf-8") as output:
         print(f"$ {job.line}", file=output, flush=True)

@@ -444,10 +444,18 @@ def test_failing_script_ends_in_one_line_with_command_and_log(base, workers):
     assert set(started()) == {"good", "bad"}
 
 
-def test_independent_jobs_run_at_the_same_time_with_their_share_of_the_cores(base):
+def test_independent_jobs_run_at_the_same_time_with_their_share_of_the_cores(base, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     jobs = [small_job("a", "meet"), small_job("b", "meet")]
     runner.run(jobs, workers=2)
     assert {job.result.read_text() for job in jobs} == {str(max(1, os.cpu_count() // 2))}
+
+
+def test_a_runner_within_a_runner_keeps_the_threads_it_was_given(base, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    job = small_job("a")
+    runner.run([job])
+    assert job.result.read_text() == "7"
 
 
 def test_ctrl_c_ends_the_scripts_and_leaves_one_line(base):
