@@ -84,6 +84,7 @@ def load_weights(network: TwoClassifiers, source: str, restore_classifiers: bool
 def load_timm(network: TimmNetwork, source: str, state: StateDict | None) -> None:
     """Load timm's own weights: those of a file, or None: those that timm downloads or has in its cache."""
     plan = network.plan
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # a line for each of a dozen retries
     try:
         network.load_pretrained(state)
     except Exception as error:  # timm and its downloads fail in many ways

@@ -1,6 +1,7 @@
 """Backbones of timm: one small model of each family through every part of the method, and names refused."""
 
 import copy
+import logging
 import re
 import subprocess
 import sys
@@ -283,6 +284,16 @@ def test_without_a_network_one_line_names_the_file_to_download(monkeypatch, tmp_
     line = refusal(network("test_vit"), "imagenet")
     assert "https://huggingface.co/timm/test_vit.r160_in1k/resolve/main/model.safetensors" in line
     assert "pass the file" in line
+
+
+def test_a_download_that_fails_is_one_line_whatever_was_retried(monkeypatch, caplog):
+    def fail(*_) -> None:
+        logging.getLogger("huggingface_hub.utils._http").warning("Retrying in 1s [Retry 1/5].")
+        raise OSError("no network")
+
+    monkeypatch.setattr("model.timm_backbone.TimmNetwork.load_pretrained", fail)
+    assert "(no network)" in refusal(network("test_vit"), "imagenet")
+    assert not caplog.records
 
 
 # Refused names and flags
