@@ -10,8 +10,9 @@ import yaml
 from evaluate_cityscapes import evaluate_args
 from generate_plabel_cityscapes import generate_args
 from segment import segment_args
+from self_train import self_train_args
 from tables import tables_args
-from tests.conftest import load_script, one_line_error
+from tests.conftest import ROOT, load_script, one_line_error
 from utils import options
 from utils.errors import UserError
 from utils.idle_flags import idle_flags
@@ -19,6 +20,8 @@ from utils.options import network_options, read_options, stage1_args, stage2_arg
 
 report_args = load_script("report").report_args  # a package has the same name
 STAGES = {"stage1": stage1_args, "stage2": stage2_args}
+COMMANDS = {"train_ms": stage1_args, "train_ft": stage2_args, "generate_plabel_cityscapes": generate_args}
+COMMANDS |= {"evaluate_cityscapes": evaluate_args, "self_train": self_train_args, "tables": tables_args}
 STAGE1_FOLDER = "./snapshots/SE_GN_batchsize2_1024x512_pp_ms_me0_classbalance7_kl0.1_lr2_drop0.1_seg0.5"
 STAGE2_FOLDER = (
     "./snapshots/1280x640_restore_ft_GN_batchsize9_512x256_pp_ms_me0_classbalance7_kl0_lr1_drop0.2_seg0.5"
@@ -374,6 +377,7 @@ IDLE_IN_TRAINING = {
     "--gpu-ids 0,1 --cpu": ["--gpu-ids", "--cpu"],
 }
 IDLE_IN_STAGE_2 = {
+    "--threshold 97": ["--threshold", "every pixel"],
     "--adaboost --lambda-adv-target1 0 --lambda-adv-target2 0": ["--adaboost", "nothing is learned"],
     "--only-hard-label 80": ["--only-hard-label", "--conventional"],
     "--conventional --divergence squared": ["--divergence", "--conventional"],
@@ -391,6 +395,7 @@ IDLE = [
     *((stage1_args, *case) for case in IDLE_IN_TRAINING.items()),
     *((stage2_args, *case) for case in IDLE_IN_STAGE_2.items()),
     *((evaluate_args, *case) for case in IDLE_IN_EVALUATION.items()),
+    (generate_args, "--restore-from a.pth --threshold 777", ["--threshold", "every pixel"]),
     (segment_args, "a.png --restore-from a.pth --gpu 0 --cpu", ["--gpu ", "--cpu"]),
     (report_args, "a b --images 3 --names c", ["--images", "--names"]),
     (tables_args, "--list --jobs 3", ["--jobs", "--list"]),
@@ -505,6 +510,17 @@ def test_defaults_follow_the_pair_of_domains():
         (640, 1280),
         Path("./data/Cityscapes/data"),
     )
+
+
+def test_the_commands_of_the_follow_up_methods_are_flags_that_fit_together(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    text = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    found = re.findall(r"python (\w+)\.py ([^`\n…]*)", text)
+    mixed, cold = re.search(r"`(--config [^`]+)`, with `(--warm-up [^`]+)`", text).groups()
+    found += [("train_ms", f"{mixed} {more}") for more in ("", cold, "--lambda-mask 1")]
+    assert {script for script, _ in found} == COMMANDS.keys() and len(found) > 20
+    for script, flags in found:
+        COMMANDS[script](shlex.split(flags))
 
 
 def test_help_shows_every_flag(capsys):
