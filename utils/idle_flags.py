@@ -5,6 +5,7 @@ import os
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 
+from dataset import NO_THRESHOLD
 from model.deeplab_multi import ARCHS
 from model.timm_backbone import make_plan
 from utils.adversaries import ADVERSARIES
@@ -74,6 +75,8 @@ def idle_flags(args: Namespace) -> list[str]:
     whys = {name: f"has no effect {why}" for name, why in _lacking(args, IDLE)}
     if hasattr(args, "num_steps_stop"):
         whys |= _idle_in_training(args)
+    if (getattr(args, "threshold", None) or 0) > NO_THRESHOLD:
+        whys.setdefault("threshold", "is the published tag for no threshold: every pixel has a label")
     given = {name: flag for name, flag in args.given.items() if getattr(args, name) is not False}
     return [f"{flag} {whys[name]}." for name, flag in given.items() if name in whys]
 
