@@ -13,7 +13,6 @@ from utils.script import run_script
 
 import json
 import logging
-import signal
 from argparse import Namespace
 from pathlib import Path
 
@@ -73,9 +72,6 @@ def main() -> None:
     """Run what is unfinished and print the mIoU of every round."""
     args = self_train_args()
     log_to_terminal()
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) != signal.SIG_IGN:  # ignored under nohup
-            signal.signal(number, signal.default_int_handler)  # stops the running script, as Ctrl-C does
     snapshot, options = read_snapshot(args.restore_from)
     pair = recognise(snapshot, options, args.source, args.target)
     evaluations = Rounds(args, pair, options).evaluations()

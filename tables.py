@@ -15,7 +15,6 @@ import argparse
 import json
 import logging
 import os
-import signal
 import sys
 from pathlib import Path
 
@@ -82,9 +81,6 @@ def main() -> None:
     if args.dry_run:
         print("\n".join([f"# run in {PROJECT}", *(job.line for job in runner.unfinished(in_turn))]))
         return
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) != signal.SIG_IGN:  # ignored under nohup
-            signal.signal(number, signal.default_int_handler)  # stops the running scripts, as Ctrl-C does
     runner.run(in_turn, args.jobs)
     results = {cell: [read_metrics(job.result) for job in of_seeds] for cell, of_seeds in jobs.items()}
     for table in tables:

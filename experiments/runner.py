@@ -54,6 +54,7 @@ def run(jobs: Iterable[Job], workers: int = 1) -> None:
     Raises:
         UserError: a script failed; scripts that were running at the time were allowed to finish.
     """
+    _stop_scripts_at_signals()
     waiting = unfinished(jobs)
     running: dict[Job, tuple[subprocess.Popen, float]] = {}
     failed: list[Job] = []
@@ -80,6 +81,15 @@ def run(jobs: Iterable[Job], workers: int = 1) -> None:
         job = failed[0]
         last_line = job.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1]
         raise UserError(f"failed: {job.line} (last line {last_line!r}, full log {job.log})")
+
+
+def _stop_scripts_at_signals() -> None:
+    """Let SIGTERM and a closed terminal end the running scripts as Ctrl-C does."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # ignored under nohup
+            signal.signal(number, signal.default_int_handler)
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # in the background of a shell
+        signal.signal(signal.SIGINT, lambda *_: None)  # so do the scripts, unless a function ignores it here
 
 
 def _start(job: Job, workers: int) -> subprocess.Popen:

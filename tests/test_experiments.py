@@ -458,7 +458,8 @@ def test_a_runner_within_a_runner_keeps_the_threads_it_was_given(base, monkeypat
     assert job.result.read_text() == "7"
 
 
-def test_ctrl_c_ends_the_scripts_and_leaves_one_line(base):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_scripts_and_leaves_one_line(base, number):
     code = (
         f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
         "from pathlib import Path\n"
@@ -469,14 +470,16 @@ def test_ctrl_c_ends_the_scripts_and_leaves_one_line(base):
     driver = subprocess.Popen(
         [sys.executable, "-c", code],
         stderr=subprocess.PIPE,
-        # It would inherit that Ctrl-C is ignored where pytest runs in the background.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        # As at a terminal, or in the background of a shell, where Ctrl-C is ignored.
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_DFL if number == signal.SIGINT else signal.SIG_IGN
+        ),
     )
     deadline = time.monotonic() + 60
     while not Path("order.txt").exists():
         assert time.monotonic() < deadline and driver.poll() is None
         time.sleep(0.05)
-    driver.send_signal(signal.SIGINT)
+    driver.send_signal(number)
     _, stderr = driver.communicate(timeout=30)
     assert driver.returncode == 130 and stderr.count(b"\n") == 1
     with pytest.raises(ProcessLookupError):
