@@ -8,13 +8,11 @@ five on every row and is many times as slow. ISA-L compresses; where it is not i
 mode does, at a quarter of the speed or less.
 """
 
-import os
 import struct
 import zlib
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -61,16 +59,19 @@ class Header:
         return COMMON[self.bits, self.color]
 
 
-def read_header(data: bytes) -> Header | None:
-    """The header of a PNG that `decode` can decode; None for any other file."""
-    if len(data) < HEADER.size:
+def read_header(start: bytes, end: bytes | None = None) -> Header | None:
+    """The header of a PNG that `decode` can decode and that need not be turned; None for any other file.
+
+    `start` and `end` are the file's `WINDOW`s, or `start` is all of it.
+    """
+    if len(start) < HEADER.size:
         return None
-    signature, _, kind, width, height, bits, color, _, _, interlaced, checksum = HEADER.unpack_from(data)
+    signature, _, kind, width, height, bits, color, _, _, interlaced, checksum = HEADER.unpack_from(start)
     common = (signature, kind) == (SIGNATURE, b"IHDR") and (bits, color) in COMMON and not interlaced
     limit = Image.MAX_IMAGE_PIXELS or 0  # Pillow warns of larger images or refuses them
-    if not common or not 0 < width * height <= limit or zlib.crc32(data[CHECKED]) != checksum:
+    if not common or not 0 < width * height <= limit or zlib.crc32(start[CHECKED]) != checksum:
         return None
-    return Header(width, height, bits, color)
+    return None if may_be_turned(start, start if end is None else end) else Header(width, height, bits, color)
 
 
 def decode(data: bytes) -> np.ndarray | None:
@@ -88,23 +89,13 @@ def decode(data: bytes) -> np.ndarray | None:
 
 
 def may_be_turned(start: bytes, end: bytes) -> bool:
-    """Whether a PNG may note that its picture is to be turned; `start` and `end` are the file's `WINDOW`s.
+    """Whether a PNG may note at its `start` or `end` that its picture is to be turned.
 
     Also where bytes follow its last chunk: the notes are then anywhere before them.
     """
+    start, end = start[:WINDOW], end[-WINDOW:]
     before = start[: start.find(b"IDAT")]
     return not end.endswith(END) or any(note in before or note in end for note in ORIENTATION_NOTES)
-
-
-def is_whole(file: BinaryIO) -> bool:
-    """Whether a PNG reaches its last chunk; other bytes may follow."""
-    file.seek(len(SIGNATURE))
-    while len(head := file.read(CHUNK.size)) == CHUNK.size:
-        length, kind = CHUNK.unpack(head)
-        if kind == END[:4]:
-            return file.read(4) == END[4:]
-        file.seek(length + 4, os.SEEK_CUR)
-    return False
 
 
 def intact(data: bytes) -> bool:
