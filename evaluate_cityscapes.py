@@ -205,6 +205,7 @@ def predictions_of_network(
         prediction_batches(images, args, device, processes),
         device,
         list(args.weights.values()),
+        processes,
         mirrored_uncertainty=True,
         uncertainty=args.uncertainty,
         passes=args.mc_passes,

@@ -150,10 +150,13 @@ def write_labels(
     batches = prediction_batches(images, args, device, processes)
     balanced = None
     if args.portion:
-        maps = progress(predict_maps(network, batches, device, args.weights), len(images), processes)
+        maps = progress(
+            predict_maps(network, batches, device, args.weights, processes), len(images), processes
+        )
         balanced = labelled = ClassBalancedLabels(maps, args, filled.folder, device, processes)
     else:
-        labelled = confident(predict_all(network, batches, device, [args.weights]), args.threshold)
+        predictions = predict_all(network, batches, device, [args.weights], processes)
+        labelled = confident(predictions, args.threshold)
     number = balanced.images if balanced else len(images)
     colors = palette(target.colors)
     with PredictionWriter(filled.folder, colors, False, label_ids=ids, note=filled.note) as writer:

@@ -31,6 +31,7 @@ from trainer_ms import AD_Trainer as Stage1Trainer
 from utils import distributed
 from utils.distributed import SINGLE_PROCESS, Processes
 from utils.errors import StopRequest
+from utils.inference import predict_all
 from utils.options import stage1_args
 from utils.percentile import percentile
 
@@ -190,10 +191,33 @@ def percentiles_of_shards(processes: Processes) -> dict[torch.dtype, list[float]
     }
 
 
+def predicted_at_once(processes: Processes, fitting: int, of_rank: tuple[int, int]) -> list[int]:
+    """Images per pass where `fitting` fit on rank 1's device and all on rank 0's."""
+    shown = []
+
+    class Network(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            if processes.rank == 1 and len(images) > fitting:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            shown.append(len(images))
+            return images, images
+
+    images = torch.zeros(4, 8, 8, 3, dtype=torch.uint8)
+    batch = {"images": [images], "label": [images[0, ..., 0]] * 4, "size": [(8, 8)] * 4, "name": list("abcd")}
+    batches = [batch] * of_rank[processes.rank]
+    found = list(predict_all(Network(), batches, torch.device("cpu"), [(0.5, 1)], processes))
+    assert [name for name, _, _ in found] == list("abcd") * len(batches)
+    return shown[::2]  # each part is also mirrored
+
+
 def work_in_processes(processes: Processes) -> dict:
-    """Every run and the percentiles, in processes that are started once."""
+    """Every run, the percentiles and sizes of batches, in processes that are started once."""
     trained = {title: train(*run, processes) for title, run in RUNS.items()}
-    return trained | percentiles_of_shards(processes)
+    at_once = {
+        "scarce": predicted_at_once(processes, 2, (2, 2)),
+        "alone": predicted_at_once(processes, 4, (1, 0)),
+    }
+    return trained | percentiles_of_shards(processes) | {"at once": at_once}
 
 
 @pytest.fixture(scope="module")
@@ -228,6 +252,12 @@ def test_percentile_over_two_processes_is_numpys(by_two):
         expected = np.percentile(spread_values().to(dtype), PERCENTILES)
         for found in by_two:
             assert found[dtype] == pytest.approx(expected, rel=precision)
+
+
+def test_processes_predict_as_many_images_at_once_as_fit_on_the_smallest_device(by_two):
+    first, second = (found["at once"] for found in by_two)
+    assert first == {"scarce": [4, 2, 2], "alone": [4]}
+    assert second == {"scarce": [2, 2, 2, 2], "alone": []}
 
 
 def update_average(folder: Path, processes: Processes) -> dict:

@@ -89,6 +89,10 @@ class Processes:
         dist.all_reduce(values, dist.ReduceOp.MAX)
         return int(values)
 
+    def all_reduce_min(self, value: int) -> int:
+        """The smallest value over all ranks, as `all_reduce_max`."""
+        return -self.all_reduce_max(-value)
+
     def all_reduce_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Replace each gradient by its sum over all ranks, in one message."""
         if not self.is_distributed:

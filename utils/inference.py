@@ -4,6 +4,7 @@ Logits of every pass -> probabilities, summed over passes and upsampled -> argma
 """
 
 import logging
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial, reduce
 from typing import NamedTuple, TypeVar
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from utils.argmax import max_of_sum
 from utils.device import single_thread, to_device
+from utils.distributed import SINGLE_PROCESS, Processes
 from utils.losses import CLASSIFIER_WEIGHTS, fuse
 from utils.memory import unless_out_of_memory
 from utils.preprocess import to_network_input
@@ -155,6 +157,7 @@ def predict_all(
     batches: Iterable[dict],
     device: torch.device,
     weightings: Sequence[tuple[float, float]],
+    processes: Processes = SINGLE_PROCESS,
     **uncertainty_options,
 ) -> Iterator[tuple[str, Tensor, list[Prediction]]]:
     """Name, label (H, W) and one prediction per weighting of each image in batches of `PredictionDataset`.
@@ -162,21 +165,25 @@ def predict_all(
     Labels and predictions are on the device.
     """
     compute = partial(predict_weightings, network, weightings=weightings, **uncertainty_options)
-    for part, predictions in _fitting_parts(compute, batches, device):
+    for part, predictions in _fitting_parts(compute, batches, device, processes):
         labels = [to_device(label, device) for label in part["label"]]
         yield from zip(part["name"], labels, predictions, strict=True)
 
 
 @torch.inference_mode()
 def predict_maps(
-    network: nn.Module, batches: Iterable[dict], device: torch.device, weights: tuple[float, float]
+    network: nn.Module,
+    batches: Iterable[dict],
+    device: torch.device,
+    weights: tuple[float, float],
+    processes: Processes = SINGLE_PROCESS,
 ) -> Iterator[tuple[str, tuple[int, int], list[Tensor]]]:
     """Name, size and `summed_maps` of each image: one (C, h/8, w/8) per scale, then the uncertainty."""
 
     def compute(images: list[Tensor], sizes: Sequence[tuple[int, int]]) -> tuple[list[list[Tensor]], Tensor]:
         return summed_maps(network, images, [weights])
 
-    for part, ((maps,), uncertainty) in _fitting_parts(compute, batches, device):
+    for part, ((maps,), uncertainty) in _fitting_parts(compute, batches, device, processes):
         yield from zip(part["name"], part["size"], zip(*maps, uncertainty, strict=True), strict=True)
 
 
@@ -184,11 +191,12 @@ def _fitting_parts(
     compute: Callable[[list[Tensor], Sequence[tuple[int, int]]], T],
     batches: Iterable[dict],
     device: torch.device,
+    processes: Processes,
 ) -> Iterator[tuple[dict, T]]:
     """The batches and what `compute` returns for their network inputs, one per scale, and their sizes.
 
     When memory runs out, the batch and those after it continue in parts of half its images, down to single
-    ones. Processes need not agree on that: an image's prediction does not depend on its batch.
+    ones. After their first batch all processes continue with parts of what fits on the smallest device.
     """
 
     def attempt(part: dict) -> T:
@@ -196,11 +204,11 @@ def _fitting_parts(
             images = [to_network_input(to_device(scale, device)) for scale in part["images"]]
         return compute(images, part["size"])
 
-    limit = None
-    for batch in batches:
+    limit, seen = sys.maxsize, 0
+    for seen, batch in enumerate(batches, start=1):  # noqa: B007 - counts
         start, images = 0, len(batch["name"])
         while start < images:
-            end = min(images, start + (limit or images))
+            end = min(images, start + limit)
             part = {key: values[start:end] for key, values in batch.items()}
             part["images"] = [scale[start:end] for scale in batch["images"]]
             result = attempt(part) if end - start == 1 else unless_out_of_memory(partial(attempt, part))
@@ -210,6 +218,10 @@ def _fitting_parts(
             else:
                 yield part, result
                 start = end
+        if seen == 1:
+            limit = processes.all_reduce_min(limit)
+    if not seen:  # a process without images; the others wait for it
+        processes.all_reduce_min(limit)
 
 
 def scaled_sizes(size: tuple[int, int], scales: Sequence[float]) -> list[tuple[int, int]]:
