@@ -3,6 +3,8 @@
 import copy
 import json
 import zlib
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,8 @@ import torch
 import yaml
 from torch import nn
 
+from model import deeplab_multi
+from model.projection import LastStage
 from tests.conftest import ROOT, TRAINING, describe, one_line_error
 from tests.golden import inputs
 from tests.test_golden import close
@@ -306,6 +310,30 @@ def test_without_target_losses_the_predictions_are_the_teachers(weighting, one_t
         torch.testing.assert_close(found, logits)
 
 
+def test_gradients_of_accumulated_batches_are_their_mean_for_one_move_of_the_teacher(float64, one_thread):
+    flags = f"--self-training --lambda-mask 1 --lambda-fd 0.1 --fd-classes 1 {NOT_ADVERSARIAL}"
+    together, *parts = (build(3, f"{flags} --iter-size {n}") for n in (2, 1, 1))
+    for trainer in (together, *parts):
+        trainer._reference.append(LastStage(copy.deepcopy(trainer.G).eval()))
+        trainer.teacher.load_state_dict(inputs.weights(trainer.G.state_dict()))
+    for number, part in enumerate(parts):
+        part.random_numbers = partial(other_image, part.random_numbers, 2 * number)
+        part._draws = partial(other_image, part._draws, 2 * number)
+        for trainer in (together, part):
+            trainer.gen_update(*batch(number), 1, update=False)
+    for (name, p), *single in zip(*(t.G.named_parameters() for t in (together, *parts)), strict=True):
+        if p.grad is not None:
+            mean = (single[0][1].grad + single[1][1].grad) / 2
+            torch.testing.assert_close(p.grad, mean, rtol=1e-9, atol=1e-12, msg=name)
+    for p, q in zip(together.teacher.parameters(), parts[0].teacher.parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
+def other_image(numbers: Callable, first: int, purpose: str, i_iter: int, image: int, *shape: tuple):
+    """Numbers of an image `first` places later; a draw's number 0 is the whole batch's."""
+    return numbers(purpose, i_iter, image + first if shape or image else 0, *shape)
+
+
 def test_a_state_between_the_first_updates_continues_exactly(one_thread):
     flags = f"--self-training --lambda-mask 1 {NOT_ADVERSARIAL}"
     whole, resumed = build(3, flags), build(3, flags)
@@ -352,6 +380,32 @@ def test_features_are_kept_near_those_of_the_initial_weights_where_things_are(pi
     assert any(not torch.equal(p, q) for p, q in zip(*stages, strict=True))
     for p, q in zip(trainer.G.layer6.head.parameters(), plain.G.layer6.head.parameters(), strict=True):
         torch.testing.assert_close(p, q)  # a classifier does not feel it
+
+
+def test_teacher_contrast_and_feature_distance_compile(monkeypatch, one_thread):
+    monkeypatch.setitem(deeplab_multi.ARCHS, "mini", deeplab_multi.Arch((1, 1, 1, 1), 8, 32, 64))
+    flags = f"--self-training --lambda-mask 1 {NOT_ADVERSARIAL} --lambda-pixel 0.1 --crop-size 80,80"
+    flags += " --lambda-fd 0.1 --fd-classes 1"
+    compiled, eager = (build(3, flags) for _ in range(2))
+    for trainer in (compiled, eager):
+        trainer._reference.append(LastStage(copy.deepcopy(trainer.G).eval()))
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append((str(graph.code), torch.is_grad_enabled()))
+        return graph.forward
+
+    compiled.compile(backend=backend)
+    images = torch.randn(2, 2, 3, 80, 80, generator=torch.Generator().manual_seed(0)) * 50
+    labels = torch.tensor([1, 2])[:, None, None].repeat(1, 80, 80)  # the contrast needs 100 cells of a class
+    for i_iter in range(2):
+        found, expected = (
+            trainer.gen_update(*images, labels, None, i_iter)[0] for trainer in (compiled, eager)
+        )
+        assert found == expected and found["pixel"] > 0 and found["fd"] > 0 and found["masked1"] > 0
+    torch.compiler.reset()
+    assert {grad for code, grad in graphs if "conv2d" in code} == {True, False}  # student and teacher
+    assert any("cross_entropy" in code and "conv2d" not in code for code, _ in graphs)
 
 
 def test_a_batch_without_a_thing_has_no_feature_distance(initial, one_thread):
