@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 import trainer_ms
 from dataset.augment import blur, jitter
 from model.projection import LastStage
-from model.weights import WeightsError, load_weights
+from model.weights import WeightsError, has_imagenet_weights, holds_backbone, load_weights
 from trainer_ms import Iterator, Logits, Losses, Predictions
 from utils.contrast import View, uniform_draws
 from utils.device import to_device
@@ -150,9 +150,18 @@ class AD_Trainer(trainer_ms.AD_Trainer):  # noqa: N801 - the published name
         Raises:
             WeightsError: the weights of `--imnet-from` cannot be used.
         """
-        network = copy.deepcopy(self.G).requires_grad_(False)
+        args, network = self.args, copy.deepcopy(self.G).requires_grad_(False)
+        if args.imnet_from is None:
+            start = args.restore_from
+            named = start not in ("imagenet", "none") and holds_backbone(start)
+            args.imnet_from = start if named else "imagenet"  # opts.yaml holds it for --resume
+        if args.imnet_from == "imagenet" and not has_imagenet_weights(args.arch):
+            raise WeightsError(
+                f"--lambda-fd: --arch {args.arch} has no ImageNet weights to compare with; give --imnet-from "
+                "a snapshot of such a network"
+            )
         try:
-            load_weights(network, self.args.imnet_from, restore_classifiers=False)
+            load_weights(network, args.imnet_from, restore_classifiers=False)
         except WeightsError as error:
             raise WeightsError(str(error).replace("--restore-from", "--imnet-from")) from error
         self._reference.append(LastStage(network.eval()))

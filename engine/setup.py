@@ -129,12 +129,6 @@ def read_state(args: Namespace) -> dict | None:
             f"--arch {args.arch} has no ImageNet weights; give --restore-from none, or a snapshot of such a "
             "network"
         )
-    fd = getattr(args, "lambda_fd", 0)  # Stage II has no such flag
-    if fd and args.imnet_from == "imagenet" and not has_imagenet_weights(args.arch):
-        raise UserError(
-            f"--lambda-fd {fd:g}: --arch {args.arch} has no ImageNet weights to compare with; give "
-            "--imnet-from a snapshot of such a network"
-        )
     return state
 
 

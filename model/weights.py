@@ -45,6 +45,11 @@ def has_imagenet_weights(arch: str) -> bool:
     return arch == "resnet101" or arch not in ARCHS and make_plan(arch).url is not None
 
 
+def holds_backbone(source: str) -> bool:
+    """Whether a file or URL, as in `load_weights`, has no classifiers, as ImageNet's weights."""
+    return not any(key.startswith(CLASSIFIERS) for key in without_prefixes(fetch(source))[0])
+
+
 def load_weights(network: TwoClassifiers, source: str, restore_classifiers: bool = True) -> None:
     """Load initial weights into `network`, all of them or none.
 

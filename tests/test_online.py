@@ -14,6 +14,8 @@ from torch import nn
 
 from model import deeplab_multi
 from model.projection import LastStage
+from model.weights import WeightsError
+from report.curves import charts
 from tests.conftest import ROOT, TRAINING, describe, one_line_error
 from tests.golden import inputs
 from tests.test_golden import close
@@ -408,6 +410,18 @@ def test_teacher_contrast_and_feature_distance_compile(monkeypatch, one_thread):
     assert any("cross_entropy" in code and "conv2d" not in code for code, _ in graphs)
 
 
+def test_the_reference_is_the_backbone_that_the_training_starts_from(initial, tmp_path):
+    state = {f"Scale.{key}": value for key, value in torch.load(initial).items() if key[:6] != "layer6"}
+    torch.save({key: value for key, value in state.items() if "layer5" not in key}, tmp_path / "caffe.pth")
+    trainer = build(3, f"--lambda-fd 1 --fd-classes 3 --restore-from {tmp_path / 'caffe.pth'}")
+    trainer.load_reference()
+    assert trainer.args.imnet_from == str(tmp_path / "caffe.pth")  # for opts.yaml
+    found = trainer._reference[0].network.state_dict()
+    assert torch.equal(found["layer4.0.conv2.weight"], state["Scale.layer4.0.conv2.weight"])
+    with pytest.raises(WeightsError, match="mini has no ImageNet weights.*--imnet-from"):
+        build(3, f"--lambda-fd 1 --fd-classes 3 --restore-from {initial}").load_reference()
+
+
 def test_a_batch_without_a_thing_has_no_feature_distance(initial, one_thread):
     trainer = build(
         3,
@@ -440,6 +454,8 @@ def test_a_published_recipe_saves_a_teacher_that_can_be_evaluated(world, initial
     assert result.returncode == 0 and result.stderr == "", result.stderr
     assert sorted(path.name for path in Path("run").glob("*.pth")) == ["GTA5_4.pth", "GTA5_4_teacher.pth"]
     line = json.loads(Path("run/log.jsonl").read_text().splitlines()[-1])
+    captions = [chart.caption for chart in charts(Path("run/log.jsonl"))]
+    assert {"Pseudo labels of the teacher (nats)", "Feature distance"} <= set(captions)
     assert line["mix2"] > 0 and line["masked2"] >= 0 and line["fd"] > 0 and 0 <= line["share"] <= 1
     snapshot = ("--restore-from", "run/GTA5_4_teacher.pth", "--save", "scores")
     flags = ("--input-size", "72,40", "--num-workers", "0", "--cpu")

@@ -263,8 +263,8 @@ def _add_online_flags(parser: OneLineParser) -> None:
     add("--lambda-fd", types.not_negative_float, 0.0,
         "distance of features to an ImageNet network's on source things (DAFormer: 0.005); 0: off")
     add("--fd-classes", types.names, None, "their classes, names or train ids (default: Cityscapes' things)")
-    add("--imnet-from", types.text, "imagenet", "weights of that network, as for --restore-from",
-        metavar="SOURCE")
+    add("--imnet-from", types.text, None, "weights of that network, as for --restore-from (default: those, "
+        "if they have no classifiers; else imagenet)", metavar="SOURCE")
     add("--rcs", types.not_negative_float, 0.0,
         "draw source images by class, rare ones more often, at this temperature (DAFormer: 0.01); 0: off")
     add("--rcs-pixels", types.not_negative, 3000, "an image drawn for a class has more pixels of it")
