@@ -89,10 +89,8 @@ def evaluate_args(argv: list[str] | None = None) -> Namespace:
     add("--report", boolean, False, "write report.html: tables, confusions, the worst and the best images")
     add("--report-images", not_negative, 4, "number of worst and of best images on the page")
     args = parser.parse_args(argv)
-    source = args.restore_from or args.predictions
-    parser.require(source, "--restore-from is missing; name the snapshot to evaluate")
-    if args.restore_from and args.predictions:
-        parser.error("--predictions scores files and --restore-from a network; give one of the two")
+    if (args.restore_from is None) == (args.predictions is None):
+        parser.error("--restore-from names a network to score, --predictions files; give one of the two")
     if args.label_ids and (args.predictions or args.report):
         flag = "--predictions" if args.predictions else "--report"
         parser.error(f"--label-ids writes label ids and nothing else, so it cannot go with {flag}")

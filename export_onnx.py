@@ -28,13 +28,11 @@ def export_args(argv: list[str] | None = None) -> Namespace:
     """The flags."""
     parser = OneLineParser("Write a trained network as an ONNX file and check it on the CPU.")
     add = parser.group("export")
-    add("--restore-from", text, None, "snapshot, with opts.yaml beside it", metavar="FILE")
+    add("--restore-from", text, None, "snapshot, with opts.yaml beside it", metavar="FILE", required=True)
     add("--save", Path, "./network.onnx", "file to write")
     add("--input-size", size, None, "size of its input (default: the training's --input-size-target)")
     add("--logits", boolean, False, "add the two classifiers' weighted logits as an output")
-    args = parser.parse_args(argv)
-    parser.require(args.restore_from, "--restore-from is missing; name the snapshot to export")
-    return args
+    return parser.parse_args(argv)
 # fmt: on
 
 

@@ -45,9 +45,9 @@ from utils.flag_types import (
     fraction,
     not_negative,
     not_negative_float,
-    one_weighting,
     positive,
     threshold,
+    weightings,
 )
 from utils.idle_flags import log_idle_flags, refuse_idle_flags
 from utils.inference import Prediction, predict_all, predict_maps, scaled_sizes
@@ -66,7 +66,7 @@ def generate_args(argv: list[str] | None = None) -> Namespace:
     parser = OneLineParser("Write pseudo labels for the target's training images.")
     add_prediction_flags(parser, batchsize=12, split="train")
     add = parser.group("pseudo labels")
-    add("--weights", one_weighting, PUBLISHED_WEIGHTS, "weights of primary:auxiliary (MRNet, table 1)")
+    add("--weights", weightings, PUBLISHED_WEIGHTS, "weights of primary:auxiliary (MRNet, table 1)")
     add("--threshold", threshold, None, "pixels scoring below it get no label (255); 1 and the published "
         "tags 97 and 777: all get one (default: 0.9 from SYNTHIA and to RobotCar, else 1.0)")
     add("--portion", fraction, 0.0, "class-balanced thresholds: the share of each class that gets a label "
@@ -78,14 +78,18 @@ def generate_args(argv: list[str] | None = None) -> Namespace:
         f"listed in {BEST_IMAGES}; 0: all")
     add("--save", Path, None, "output folder (default: where train_ft.py looks)")
     args = parser.parse_args(argv)
-    parser.require(args.restore_from, "--restore-from is missing; name the snapshot to label with")
+    if not args.restore_from:
+        parser.error("--restore-from is missing; name the snapshot to label with")
+    if len(args.weights) > 1:
+        parser.error("--weights: labels are made with one pair; give the better one")
     if args.portion and args.label_ids:
         parser.error("--portion makes labels for train_ft.py; leave out --label-ids")
     if args.portion:
         check_portion(parser, args.portion, args.threshold, args.save, "--save")
     refuse_idle_flags(parser, args)
     if args.label_ids:
-        parser.require(args.save, "--label-ids is not for train_ft.py; name another folder with --save")
+        if not args.save:
+            parser.error("--label-ids is not for train_ft.py; name another folder with --save")
         args.threshold = NO_THRESHOLD if args.threshold is None else args.threshold
     if args.threshold is not None:
         check_threshold(parser, args.threshold, args.save, "--save")
@@ -148,15 +152,13 @@ def write_labels(
             count(pixels, label)
     images = PredictionDataset(target, scaled_sizes(args.input_size, args.scales), labels=False)
     batches = prediction_batches(images, args, device, processes)
-    balanced = None
+    balanced, weights = None, list(args.weights.values())
     if args.portion:
-        maps = progress(
-            predict_maps(network, batches, device, args.weights, processes), len(images), processes
-        )
+        maps = predict_maps(network, batches, device, *weights, processes)
+        maps = progress(maps, len(images), processes)
         balanced = labelled = ClassBalancedLabels(maps, args, filled.folder, device, processes)
     else:
-        predictions = predict_all(network, batches, device, [args.weights], processes)
-        labelled = confident(predictions, args.threshold)
+        labelled = confident(predict_all(network, batches, device, weights, processes), args.threshold)
     number = balanced.images if balanced else len(images)
     colors = palette(target.colors)
     with PredictionWriter(filled.folder, colors, False, label_ids=ids, note=filled.note) as writer:

@@ -44,7 +44,7 @@ def segment_args(argv: list[str] | None = None) -> Namespace:
     parser = OneLineParser("Segment pictures, folders and videos.", usage="[flags] INPUT [INPUT ...]")
     add = parser.add_argument  # switches take no value here: it could be the input after it
     add("inputs", type=Path, nargs="+", metavar="INPUT", help="picture, folder (with subfolders) or video")
-    add("--restore-from", metavar="FILE", help="snapshot, with opts.yaml beside it")
+    add("--restore-from", metavar="FILE", required=True, help="snapshot, with opts.yaml beside it")
     add("--save", type=Path, default="./result/segmented", help="output folder")
     add("--label-ids", action="store_true", help=LABEL_IDS)
     add("--fast", action="store_true", help="one pass instead of the evaluation's four")
@@ -57,7 +57,6 @@ def segment_args(argv: list[str] | None = None) -> Namespace:
     add("--precision", choices=PRECISIONS, default="tf32", help="arithmetic of the network; bf16, or fp16 on "
         "a card before RTX 30, is faster")
     args = parser.parse_intermixed_args(argv)
-    parser.require(args.restore_from, "--restore-from is missing; name the snapshot to segment with")
     return args
 # fmt: on
 

@@ -33,7 +33,8 @@ def self_train_args(argv: list[str] | None = None) -> Namespace:
     """The flags."""
     parser = OneLineParser("Rounds of self-training with class-balanced pseudo labels (CBST, CRST).")
     add = parser.group("rounds")
-    add("--restore-from", types.text, None, "first snapshot, with opts.yaml beside it", metavar="FILE")
+    add("--restore-from", types.text, None, "first snapshot, with opts.yaml beside it", metavar="FILE",
+        required=True)
     add("--out", Path, "./self_training", "folder of everything that is written")
     add("--rounds", types.not_negative, 3, "number of rounds; 0 evaluates the start")
     add("--epochs", types.positive, 2, "passes over the mixed images in a round")
@@ -58,8 +59,8 @@ def self_train_args(argv: list[str] | None = None) -> Namespace:
     for script in ("generate", "train", "evaluate"):
         add(f"--{script}", str, "", f"further flags of the script that {script}s, in quotes", metavar="FLAGS")
     args = parser.parse_args(argv)
-    parser.require(args.restore_from, "--restore-from is missing; name the snapshot to start from")
-    parser.require(args.portion, "--portion 0 labels nothing; raise it")
+    if not args.portion:
+        parser.error("--portion 0 labels nothing; raise it")
     for name in ("portion", "source_portion"):
         first, last, flag = getattr(args, name), getattr(args, f"{name}_max"), f"--{name.replace('_', '-')}"
         if first > last:

@@ -110,7 +110,7 @@ def record_result(folder: Path, args: Namespace, **more: str | None) -> None:
 
 def used_flags(args: Namespace) -> dict:
     """Every flag with the value that was used, as on the command line."""
-    return {name: _spelled(name, value) for name, value in spelled_options(args).items()}
+    return {name: _spelled(value) for name, value in spelled_options(args).items()}
 
 
 def result_flags(folder: Path) -> dict:
@@ -135,19 +135,11 @@ def write_entries(path: Path, entries: list[dict]) -> None:
     atomic_write(path, lambda tmp: tmp.write_text(text, encoding="utf-8"))
 
 
-def _spelled(name: str, value: object) -> object:
+def _spelled(value: object) -> object:
     """A flag's value as on the command line."""
-    if name == "weights" and isinstance(value, tuple):
-        auxiliary, primary = value
-        return f"{_number(primary)}:{_number(auxiliary)}"
     if isinstance(value, list | dict):
-        return ",".join(_number(part) if isinstance(part, float) else str(part) for part in value)
+        return ",".join(map(str, value))
     return value if isinstance(value, bool | int | float | str | None) else str(value)
-
-
-def _number(value: float) -> str:
-    """All digits, but no trailing `.0`."""
-    return repr(value).removesuffix(".0")
 
 
 def _append_record(folder: Path, entry: dict, keep: bool = True) -> None:

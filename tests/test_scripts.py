@@ -228,7 +228,7 @@ def test_run_yaml_beside_predictions_says_how_they_were_made(folder, script, fla
     assert entry["command"].startswith(f"{script}.py --restore-from ./snapshots/")
     assert entry["folder"] == str(finished[0]) and entry["packages"]["torch"] == metadata.version("torch")
     # What the snapshot or the data said is written down too.
-    used = {"input_size": "72,40", "scales": "1,1.25", "num_classes": 19, "weights": "1:0.5", **flags}
+    used = {"input_size": "72,40", "scales": "1.0,1.25", "num_classes": 19, "weights": "1:0.5", **flags}
     assert used.items() <= entry["flags"].items()
 
 

@@ -342,7 +342,6 @@ def test_labels_made_with_other_flags_are_refused(trained, run_main):
         (("--lr-weight-ent", "0.25"), "--portion"),
         (("--mr-weight-src", "0.1"), "--mr-weight-kld"),
         (("--source-dir", "data/GTA5"), "--source-portion"),
-        (("--label-scales", "1.5,0.5"), "--label-scales"),
     ],
 )
 def test_flags_of_training_that_do_nothing_are_refused(flags, named, trained, run_main):

@@ -27,7 +27,7 @@ MAX_MESSAGE = 400  # characters
 INF = float("inf")
 
 
-def number(kind: type, accepts: Callable[[Any], bool], what: str, metavar: str) -> Callable[[str], Any]:
+def number(kind: type, accepts: Callable[[Any], bool], what: str) -> Callable[[str], Any]:
     """The type of an `int` or `float` that `accepts` approves of; errors describe it as `what`."""
 
     def parse(text: str):
@@ -39,29 +39,54 @@ def number(kind: type, accepts: Callable[[Any], bool], what: str, metavar: str) 
             raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
         return value
 
+    parse.metavar = "N" if kind is int else "X"
+    return parse
+
+
+def several(
+    kind: Callable, what: str, metavar: str, count: int | None = None, unique: bool = False
+) -> Callable[[str], list]:
+    """The type of values of a `kind`, separated by commas: `count` of them, if `unique` none twice."""
+
+    def parse(text: str) -> list:
+        try:
+            values = [kind(part) for part in text.split(",")]
+        except argparse.ArgumentTypeError:
+            values = []
+        if not values or count not in (None, len(values)) or (unique and len(set(values)) < len(values)):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+        return values
+
     parse.metavar = metavar
     return parse
 
 
 def integer(low: int, high: int = MAX_NUMBER) -> Callable[[str], int]:
     """The type of a whole number from `low` to `high`."""
-    return number(int, lambda n: low <= n <= high, f"a whole number from {low} to {high}", "N")
+    return number(int, lambda n: low <= n <= high, f"a whole number from {low} to {high}")
 
 
 positive, not_negative, seed = integer(1), integer(0), integer(0, 2**64 - 1)
 workers = integer(0, MAX_WORKERS)
-positive_float = number(float, lambda x: 0 < x < INF, "a number above 0", "X")
-not_negative_float = number(float, lambda x: 0 <= x < INF, "a number of at least 0", "X")
-share = number(float, lambda x: 0 <= x < 1, "a number from 0 to below 1", "X")
-fraction = number(float, lambda x: 0 <= x <= 1, "a number from 0 to 1", "X")
+positive_float = number(float, lambda x: 0 < x < INF, "a number above 0")
+not_negative_float = number(float, lambda x: 0 <= x < INF, "a number of at least 0")
+share = number(float, lambda x: 0 <= x < 1, "a number from 0 to below 1")
+fraction = number(float, lambda x: 0 <= x <= 1, "a number from 0 to 1")
 threshold = number(
     float,
     lambda x: 0 <= x <= 1 or (x > 1 and x.is_integer()),
     "a number from 0 to 1, or a whole one for no threshold",
-    "X",
 )
-jitter = number(float, lambda x: 0 <= x <= 0.5, "a number from 0 to 0.5", "X")
-percentile = number(float, lambda x: 0 <= x < 100, "a percentile from 0 to below 100", "PERCENT")
+jitter = number(float, lambda x: 0 <= x <= 0.5, "a number from 0 to 0.5")
+percentile = number(float, lambda x: 0 <= x < 100, "a percentile from 0 to below 100")
+scale = number(float, lambda x: MIN_SCALE <= x <= MAX_SCALE, f"a number from {MIN_SCALE:g} to {MAX_SCALE}")
+scales = several(scale, "a list of scales; write 1,1.25", "X,X")
+scale_range = several(scale, "a range of scales; write low,high such as 0.8,1.2", "LOW,HIGH", 2)
+names = several(str, "a list", "NAME,NAME")
+rows = several(not_negative, "a pair of rows; write top,bottom such as 15,120", "TOP,BOTTOM", 2)
+seeds = several(seed, "a list of different seeds; write 0,1,2", "N,N", unique=True)
+gpu_ids = several(not_negative, "a list of different GPU numbers; write 0,1", "N,N", unique=True)
+width_height = several(integer(1, MAX_SIDE), f"a size; write width,height, each at most {MAX_SIDE}", "", 2)
 
 
 def any_case(names: Iterable[str]) -> Callable[[str], str]:
@@ -92,12 +117,8 @@ def boolean(text: str) -> bool:
 @shown_as("TEXT")
 def text(value: str) -> str:
     """Any printable text on one line."""
-    if not value:
-        raise argparse.ArgumentTypeError("is empty; give a value or leave the flag out")
-    if re.search(r"[\x00-\x1f\x7f]", value):
-        raise argparse.ArgumentTypeError(f"{value!r} contains control characters")
-    if len(value) > MAX_TEXT:
-        raise argparse.ArgumentTypeError(f"{value!r} is too long")
+    if not re.fullmatch(rf"[^\x00-\x1f\x7f]{{1,{MAX_TEXT}}}", value):
+        raise argparse.ArgumentTypeError(f"{value!r} is not one line of 1 to {MAX_TEXT} characters")
     return value
 
 
@@ -119,12 +140,7 @@ def split(name: str) -> str:
 @shown_as("W,H")
 def size(text: str) -> tuple[int, int]:
     """`width,height` -> (height, width)."""
-    try:
-        width, height = map(integer(1, MAX_SIDE), text.split(","))
-    except (ValueError, argparse.ArgumentTypeError):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a size; write width,height, each at most {MAX_SIDE}"
-        ) from None
+    width, height = width_height(text)
     return height, width
 
 
@@ -183,71 +199,10 @@ def weightings(text: str) -> dict[str, tuple[float, float]]:
     return pairs
 
 
-@shown_as("W:W")
-def one_weighting(text: str) -> tuple[float, float]:
-    """`1:0.5` -> weights of the (auxiliary, primary) classifier."""
-    pairs = weightings(text)
-    if len(pairs) > 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: give one pair of weights")
-    return next(iter(pairs.values()))
-
-
-@shown_as("X,X")
-def scales(text: str) -> list[float]:
-    """`1,1.25` -> [1.0, 1.25]."""
-    return _list(text, number(float, lambda x: MIN_SCALE <= x <= MAX_SCALE, "", ""), "scales", "1,1.25")
-
-
-@shown_as("LOW,HIGH")
-def scale_range(text: str) -> list[float]:
-    """`0.5,1.5` -> [0.5, 1.5]."""
-    found = scales(text)
-    if len(found) != 2 or found[0] > found[1]:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a range of scales; write low,high such as 0.8,1.2")
-    return found
-
-
-@shown_as("TOP,BOTTOM")
-def rows(text: str) -> list[int]:
-    """`15,120` -> [15, 120]."""
-    found = _list(text, not_negative, "rows", "15,120")
-    if len(found) != 2:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a pair of rows; write top,bottom such as 15,120")
-    return found
-
-
-@shown_as("NAME,NAME")
-def names(text: str) -> list[str]:
-    """`car,traffic light` -> ["car", "traffic light"]."""
-    return [name.strip() for name in text.split(",")]
-
-
-@shown_as("N,N")
-def seeds(text: str) -> list[int]:
-    """`0,1,2` -> [0, 1, 2], without duplicates."""
-    return list(dict.fromkeys(_list(text, seed, "seeds", "0,1,2")))
-
-
-@shown_as("N,N")
-def gpu_ids(text: str) -> list[int]:
-    """`0,1` -> [0, 1]."""
-    ids = _list(text, not_negative, "GPU numbers", "0,1")
-    if len(set(ids)) < len(ids):
-        raise argparse.ArgumentTypeError(f"{text!r} names a GPU twice")
-    return ids
-
-
 @shown_as("N")
 def gpu(text: str) -> list[int]:
     """`1` -> [1]: one process predicts on one GPU."""
     return [not_negative(text)]
-
-
-def _list(text: str, kind: Callable, what: str, example: str) -> list:
-    try:
-        return [kind(part) for part in text.split(",")]
-    except argparse.ArgumentTypeError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of {what}; write {example}") from None
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -332,8 +287,3 @@ class OneLineParser(argparse.ArgumentParser):
             add_argument(*names.split(), default=default, help=help, **options)
 
         return add
-
-    def require(self, value: object, message: str) -> None:
-        """Exit with `message` unless there is a value."""
-        if not value:
-            self.error(message)

@@ -343,7 +343,7 @@ def _check_training(parser: OneLineParser, args: Namespace) -> None:
     if args.ignore_label < args.num_classes:
         parser.error(f"--ignore-label {args.ignore_label} is one of the {args.num_classes} classes")
     _check_network(parser, args)
-    largest = getattr(args, "label_scales", SCALES)[1]
+    largest = max(getattr(args, "label_scales", SCALES))
     images = {
         f"--input-size, scaled by at most {largest}": [largest * side for side in args.input_size],
         "--input-size-target": args.input_size_target,
