@@ -4,9 +4,7 @@ Sample k of a stream depends only on the seed and k, not on the number of worker
 """
 
 import multiprocessing
-import os
 import resource
-import shutil
 import signal
 import threading
 import warnings
@@ -22,9 +20,9 @@ from dataset.base import SegmentationDataset
 from dataset.images import DataError
 
 ORDER, DRAWS, WEIGHTED, RARE = range(4)  # the uses of a seed
-SHARED_MEMORY = "/dev/shm"  # where worker processes put their batches
 FILES_PER_WORKER = 8  # pipes, and the tensors of the batches that wait
-SPARE_FILES = 16  # for what else a run opens, such as images, snapshots and logs
+SPARE_FILES = 32  # for what else a run has open, such as images, snapshots and logs
+SHARED_MEMORY = "/dev/shm"  # where worker processes put their batches
 
 
 class TrainingStream(Dataset):
@@ -142,7 +140,13 @@ def load(dataset: Dataset | Sequence, workers: int, **options) -> Iterator:
         warnings.filterwarnings("ignore", "This DataLoader will create")  # more workers than cores
         loader = DataLoader(dataset, num_workers=workers, **options)
         if workers:
-            _allow_open_files(workers)
+            _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+            if 0 <= limit < (needed := SPARE_FILES + FILES_PER_WORKER * workers):  # negative: none
+                raise DataError(
+                    f"--num-workers {workers}: needs about {needed} open files, this shell allows {limit}; "
+                    "raise the limit (ulimit -n 4096) or lower --num-workers, to 0 for none"
+                )
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
             # As many as torch creates, which complains of its own failure in a second message.
             [multiprocessing.Queue() for _ in range(workers + 2)]
         # Create the iterator now, not at the first batch: it draws from torch's generator.
@@ -180,26 +184,19 @@ def _naming_worker_faults() -> Iterator[None]:
             advice = "too many open files; raise the limit (ulimit -n 4096) or lower --num-workers"
         elif "shared memory" in text or "No space left on device" in text:
             advice = (
-                f"{SHARED_MEMORY} is full ({_size_of_shared_memory()}); make it larger, in a container with "
-                "docker run --shm-size 8g, or give --num-workers 0"
+                f"{SHARED_MEMORY} is full (df -h shows its size); make it larger, in a container with docker "
+                "run --shm-size 8g, or give --num-workers 0"
             )
         elif "exited unexpectedly" in text or isinstance(error, EOFError | ConnectionError):
             advice = (
                 "a decoding process was killed, as systems do when memory runs out; lower --num-workers, or "
-                f"enlarge {SHARED_MEMORY} ({_size_of_shared_memory()})"
+                f"enlarge {SHARED_MEMORY}"
             )
         elif isinstance(error, OSError) and error.errno and not error.filename:
             advice = f"cannot start decoding processes ({error.strerror}); lower --num-workers"
         else:
             raise
         raise DataError(f"--num-workers: {advice}") from error
-
-
-def _size_of_shared_memory() -> str:
-    try:
-        return f"{shutil.disk_usage(SHARED_MEMORY).total / 2**20:.4g} MB"
-    except OSError:
-        return "missing"
 
 
 @contextmanager
@@ -216,25 +213,6 @@ def _without_torch_handler() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGCHLD, earlier)
-
-
-def _allow_open_files(workers: int) -> None:
-    """Raise this process's limit of open files to what the workers need.
-
-    Raises:
-        DataError: it may not be raised so far.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    open_now = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else SPARE_FILES
-    needed = open_now + SPARE_FILES + FILES_PER_WORKER * workers
-    if soft == resource.RLIM_INFINITY or soft >= needed:
-        return
-    if hard != resource.RLIM_INFINITY and hard < needed:
-        raise DataError(
-            f"--num-workers {workers}: needs about {needed} open files, this shell allows {hard}; raise the "
-            "limit (ulimit -n 4096) or lower --num-workers, to 0 for none"
-        )
-    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 def _collate(samples: list) -> dict | DataError:
