@@ -21,7 +21,6 @@ from dataset.sampling import load
 TRAIN_IDS = 256
 SAMPLE = 200  # labels counted at the start of a training, for the shares of the classes
 MIN_CLASSES = 2  # the probability of a single class is always 1
-ROWS = 64  # counted at once: NumPy makes eight bytes of every id
 FEW_LABELS = 0.05  # warn if a smaller share of the pixels has a class
 
 
@@ -47,14 +46,8 @@ class Survey:
 
     def add(self, other: "Survey") -> None:
         """Add the counts of further images."""
-        self.images += other.images
-        self.labels += other.labels
-        self.counted += other.counted
-        self.sizes += other.sizes
-        self.missing += other.missing
-        self.faults += other.faults
-        self.pixels += other.pixels
-        self.images_with += other.images_with
+        for name in ("images", "labels", "counted", "sizes", "missing", "faults", "pixels", "images_with"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
         self.ids |= other.ids
         for label_id, (pixels, images, name) in other.unknown.items():
             before, images_before, first = self.unknown.get(label_id, (0, 0, name))
@@ -181,30 +174,34 @@ def survey_labels(
 
 def survey_label(data: SegmentationDataset, name: str) -> Survey:
     """The counts of an image's label, if it has one; the image is not opened."""
-    found, label_path = Survey(images=1), data.existing_label(name, required=False)
-    if label_path is None:
-        found.missing.append(name)
-    else:
-        found.labels = 1
-        _count_pixels(found, data, name)
+    path = data.existing_label(name, required=False)
+    if path is None:
+        return Survey(images=1, missing=[name])
+    ids = data.reader.read(path)
+    if ids.min() < 0 or ids.max() >= IDS:
+        raise DataError(f"{path}: has ids from {ids.min()} to {ids.max()}; they must be 0 to {IDS - 1}")
+    counts = np.bincount(ids.ravel(), minlength=IDS)
+    found = Survey(images=1, labels=1, counted=1, ids=set(np.flatnonzero(counts).tolist()))
+    unknown = np.flatnonzero((counts > 0) & ~data.table.known)
+    found.unknown = {int(label_id): (int(counts[label_id]), 1, name) for label_id in unknown}
+    counts[unknown] = 0
+    np.add.at(found.pixels, data.table.train_ids, counts)
+    found.images_with += found.pixels > 0
     return found
 
 
-def survey_image(dataset: SegmentationDataset, name: str) -> Survey:
+def survey_image(data: SegmentationDataset, name: str) -> Survey:
     """The counts of one image and its label, both decoded."""
-    path, label_path = dataset.image_path(name), dataset.existing_label(name, required=False)
-    found = Survey(images=1, labels=int(label_path is not None))
+    found, label_path = Survey(), data.existing_label(name, required=False)
     try:
-        size = check_image(path)
+        size = check_image(data.image_path(name))
         found.sizes[size] += 1
-        decode_image(path)  # only decoding finds damage behind the header
-        if label_path is None:
-            found.missing.append(name)
-        else:
-            check_label(label_path, dataset.reader, size)
-            _count_pixels(found, dataset, name)
+        decode_image(data.image_path(name))  # only decoding finds damage behind the header
+        if label_path is not None:
+            check_label(label_path, data.reader, size)
+        found.add(survey_label(data, name))
     except DataError as error:
-        found.faults.append(str(error))
+        found.add(Survey(images=1, labels=int(label_path is not None), faults=[str(error)]))
     return found
 
 
@@ -212,25 +209,6 @@ def survey_images(dataset: SegmentationDataset, workers: int) -> Iterable[Survey
     """The survey of each image, in order, made by `workers` processes."""
     names = dataset.names.tolist()
     return load(names, workers, batch_size=None, collate_fn=partial(survey_image, dataset))
-
-
-def _count_pixels(found: Survey, data: SegmentationDataset, name: str) -> None:
-    """Decode a label and add its pixels."""
-    path = data.label_path(name)
-    ids = data.reader.read(path)
-    if ids.min() < 0 or ids.max() >= IDS:
-        raise DataError(f"{path}: has ids from {ids.min()} to {ids.max()}; they must be 0 to {IDS - 1}")
-    counts = np.zeros(IDS, np.int64)
-    for first in range(0, len(ids), ROWS):
-        part = np.bincount(ids[first : first + ROWS].ravel())
-        counts[: len(part)] += part
-    found.ids = set(np.flatnonzero(counts).tolist())
-    unknown = np.flatnonzero((counts > 0) & ~data.table.known)
-    found.unknown = {int(label_id): (int(counts[label_id]), 1, name) for label_id in unknown}
-    counts[unknown] = 0
-    np.add.at(found.pixels, data.table.train_ids, counts)
-    found.images_with += found.pixels > 0
-    found.counted += 1
 
 
 def _place(data: SegmentationDataset) -> object:
