@@ -1,6 +1,6 @@
 """Reproduce the papers' tables: train, evaluate, print beside the published numbers.
 
-    python tables.py --list                                     # the tables and what each shows
+    python tables.py --list                                     # the tables and their rows
     python tables.py mrnet-2 --synthetic                        # small network on synthetic data: minutes
     python tables.py rectifying-2 rectifying-9 --dry-run        # the commands, for a shell or a cluster
     python tables.py rectifying-2 --seeds 0,1,2 --gpu-ids 0,1   # published flags, ./data: days on GPUs
@@ -64,7 +64,7 @@ def main() -> None:
     log_idle_flags(args)
     if args.list:
         for table in TABLES.values():
-            print(f"{table.name:<14}{table.title}: {table.description}")
+            print(f"{table.name:<14}{table.title}")
             print(" " * 14 + " | ".join(row.title for row in table.rows))
         return
     out = Path(os.path.abspath(args.out))

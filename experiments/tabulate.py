@@ -11,6 +11,7 @@ from scipy import stats
 
 from experiments.tables import COST, Cell, Table
 from utils.errors import UserError
+from utils.metrics import format_table
 
 CONFIDENCE = 0.95
 SIDE_BY_SIDE = 4  # columns; in wider tables the published numbers stand below the measured ones
@@ -101,7 +102,6 @@ def order_line(rows: Numbers) -> str:
         and number.cell.comparable
         and number.values
     ]
-    unique_rows = len({number.row for number in known}) == len(known)
     pairs, wrong = 0, []
     for pair in itertools.combinations(known, 2):
         low, high = sorted(pair, key=lambda number: number.cell.published)
@@ -109,13 +109,11 @@ def order_line(rows: Numbers) -> str:
             continue
         pairs += 1
         if round(high.mean, high.decimals) <= round(low.mean, low.decimals):
-            above, below = (n.row if unique_rows else f"{n.row}, {n.column}" for n in (high, low))
-            wrong.append(f"{above} ({high.measured}) is not above {below} ({low.measured})")
+            above, below = (f"{n.row}, {n.column} ({n.measured})" for n in (high, low))
+            wrong.append(f"{above} is not above {below}")
     if not pairs:
         return ""
-    if not wrong:
-        return f"Order: as published ({pairs} of {pairs} pairs)."
-    return f"Order: {pairs - len(wrong)} of {pairs} pairs as published; not: {'; '.join(wrong)}."
+    return f"Order: {pairs - len(wrong)} of {pairs} pairs as published" + "".join(f"; {w}" for w in wrong)
 
 
 def heading(table: Table, rows: Numbers) -> str:
@@ -145,16 +143,8 @@ def as_text(table: Table, rows: Numbers, notes: Iterable[str]) -> str:
     """For a terminal: heading, aligned columns, notes."""
     head, body = grid_of(table, rows)
     titles = 2 if KINDS[0] in body[0] else 1  # columns of words
-    widths = [max(map(len, column)) for column in zip(*head, *body, strict=True)]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if index < titles else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in (*head, *body)
-    ]
-    lines.insert(len(head), "-" * max(map(len, lines)))
-    return "\n".join([heading(table, rows), "", *lines, "", *notes]) + "\n"
+    grid = format_table([*head, *body], rules=(len(head),), left=titles)
+    return "\n".join([heading(table, rows), "", grid, "", *notes]) + "\n"
 
 
 def as_markdown(table: Table, rows: Numbers, notes: Iterable[str]) -> str:

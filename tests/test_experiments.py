@@ -58,7 +58,7 @@ def test_list_describes_each_table(run_main):
     assert listed.returncode == 0 and list(TABLES) == NAMES
     for name, table in TABLES.items():
         assert f"\n{name} " in f"\n{listed.stdout}"
-        assert all(text in listed.stdout for text in (table.title, table.description))
+        assert table.title in listed.stdout
         assert all(row.title in listed.stdout for row in table.rows)
 
 
@@ -268,7 +268,7 @@ def methods_table(*published: float | None) -> Table:
     """Four methods in one column."""
     networks = (Stage1(memory=0, adversarial=False), Stage1(), Stage2(), Stage2(conventional=True))
     rows = [Row(f"method {n}", (Cell(networks[n], published=number),)) for n, number in enumerate(published)]
-    return Table("mrnet-2", "Losses", "", ("mIoU",), tuple(rows))
+    return Table("mrnet-2", "Losses", ("mIoU",), tuple(rows))
 
 
 def numbers(table: Table, *mious: list[float]) -> tabulate.Numbers:
@@ -334,9 +334,9 @@ def test_wide_table_has_published_numbers_below_measured_ones():
 def test_order_of_rows_is_compared_with_the_published_one():
     table = methods_table(37.2, 45.5, None, 50.3)
     agreeing = tabulate.order_line(numbers(table, [0.3], [0.4], [0.9], [0.5]))
-    assert agreeing == "Order: as published (3 of 3 pairs)."
+    assert agreeing == "Order: 3 of 3 pairs as published"
     wrong = tabulate.order_line(numbers(table, [0.3], [0.55], [0.9], [0.5]))
-    assert "2 of 3" in wrong and "method 3 (50.0) is not above method 1 (55.0)" in wrong
+    assert "2 of 3" in wrong and "method 3, mIoU (50.0) is not above method 1, mIoU (55.0)" in wrong
     assert "method 0" not in wrong
     assert "2 of 3" in tabulate.order_line(numbers(table, [0.3], [0.5], [0.9], [0.5001]))  # prints the same
     assert tabulate.order_line(numbers(methods_table(37.2, None), [0.3], [0.4])) == ""
