@@ -101,8 +101,7 @@ class AD_Trainer(nn.Module):  # noqa: N801 - the published name
         if not processes.is_distributed:
             return
         if self.args.sync_bn:
-            for module in (self.G, self.heads):
-                nn.SyncBatchNorm.convert_sync_batchnorm(module)
+            nn.SyncBatchNorm.convert_sync_batchnorm(self)
         for name, module in (("G", self.G), *self.heads.items()):
             self._parallel[name] = wrap_ddp(module, self.often_weight.device)
 

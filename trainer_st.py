@@ -17,10 +17,9 @@ import trainer_ms
 from dataset.augment import blur, jitter
 from model.projection import LastStage
 from model.weights import WeightsError, has_imagenet_weights, holds_backbone, load_weights
-from trainer_ms import Iterator, Logits, Losses, Predictions
+from trainer_ms import Iterator, Losses, Predictions
 from utils.contrast import View, uniform_draws
 from utils.device import to_device
-from utils.distributed import Processes
 from utils.losses import fuse
 from utils.preprocess import from_unit_rgb, to_unit_rgb
 from utils.self_training import (
@@ -66,12 +65,6 @@ class AD_Trainer(trainer_ms.AD_Trainer):  # noqa: N801 - the published name
         if args.lambda_mask:
             weights |= {"masked1": args.lambda_mask * args.lambda_seg, "masked2": args.lambda_mask}
         return weights
-
-    def distribute(self, processes: Processes) -> None:
-        """As Stage I's. The teachers of all ranks stay equal without communication."""
-        super().distribute(processes)
-        if processes.is_distributed and self.args.sync_bn:
-            nn.SyncBatchNorm.convert_sync_batchnorm(self.teacher)
 
     def train(self, mode: bool = True) -> "AD_Trainer":
         """As Stage I's; the teacher is in evaluation mode but for its batch normalisation."""
@@ -166,26 +159,25 @@ class AD_Trainer(trainer_ms.AD_Trainer):  # noqa: N801 - the published name
             raise WeightsError(str(error).replace("--restore-from", "--imnet-from")) from error
         self._reference.append(LastStage(network.eval()))
 
-    def learn_from_source(self, images: Tensor, labels: Tensor, last: bool) -> tuple[Losses, Logits]:
-        """As Stage I's, with fd."""
-        if not self.args.lambda_fd:
-            return super().learn_from_source(images, labels, last)
+    def segment(
+        self, images: Tensor, network: nn.Module | None = None, head: str | None = None, kept: int = 0
+    ) -> tuple[Tensor, ...]:
+        """As Stage I's; behind features that are kept, the reference's."""
+        if not kept:
+            return super().segment(images, network, head)
         if not self._reference:
             self.load_reference()
         with torch.no_grad():
-            (self._reference_map,) = self.run(self._reference[0], images)
-        found = super().learn_from_source(images, labels, last)
-        self._reference_map = None
-        return found
+            reference = self.run(self._reference[0], images)
+        return *super().segment(images, network, head, kept), *reference
 
     def source_losses(self, z1: Tensor, z2: Tensor, labels: Tensor, *more: Tensor) -> Iterator[Losses]:
         """Stage I's and, with `--lambda-fd`, fd."""
-        *projected, stage4 = more if self.kept_channels else (*more, None)
+        *projected, stage4, reference = more if self.kept_channels else (*more, None, None)
         yield from super().source_losses(z1, z2, labels, *projected)
         if self.kept_channels:
             options = dict(ignore_index=self.args.ignore_label, across=self.processes, centred=True)
-            maps = stage4, self._reference_map, labels
-            yield {"fd": feature_distance(*maps, self.args.fd_classes, **options)}
+            yield {"fd": feature_distance(stage4, reference, labels, self.args.fd_classes, **options)}
 
     def label_target(self, z1: Tensor, z2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Labels (N, H, W) of the teacher's logits, their weights (N, H, W), and the share of sure pixels."""

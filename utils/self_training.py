@@ -29,14 +29,6 @@ def update_teacher(teacher: nn.Module, network: nn.Module, i_iter: int, alpha: f
     torch._foreach_lerp_(list(teacher.parameters()), list(network.parameters()), 1 - momentum)
 
 
-def confident_share(confident: Tensor, dtype: torch.dtype, across: Processes = SINGLE_PROCESS) -> Tensor:
-    """q, the share of True in a boolean tensor over all processes."""
-    number, total = across.all_reduce_sum(
-        torch.stack((confident.sum(), torch.full((), confident.numel(), device=confident.device)))
-    ).to(dtype)
-    return number / total
-
-
 def label_target(
     logits: Tensor,
     threshold: float,
@@ -59,14 +51,13 @@ def label_target(
     """
     confidence, labels = logits.softmax(1).max(1)
     confident = confidence >= threshold
-    share = confident_share(confident, confidence.dtype, across)
-    weight = torch.ones_like(confidence)
+    sure, unsure = across.all_reduce_sum(torch.stack((confident.sum(), (~confident).sum())))
+    share = sure.to(confidence.dtype) / (sure + unsure)
+    weight = confident.to(share.dtype) if weighting == "pixel" else torch.ones_like(confidence)
     if weighting in ("share", "both"):
         weight = weight * share
     if weighting in ("uncertainty", "both"):
         weight = weight * torch.exp(-divergence)
-    if weighting == "pixel":
-        weight = confident.to(weight.dtype)
     weight[:, :top].zero_()
     weight[:, max(0, weight.shape[1] - bottom) :].zero_()
     return labels, weight, share
