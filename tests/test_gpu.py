@@ -253,7 +253,7 @@ def data_parallel(monkeypatch):
 
 
 @pytest.mark.parametrize("more", ["", "--checkpointing"])
-@pytest.mark.parametrize(("stage", "flags"), STAGES[::2])
+@pytest.mark.parametrize(("stage", "flags"), [*STAGES[::2], ONLINE])
 def test_two_gpus_of_one_process_train_as_one_does(stage, flags, more, data_parallel, float64, one_thread):
     alone, shared = (build(stage, f"{flags} {more} --is-training False") for _ in range(2))
     shared.device_ids = [0, 1]
