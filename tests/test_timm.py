@@ -17,6 +17,7 @@ from model.timm_backbone import MEAN_RGB, make_plan
 from model.weights import load_weights
 from tests.conftest import TRAINING, files_of, one_line_error, run_in, write_world
 from trainer_ms import AD_Trainer
+from trainer_st import AD_Trainer as OnlineTrainer
 from utils.options import stage1_args
 from utils.preprocess import MEAN_BGR
 
@@ -221,6 +222,31 @@ def test_checkpointing_changes_neither_losses_nor_weights():
     assert step(plain, 0) == step(other, 0)
     for (key, p), q in zip(plain.G.named_parameters(), other.G.parameters(), strict=True):
         torch.testing.assert_close(p, q, msg=key)
+
+
+@pytest.mark.parametrize("name", ["test_convnext", "test_vit", "drawn_pvt"])
+def test_online_self_training_contrasts_pixels_and_compares_features_at_the_networks_stride(name, tmp_path):
+    torch.save(network(name).state_dict(), tmp_path / "initial.pth")
+    size, stride = (176, 192), FAMILIES[name][0][0]
+    flags = f"--arch timm/{name} --num-classes 7 --norm-style gn --batch-size 2 --crop-size 192,176"
+    flags += f" --self-training --lambda-mask 1 --lambda-pixel 0.1 --imnet-from {tmp_path / 'initial.pth'}"
+    torch.manual_seed(1)
+    trained = OnlineTrainer(stage1_args(f"{flags} --lambda-fd 0.01 --fd-classes 2".split()))
+    images, images_t = 50 * torch.randn(2, 2, 3, *size)
+    labels = torch.full((2, *size), 2)
+    labels[1, :, 40:], labels[0, :41] = 3, 3  # the contrast needs 100 cells of two classes
+    student, reference = (x.stages(images)[1] for x in (trained.G, network(name)))
+    for i_iter in range(3):
+        trained.adjust_learning_rates(i_iter)
+        losses, predictions = trained.gen_update(images, images_t, labels, None, i_iter)
+        losses |= trained.dis_update(*predictions)
+        if i_iter == 0:
+            fits = torch.zeros(2, 176 // stride + 1, 192 // stride + 1, dtype=torch.bool)
+            fits[0, 48 // stride :], fits[1, :, : -(-40 // stride)] = True, True
+            distance = (student - reference).norm(dim=1)[fits].mean()
+            assert losses["fd"].item() == pytest.approx(distance.item(), rel=1e-4)
+    assert all(loss.isfinite() for loss in losses.values())
+    assert min(losses[name] for name in ("pixel", "mix2", "D1")) > 0 and trained.teacher_snapshot()
 
 
 def test_losses_stay_in_single_precision_with_bf16():
