@@ -18,6 +18,8 @@ from model.weights import load_weights
 from tests.conftest import TRAINING, files_of, one_line_error, run_in, write_world
 from trainer_ms import AD_Trainer
 from trainer_st import AD_Trainer as OnlineTrainer
+from utils.averaging import estimate_statistics, new_average
+from utils.contrast import View
 from utils.options import stage1_args
 from utils.preprocess import MEAN_BGR
 
@@ -252,6 +254,40 @@ def test_online_self_training_contrasts_pixels_and_compares_features_at_the_netw
 def test_losses_stay_in_single_precision_with_bf16():
     trained = trainer("test_vit", "--precision bf16")
     assert all(loss.isfinite() and loss.dtype == torch.float32 for loss in step(trained, 0).values())
+
+
+@pytest.mark.parametrize(
+    ("flags", "losses"),
+    [
+        ("--lambda-pixel 0.1 --lambda-patch 0.1 --patch-start 0 --patch-size 48,32", ["pixel", "patch"]),
+        ("--adversarial adaptsegnet --gan LS", ["adv1", "D2"]),
+        (
+            "--adversarial clan --lambda-adv-target1 0 --lambda-weight 0.01 --focal 2",
+            ["weight", "adv2", "D2"],
+        ),
+    ],
+    ids=["pipa", "adaptsegnet", "clan"],
+)
+def test_the_related_systems_learn_on_a_backbone(flags, losses):
+    trained, images = trainer("test_resnet", f"{flags} --crop-size 128,128"), 50 * torch.randn(2, 3, 128, 128)
+    labels = torch.arange(128).expand(2, 128, 128) // 64
+    overlap = [((0, 0), (32, 48))] * 2
+    views = [View(images[..., :32, :48], overlap, [False] * 2)] * 2 if "patch" in losses else ()
+    found, predictions = trained.gen_update(images, images.flip(0), labels, None, 0, views=views)
+    found |= trained.dis_update(*predictions)
+    assert all(found[name] > 0 for name in losses if name != "patch")
+    assert found.keys() >= set(losses) and all(value.isfinite() for value in found.values())
+
+
+def test_the_statistics_of_an_average_are_those_of_the_batches_and_their_mirror_images():
+    network, means = trainer("test_resnet").G, []
+    average = new_average(network)
+    average.update_parameters(network)
+    norm = next(m for m in average.module.backbone.modules() if hasattr(m, "running_mean"))
+    norm.register_forward_pre_hook(lambda _, inputs: means.append(inputs[0].mean((0, 2, 3))))
+    estimate_statistics(average.module, batch(0)[0].split(1))
+    assert len(means) == 4
+    torch.testing.assert_close(norm.running_mean, torch.stack(means).mean(0))
 
 
 # Weights
