@@ -4,12 +4,11 @@
 TIP 2022 (arXiv 2103.15685), as its released results were computed. engine/averaging.py runs it in a training.
 """
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import copy
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn, get_swa_avg_fn, update_bn
 
@@ -60,10 +59,7 @@ def measure(network: nn.Module, images: Tensor, size: tuple[int, int], adatype: 
     As released the network is in training mode: it uses the batch's own statistics and dropout. Neither its
     modes nor its buffers change.
     """
-    buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
-    with _training(network):
-        z1, z2 = functional_call(network, buffers, images)
-    return measure_of(z1.to(images.dtype), z2.to(images.dtype), size, adatype)
+    return measure_of(*copy.deepcopy(network).train()(images), size, adatype)
 
 
 def measure_of(z1: Tensor, z2: Tensor, size: tuple[int, int], adatype: str) -> Tensor:
@@ -84,15 +80,3 @@ def update_weights(w: Tensor, v: Tensor, temperature: float = 1.0) -> Tensor:
 
 def _entropy(log_p: Tensor) -> Tensor:
     return -(log_p.exp() * log_p).sum(1)
-
-
-@contextmanager
-def _training(network: nn.Module) -> Iterator[None]:
-    """Training mode inside; afterwards every module has its own mode again."""
-    modes = [(module, module.training) for module in network.modules()]
-    network.train()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
