@@ -203,8 +203,9 @@ def _above_wildcards(pattern: str) -> str:
 
 def _filled(pattern: str, parts: Sequence[str]) -> str:
     """The pattern with `parts` in place of its `*`."""
-    pieces = pattern.split(ANY)
-    return pieces[0] + "".join(part + piece for part, piece in zip(parts, pieces[1:], strict=False))
+    for part in parts:
+        pattern = pattern.replace(ANY, part, 1)
+    return pattern
 
 
 def has_splits(folder: Path) -> bool:
@@ -256,12 +257,8 @@ def _read_description(path: Path, name: str) -> tuple[dict, Labels]:
     """The values of the keys in `TEXTS` and `FOLDERS`, `name` by default, and what the labels mean."""
     try:
         values = load_yaml(path)
-    except OSError as error:
-        raise DataError(
-            f"{path}: cannot read this description ({error.strerror}); make it readable or name another"
-        ) from error
-    except ValueError as error:
-        raise DataError(f"{path}: not valid YAML ({error}); see docs/data.md") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not readable or not valid YAML ({error}); see docs/data.md") from error
     try:
         given = {"name": name} | _mapping("the description", values, (*TEXTS, *FOLDERS, "classes", "ignore"))
         texts = {key: _text(key, value) for key, value in given.items() if key in TEXTS}
@@ -332,16 +329,14 @@ def _labels(label_format: str, classes: object, ignore: object) -> Labels:
         for name, value in classes.items()
     }
     ignored = _group("ignore", {"others": True} if ignore == "others" else ignore, IGNORE_KEYS)
-    for train_id, (name, group) in enumerate(groups.items()):
-        if numbered and group["ids"]:
-            raise ValueError(f"class {name}: has ids, but label-format is {TRAIN_IDS}; remove the ids")
-        group["ids"] = [train_id] if numbered else group["ids"]
     kind = "colors" if by_color else "ids"
-    for name, group in groups.items():
+    for train_id, (name, group) in enumerate(groups.items()):
+        if group["ids"] and (numbered or by_color):
+            raise ValueError(f"class {name}: has ids, but label-format is {label_format}; remove the ids")
+        if numbered:
+            group["ids"] = [train_id]
         if not group[kind]:
             raise ValueError(f"class {name}: has no {kind}; write those of its pixels in the label files")
-        if by_color and group["ids"]:
-            raise ValueError(f"class {name}: has ids, but label-format is colors; remove the ids")
     owner = _owners({name: group[kind] for name, group in groups.items()}, ignored[kind], kind)
     if by_color:  # the id of a colour is its index among all colours
         every = tuple(dict.fromkeys((*owner, *ignored["colors"])))
