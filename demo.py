@@ -27,7 +27,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch._dynamo  # noqa: F401  (every optimizer needs it, and its import takes a second)
-from PIL import Image
 
 from dataset import build_dataset
 from experiments import recipes
@@ -35,14 +34,12 @@ from experiments.recipes import SIZES, THRESHOLD, Plan
 from report.comparison import Gain, Results, gain_lines, miou_gains
 from report.curves import charts
 from report.pages import write_comparison
-from report.pictures import Picture, color_map, read_example, source_pictures
+from report.pictures import Picture, read_example, source_pictures
 from report.result_folder import read_result
 from synthetic import make_synthetic_data
-from utils.atomic import atomic_write
 from utils.errors import UserError
 from utils.flag_types import OneLineParser, seed
 from utils.metrics import format_iou_columns
-from utils.pictures import overview
 
 HERE = Path(__file__).resolve().parent
 EXAMPLES = 4  # target images in the report
@@ -97,7 +94,7 @@ def main() -> None:
     gains = miou_gains(results)
     print(comparison(results, gains))
     minutes = (time.monotonic() - started) / 60
-    write_overview_and_page(args, results, gains, curves, minutes)
+    write_page(args, results, gains, curves, minutes)
     print(f"\n{minutes:.1f} minutes. The page with pictures and curves: {args.out / 'report.html'}")
 
 
@@ -193,24 +190,17 @@ def comparison(results: Results, gains: Mapping[str, Gain]) -> str:
     return "\n".join(["", table, "", *gain_lines(results, gains)])
 
 
-def write_overview_and_page(
+def write_page(
     args: Namespace,
     results: Results,
     gains: Mapping[str, Gain],
     curves: Mapping[str, Sequence[Picture]],
     minutes: float,
 ) -> None:
-    """overview.png and report.html in the demo's folder."""
+    """report.html in the demo's folder."""
     target = build_dataset("cityscapes", args.out / "data/Cityscapes/data", split="val")
     source = build_dataset("gta5", args.out / "data/GTA5")
     names, source_names = spread(target.names, EXAMPLES), spread(source.names, DOMAIN_EXAMPLES)
-    rows = []
-    for name in names:
-        predictions = [result.prediction(name) for result in results.values()]
-        maps = [color_map(ids, target.colors) for ids in (target.train_ids(name), *predictions)]
-        rows.append([Image.open(target.image_path(name)), *maps])
-    sheet = overview(["target image", "label", *results], rows)
-    atomic_write(args.out / "overview.png", lambda tmp: sheet.save(tmp, "PNG"))
     intro = (
         "A small network of the papers' structure, trained from random weights on drawn street scenes: "
         f"{len(source)} labelled images of one world, as many without labels of another, tested on "
