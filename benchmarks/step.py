@@ -31,18 +31,16 @@ import trainer_ms_variance
 from benchmarks import harness
 from benchmarks.baseline import BaselineTrainer, float_batch
 from benchmarks.harness import BASELINE, GB, OURS, Meter
+from experiments.recipes import ADVERSARIAL, PUBLISHED_STAGE1, PUBLISHED_STAGE2
 from utils.device import PRECISIONS, set_precision, to_device
 from utils.flag_types import format_size
 from utils.memory import out_of_memory_advice
 from utils.options import stage1_args, stage2_args
 from utils.preprocess import to_network_input
 
-COMMON = "--norm-style gn --use-se --class-balance --often-balance --only-hard-label 80 --max-value 7 "
-COMMON += "--lambda-seg 0.5 "
-STAGES = {  # the README's commands
-    "stage1": "--batch-size 2 --crop-size 1024,512 --learning-rate 2e-4 --drop 0.1 --lambda-kl-target 0.1",
-    "stage2": "--batch-size 9 --crop-size 512,256 --learning-rate 1e-4 --drop 0.2 --train_bn "
-    "--lambda-adv-target1 0 --lambda-adv-target2 0 --input-size 1280,640",
+STAGES = {
+    "stage1": f"{PUBLISHED_STAGE1} {ADVERSARIAL} --lambda-kl-target 0.1",
+    "stage2": f"{PUBLISHED_STAGE2} --input-size 1280,640",
 }
 CPU_CROPS = {"stage1": "128,64", "stage2": "64,32"}  # 1/64 of the pixels
 AFTER_REG_START = 15000
@@ -55,7 +53,7 @@ def stage_args(
     stage: str, precision: str, checkpointing: bool, arch: str = "resnet101", crop: str | None = None
 ) -> Namespace:
     """The README's flags of a stage, at the `crop` width,height if given."""
-    flags = f"{COMMON} {STAGES[stage]} --arch {arch} --precision {precision}".split()
+    flags = f"{STAGES[stage]} --arch {arch} --precision {precision}".split()
     flags += ["--checkpointing"] * checkpointing + (["--crop-size", crop] if crop else [])
     return (stage1_args if stage == "stage1" else stage2_args)(flags)
 
