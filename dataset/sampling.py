@@ -6,7 +6,6 @@ Sample k of a stream depends only on the seed and k, not on the number of worker
 import multiprocessing
 import resource
 import signal
-import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -136,7 +135,7 @@ def load(dataset: Dataset | Sequence, workers: int, **options) -> Iterator:
     Raises:
         DataError: now or later, a worker cannot go on, or it returned a `DataError`.
     """
-    with _naming_worker_faults(), _without_torch_handler(), warnings.catch_warnings():
+    with _naming_worker_faults(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "This DataLoader will create")  # more workers than cores
         loader = DataLoader(dataset, num_workers=workers, **options)
         if workers:
@@ -149,8 +148,12 @@ def load(dataset: Dataset | Sequence, workers: int, **options) -> Iterator:
             resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
             # As many as torch creates, which complains of its own failure in a second message.
             [multiprocessing.Queue() for _ in range(workers + 2)]
+        handler = signal.getsignal(signal.SIGCHLD)
         # Create the iterator now, not at the first batch: it draws from torch's generator.
         loaded = iter(loader)
+        # torch's handler raises wherever this process is, even inside a step. A worker that was killed is
+        # noticed where its batch is waited for, within five seconds.
+        signal.signal(signal.SIGCHLD, handler)
     return _raise_errors(loaded)
 
 
@@ -197,22 +200,6 @@ def _naming_worker_faults() -> Iterator[None]:
         else:
             raise
         raise DataError(f"--num-workers: {advice}") from error
-
-
-@contextmanager
-def _without_torch_handler() -> Iterator[None]:
-    """Keep torch from handling SIGCHLD: its handler raises wherever this process is, even inside a step.
-
-    A worker that was killed is noticed where its batch is waited for, within five seconds.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    earlier = signal.getsignal(signal.SIGCHLD)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGCHLD, earlier)
 
 
 def _collate(samples: list) -> dict | DataError:
