@@ -10,13 +10,12 @@ import logging
 import os
 import re
 from argparse import Namespace
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from dataset import Adaptation, PredictionDataset, SegmentationDataset, adapt, build_dataset, find_domain
 from dataset.base import prediction_name, unused_split
@@ -301,13 +300,8 @@ def rebatch(single: Iterable[dict], batch_size: int, pinned: bool) -> Iterator[d
     while items := list(itertools.islice(waiting, batch_size)):
         batch = {key: [value for item in items for value in item[key]] for key in ("label", "size", "name")}
         scales = zip(*(item["images"] for item in items), strict=True)
+        batch["images"] = [torch.cat(scale) for scale in scales]
         if pinned:
-            batch["label"] = [label.pin_memory() for label in batch["label"]]
-        yield batch | {"images": [_join(scale, pinned) for scale in scales]}
-
-
-def _join(images: Sequence[Tensor], pinned: bool) -> Tensor:
-    if len(images) == 1 and not pinned:
-        return images[0]
-    shape = (sum(map(len, images)), *images[0].shape[1:])
-    return torch.cat(images, out=torch.empty(shape, dtype=torch.uint8, pin_memory=pinned))
+            for key in ("label", "images"):
+                batch[key] = [tensor.pin_memory() for tensor in batch[key]]
+        yield batch
