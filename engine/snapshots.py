@@ -144,11 +144,7 @@ def _spelled(value: object) -> object:
 
 def _append_record(folder: Path, entry: dict, keep: bool = True) -> None:
     path = folder / RECORD_FILE
-    try:
-        earlier = load_yaml(path) if keep and path.is_file() else []
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); remove it, nothing else needs it") from error
-    write_entries(path, [*(earlier if isinstance(earlier, list) else []), entry])
+    write_entries(path, [*(read_entries(path) if keep else []), entry])
 
 
 def _now() -> str:
