@@ -42,11 +42,14 @@ class LossBuffer:
         values = torch.stack(list(losses.values()))
         self.rows.append((i_iter, list(losses), torch.cat([values, class_weight.to(values)])))
 
-    def fetch(self) -> tuple[dict[str, float], list[float]]:
+    def fetch(self, files: Callable[[int], str]) -> tuple[dict[str, float], list[float]]:
         """Empty the buffer; the losses and class weights of the latest iteration.
 
+        Args:
+            files: iteration -> the files of its batches, for the error.
+
         Raises:
-            NotFinite: a loss of any iteration in the buffer is not finite.
+            UserError: a loss of any iteration in the buffer is not finite.
         """
         rows, self.rows = self.rows, []
         losses, class_weight = {}, []
@@ -55,16 +58,13 @@ class LossBuffer:
             losses, class_weight = dict(zip(names, values, strict=False)), values[len(names) :]
             # val is not trained on; it is nan where no pixel of a batch has a label.
             if not all(math.isfinite(value) for name, value in losses.items() if name != "val"):
-                raise NotFinite(i_iter, losses)
+                shown = ", ".join(f"{name} {value:g}" for name, value in losses.items() if value)
+                raise UserError(
+                    f"iteration {i_iter}: the losses are not finite ({shown}) with {files(i_iter)}; lower "
+                    "--learning-rate or check these files, and continue from the last saved state with "
+                    "--resume"
+                )
         return losses, class_weight
-
-
-class NotFinite(Exception):
-    """The losses of iteration `i_iter` are not all finite."""
-
-    def __init__(self, i_iter: int, losses: dict[str, float]):
-        self.i_iter = i_iter
-        super().__init__(", ".join(f"{name} {value:g}" for name, value in losses.items() if value))
 
 
 @dataclass
@@ -164,8 +164,7 @@ class Training:
         return _due(i_iter, self.args.save_pred_every) or i_iter == self.args.num_steps_stop - 1
 
     def _pictures(self, i_iter: int) -> bool:
-        every = self.args.pictures_every if self.args.tensorboard else 0
-        return self.args.save_num_images > 0 and (self._saves(i_iter) or _due(i_iter, every))
+        return self.args.save_num_images > 0 and self._saves(i_iter)
 
     def _log(self, i_iter: int, losses: dict[str, Tensor]) -> None:
         if not self.target_has_labels:
@@ -173,21 +172,14 @@ class Training:
         self.losses.add(i_iter, losses, self.trainer.class_weight)
         self.run_log.progress.bar.update()
         if self._logs(i_iter):
-            values, class_weight = self._fetch_losses()
+            values, class_weight = self.losses.fetch(self._files)
             self.run_log.write(i_iter, values, self.trainer.rates(), class_weight)
 
-    def _fetch_losses(self) -> tuple[dict[str, float], list[float]]:
-        """`LossBuffer.fetch`; losses that are not finite are reported with the files of their iteration."""
-        try:
-            return self.losses.fetch()
-        except NotFinite as error:
-            drawn = self.args.iter_size * self.args.batch_size
-            positions = range(error.i_iter * drawn, (error.i_iter + 1) * drawn)
-            files = "; ".join(", ".join(stream.names_at(positions)) for stream in self.streams)
-            raise UserError(
-                f"iteration {error.i_iter}: the losses are not finite ({error}) with {files}; lower "
-                "--learning-rate or check these files, and continue from the last saved state with --resume"
-            ) from error
+    def _files(self, i_iter: int) -> str:
+        """The files of an iteration's batches."""
+        drawn = self.args.iter_size * self.args.batch_size
+        positions = range(i_iter * drawn, (i_iter + 1) * drawn)
+        return "; ".join(", ".join(stream.names_at(positions)) for stream in self.streams)
 
     def _save_snapshot(self, i_iter: int, batch: Batch, predictions: Predictions) -> None:
         """Save the snapshot and the pictures that are due after an iteration."""
@@ -195,7 +187,7 @@ class Training:
         last = i_iter == args.num_steps_stop - 1
         number = i_iter + 1 if last else i_iter  # in the snapshot's name, as published
         if self._saves(i_iter):
-            self._fetch_losses()
+            self.losses.fetch(self._files)
             path = save_snapshot(self.trainer, folder, prefix, number)
             if args.keep:
                 remove_old_snapshots(folder, prefix, args.keep, number, args.restore_from)
@@ -205,13 +197,12 @@ class Training:
             colors = palette(self.pair.colors)
             sheet = training_pictures(images, images_t, labels, predictions, colors, args.save_num_images)
             self.run_log.picture(i_iter, sheet)
-            if self._saves(i_iter):
-                atomic_write(folder / PICTURES / f"{number}.png", lambda tmp: sheet.save(tmp, "PNG"))
+            atomic_write(folder / PICTURES / f"{number}.png", lambda tmp: sheet.save(tmp, "PNG"))
 
     def _save_state(self, i_iter: int) -> None:
         """Save everything before iteration `i_iter`; all ranks."""
         if self.run_log:
-            self._fetch_losses()
+            self.losses.fetch(self._files)
             self.run_log.fsync()
         images = [len(stream.dataset) for stream in self.streams[:2]]
         where = self.args.snapshot_dir, self.trainer, i_iter, self.args
@@ -238,7 +229,7 @@ class Training:
         if not (self.averaging and self.averaging.due(i_iter)):
             return
         if self.run_log:
-            self._fetch_losses()  # while the streams still name their files
+            self.losses.fetch(self._files)  # while the streams still name their files
         if not self.averaging.update(i_iter, stop):
             self._stop_if_asked(i_iter + 1, stop)
         if self.args.adaboost and i_iter + 1 < self.args.num_steps_stop:

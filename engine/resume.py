@@ -35,7 +35,7 @@ HEADS = ("lambda_pixel", "lambda_patch")  # their heads are part of the state wh
 # May change on resume without changing results; changing any other flag prints a warning.
 FREE_OPTIONS = {
     *("snapshot_dir", "log_dir", "log_every", "tensorboard", "save_pred_every", "save_num_images", "keep"),
-    *("save_state_every", "pictures_every", "eval_every", "eval_set", "eval_list", "keep_best"),
+    *("save_state_every", "eval_every", "eval_set", "eval_list", "keep_best"),
     *("num_steps_stop", "num_workers", "gpu_ids", "cpu", "checkpointing", "restore_from", "not_restore_last"),
     *(
         "data_dir",

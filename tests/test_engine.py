@@ -21,7 +21,7 @@ from PIL import Image
 
 from dataset import adapt, build_dataset, find_domain
 from engine import run_log
-from engine.loop import LossBuffer, NotFinite
+from engine.loop import LossBuffer
 from engine.run_log import BarHandler, ProgressLine, TrainingLog
 from engine.snapshots import save_snapshot, save_tensors
 from engine.validation import Validation
@@ -107,22 +107,21 @@ def test_in_a_file_each_call_is_a_line_with_speed_and_time_left(monkeypatch, cap
 
 def test_losses_are_fetched_together_and_the_latest_are_returned():
     buffer = LossBuffer()
-    assert buffer.fetch() == ({}, [])
+    assert buffer.fetch(str) == ({}, [])
     for i_iter in range(3):
         losses = {"seg1": torch.tensor(i_iter + 0.5), "val": torch.tensor(float("nan"))}
         buffer.add(i_iter, losses, torch.tensor([1.0, 7.0]))
-    losses, class_weight = buffer.fetch()
+    losses, class_weight = buffer.fetch(str)
     assert losses["seg1"] == 2.5 and losses["val"] != losses["val"] and class_weight == [1.0, 7.0]
-    assert buffer.fetch() == ({}, [])
+    assert buffer.fetch(str) == ({}, [])
 
 
 def test_of_fetched_losses_the_first_that_is_not_finite_is_reported():
     buffer = LossBuffer()
     for i_iter, value in enumerate((1.0, float("inf"), float("nan"))):
         buffer.add(i_iter, {"seg1": torch.tensor(value), "kl": torch.tensor(0.0)}, torch.ones(2))
-    with pytest.raises(NotFinite, match="seg1 inf$") as caught:
-        buffer.fetch()
-    assert caught.value.i_iter == 1
+    with pytest.raises(UserError, match=r"iteration 1: .* \(seg1 inf\) with batch 1;"):
+        buffer.fetch("batch {}".format)
 
 
 def test_resuming_removes_logged_lines_from_there_on_and_a_last_one_that_was_cut(tmp_path):

@@ -43,7 +43,7 @@ STAGE2 = (
 SMALL = (*TRAINING, "--crop-size", "32,32", "--save-num-images", "1")
 RUN = (
     *(*SMALL, "--num-steps", "6", "--save-pred-every", "2", "--keep", "2", "--save-state-every", "2"),
-    *("--eval-every", "2", "--keep-best", "--pictures-every", "3", "--random-scale"),
+    *("--eval-every", "2", "--keep-best", "--random-scale"),
 )
 SCRIPTS = {
     "stage 1": ("train_ms", *RUN, *STAGE1),

@@ -204,7 +204,7 @@ def test_nothing_within_a_step_synchronises(stage, flags, one_thread):
             found = step(trainer, i_iter, raw)
             buffer.add(i_iter, found, trainer.class_weight)
         with pytest.raises(AssertionError, match="tolist"):
-            buffer.fetch()  # reading losses would be noticed
+            buffer.fetch(str)  # reading losses would be noticed
 
 
 @pytest.mark.parametrize("nesterov", [True, False])

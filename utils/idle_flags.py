@@ -29,8 +29,7 @@ IDLE: Needs = (
     ("reg_start", "lambda_kl_target|lambda_me_target"),
     ("patch_size patch_start", "lambda_patch"),
     ("max_value", "class_balance|often_balance"),
-    ("pictures_every", "save_num_images"),
-    ("pictures_every log_dir", "tensorboard"),
+    ("log_dir", "tensorboard"),
     ("eval_set eval_list", "eval_every"),
     ("momentum nesterov single_updates", "optimizer=sgd"),
     ("nesterov", "momentum"),
@@ -99,7 +98,7 @@ def _lacking(args: Namespace, table: Needs) -> Iterator[tuple[str, str]]:
 def _idle_in_training(args: Namespace) -> dict[str, str]:
     """What a training's flags do not do beside the values of others, and why."""
     steps, found = args.num_steps_stop, {}
-    for name in ("save_pred_every", "save_state_every", "log_every", "eval_every", "pictures_every"):
+    for name in ("save_pred_every", "save_state_every", "log_every", "eval_every"):
         if getattr(args, name) > steps:
             found[name] = f"has no effect: the run ends after {steps} iterations"
     late = dict(lambda_kl_target="reg_start", lambda_me_target="reg_start", lambda_patch="patch_start")
