@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import zlib
 from collections.abc import Callable
 from functools import partial
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 import yaml
 from torch import nn
 
@@ -19,7 +21,7 @@ from report.curves import charts
 from tests.conftest import ROOT, TRAINING, describe, one_line_error
 from tests.golden import inputs
 from tests.test_golden import close
-from tests.test_trainers import NOT_ADVERSARIAL, batch, build
+from tests.test_trainers import HEIGHT, NOT_ADVERSARIAL, REGULARISED, WIDTH, batch, build
 from trainer_st import AD_Trainer
 from utils.distributed import Processes
 from utils.options import stage1_args
@@ -35,6 +37,7 @@ from utils.self_training import (
     update_teacher,
     weighted_cross_entropy,
 )
+from utils.upsampling import upsample
 
 GOLDEN = Path(__file__).parent / "golden"
 SELF_TRAINING = f"--self-training --jitter-chance 0 --blur-chance 0 --lambda-seg 0.5 {NOT_ADVERSARIAL}"
@@ -310,6 +313,64 @@ def test_without_target_losses_the_predictions_are_the_teachers(weighting, one_t
         expected = trainer.segment(images_t, trainer.teacher)
     for found, logits in zip(predictions[2:], expected, strict=True):
         torch.testing.assert_close(found, logits)
+
+
+@pytest.mark.parametrize("weighting", ["share", "pixel", "uncertainty"])
+def test_everything_together_learns_the_weighted_sum_of_its_losses(weighting, float64, one_thread):
+    """Beside adversaries and regularisers, written out without the order and the memory of a step."""
+    flags = (
+        "--self-training --lambda-mix 0.6 --lambda-mask 0.7 --mask-block 12 --lambda-fd 0.1 --fd-classes 3,5"
+    )
+    flags += f" {REGULARISED} --lambda-seg 0.5 --class-balance --jitter-chance 0 --blur-chance 0"
+    trainer = build(3, f"{flags} --pseudo-threshold 0.3 --pseudo-weight {weighting}")
+    trainer._reference.append(LastStage(copy.deepcopy(trainer.G).eval()))
+    plain = copy.deepcopy(trainer)
+    images, images_t, labels, _ = batch(0)
+    found, _ = trainer.gen_update(images, images_t, labels, None, 0, update=False)
+
+    with torch.no_grad():
+        (reference,), (z1, z2) = plain._reference[0](images), plain.segment(images_t)  # the teacher is G
+    p = (0.5 * z1 + z2).softmax(1)
+    sure, pseudo = p.amax(1) >= 0.3, p.argmax(1)
+    weight = {
+        "share": sure.double().mean().expand_as(sure),
+        "pixel": sure.double(),
+        "uncertainty": torch.exp(-(z2.softmax(1) * (z2.log_softmax(1) - z1.log_softmax(1))).sum(1)),
+    }[weighting]
+    pasted, keep = torch.zeros_like(sure), torch.zeros_like(sure)
+    for image, label in enumerate(labels):
+        ranks = trainer.random_numbers("classes", 0, image, (CLASSES + 1,))
+        present = sorted(label.unique().tolist(), key=lambda index: ranks[min(index, CLASSES)])
+        pasted[image] = torch.isin(label, torch.tensor(present[: math.ceil(len(present) / 2)]))
+        noise = trainer.random_numbers("mask", 0, image, (1, 3, 5))[0]
+        keep[image] = noise[torch.arange(HEIGHT) * 3 // HEIGHT][:, torch.arange(WIDTH) * 5 // WIDTH] > 0.7
+
+    def cross_entropies(name: str, images: torch.Tensor, labels: torch.Tensor, weight: torch.Tensor) -> dict:
+        losses = [
+            F.cross_entropy(z, labels, ignore_index=255, reduction="none") for z in plain.segment(images)
+        ]
+        return {f"{name}{k}": (loss * weight).mean() for k, loss in enumerate(losses, start=1)}
+
+    mixed = torch.where(pasted[:, None], images, images_t), torch.where(pasted, labels, pseudo)
+    *logits, joined = plain.G(images, features="input")
+    plain.class_weight = plain.compute_class_weight(labels)
+    groups = (
+        *plain.segmentation_losses(*(upsample(z, images.shape[2:]) for z in logits), labels),
+        *plain.target_losses(*plain.segment(images_t), 0),
+        cross_entropies("mix", *mixed, torch.where(pasted, 1.0, weight)),
+        cross_entropies("masked", images_t * keep[:, None], pseudo, weight),
+    )
+    terms = {name: term for group in groups for name, term in group.items()}
+    stage4 = joined[:, : reference.shape[1]]
+    terms["fd"] = feature_distance(stage4, reference, labels, [3, 5], centred=True)
+    weights = dict(seg1=0.5, seg2=1, adv1=0.0002, adv2=0.001, me=0.05, kl=0.1, fd=0.1)
+    weights |= dict(mix1=0.3, mix2=0.6, masked1=0.35, masked2=0.7)
+    sum(weight * terms[name] for name, weight in weights.items()).backward()
+    for name, term in terms.items():
+        assert found[name].item() == close(term.item()) and term != 0, name
+    for (name, p), q in zip(trainer.G.named_parameters(), plain.G.parameters(), strict=True):
+        if p.requires_grad:
+            torch.testing.assert_close(p.grad, q.grad, rtol=1e-9, atol=1e-12, msg=name)
 
 
 def test_gradients_of_accumulated_batches_are_their_mean_for_one_move_of_the_teacher(float64, one_thread):
