@@ -120,14 +120,14 @@ class AD_Trainer(trainer_ms.AD_Trainer):  # noqa: N801 - the published name
             losses |= self.learn_from_views(views, last=False)
 
         if args.self_training:
-            mask = self._class_masks(labels, i_iter)
-            mixed = self._augment(mix(mask, images, images_t), "mixed", i_iter)
+            mask = self._class_masks(labels)
+            mixed = self._augment(mix(mask, images, images_t), "mixed")
             mixed_labels, mixed_weight = mix(mask, labels, pseudo), weight.masked_fill(mask, 1)
             last = update and not args.lambda_mask
             losses |= self._learn_pseudo_labels("mix", mixed, mixed_labels, mixed_weight, last)
             del mixed
         if args.lambda_mask:
-            masked = self._augment(images_t, "masked", i_iter) * self._block_masks(images_t, i_iter)
+            masked = self._augment(images_t, "masked") * self._block_masks(images_t)
             losses |= self._learn_pseudo_labels("masked", masked, pseudo, weight, update)
 
         self._accumulated += 1
@@ -213,42 +213,38 @@ class AD_Trainer(trainer_ms.AD_Trainer):  # noqa: N801 - the published name
         with self._defer_all_reduce(last):
             return self._learn(self.segment(images), terms)[0]
 
-    def _class_masks(self, labels: Tensor, i_iter: int) -> Tensor:
+    def _class_masks(self, labels: Tensor) -> Tensor:
         """ClassMix: which pixels of the labelled images are pasted, (N, H, W)."""
         classes = self.args.num_classes
-        ranks = self._numbers_of_batch("classes", i_iter, labels, (classes + 1,))
-        return torch.stack(
-            [
-                class_mask(label, draw_classes(present_classes(label, classes), rank))
-                for label, rank in zip(labels, ranks, strict=True)
-            ]
-        )
+        pairs = zip(labels, self._numbers_of_batch("classes", labels, (classes + 1,)), strict=True)
+        chosen = ((label, draw_classes(present_classes(label, classes), rank)) for label, rank in pairs)
+        return torch.stack([class_mask(*pair) for pair in chosen])
 
-    def _block_masks(self, images: Tensor, i_iter: int) -> Tensor:
+    def _block_masks(self, images: Tensor) -> Tensor:
         """MIC: which pixels stay visible, (N, 1, H, W)."""
         args, size = self.args, images.shape[2:]
         grid = (1, *(max(1, round(side / args.mask_block)) for side in size))
-        return block_mask(self._numbers_of_batch("mask", i_iter, images, grid), size, args.mask_ratio)
+        return block_mask(self._numbers_of_batch("mask", images, grid), size, args.mask_ratio)
 
-    def _augment(self, images: Tensor, purpose: str, i_iter: int) -> Tensor:
+    def _augment(self, images: Tensor, purpose: str) -> Tensor:
         """Colour jitter and blur of the whole batch, each by chance."""
-        args, (chance, other) = self.args, self._draws(purpose, i_iter, 0).random(2)
+        args, (chance, other) = self.args, self._draws(purpose, 0).random(2)
         if chance >= args.jitter_chance and other >= args.blur_chance:
             return images
         rgb = to_unit_rgb(images)
         if chance < args.jitter_chance:
-            draws = [self._draws(purpose, i_iter, 1 + image) for image in self.images_of(images)]
+            draws = [self._draws(purpose, 1 + image) for image in self.images_of(images)]
             rgb = jitter(rgb, args.jitter, draws)
         if other < args.blur_chance:
-            rgb = blur(rgb, self._numbers_of_batch(purpose, i_iter, images, ()))
+            rgb = blur(rgb, self._numbers_of_batch(purpose, images, ()))
         return from_unit_rgb(rgb)
 
-    def _numbers_of_batch(self, purpose: str, i_iter: int, batch: Tensor, shape: tuple[int, ...]) -> Tensor:
+    def _numbers_of_batch(self, purpose: str, batch: Tensor, shape: tuple[int, ...]) -> Tensor:
         """`random_numbers` of each image on the device, (N, *shape)."""
-        numbers = [self.random_numbers(purpose, i_iter, image, shape) for image in self.images_of(batch)]
+        numbers = [self.random_numbers(purpose, self.i_iter, image, shape) for image in self.images_of(batch)]
         return to_device(torch.stack(numbers), batch.device)
 
-    def _draws(self, purpose: str, i_iter: int, number: int) -> np.random.Generator:
+    def _draws(self, purpose: str, number: int) -> np.random.Generator:
         """For what is drawn on the CPU, of an image or, with number 0, of the batch."""
         key = FIRST_COLOUR + PURPOSES.index(purpose)
-        return np.random.default_rng((self.args.random_seed, key, i_iter, number))
+        return np.random.default_rng((self.args.random_seed, key, self.i_iter, number))

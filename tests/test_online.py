@@ -374,14 +374,13 @@ def test_everything_together_learns_the_weighted_sum_of_its_losses(weighting, fl
 
 
 def test_gradients_of_accumulated_batches_are_their_mean_for_one_move_of_the_teacher(float64, one_thread):
-    flags = f"--self-training --lambda-mask 1 --lambda-fd 0.1 --fd-classes 1 {NOT_ADVERSARIAL}"
+    flags = f"{SELF_TRAINING} --lambda-mask 1 --lambda-fd 0.1 --fd-classes 3"
     together, *parts = (build(3, f"{flags} --iter-size {n}") for n in (2, 1, 1))
     for trainer in (together, *parts):
         trainer._reference.append(LastStage(copy.deepcopy(trainer.G).eval()))
         trainer.teacher.load_state_dict(inputs.weights(trainer.G.state_dict()))
     for number, part in enumerate(parts):
-        part.random_numbers = partial(other_image, part.random_numbers, 2 * number)
-        part._draws = partial(other_image, part._draws, 2 * number)
+        part.random_numbers = partial(later_image, part.random_numbers, 2 * number)
         for trainer in (together, part):
             trainer.gen_update(*batch(number), 1, update=False)
     for (name, p), *single in zip(*(t.G.named_parameters() for t in (together, *parts)), strict=True):
@@ -392,9 +391,8 @@ def test_gradients_of_accumulated_batches_are_their_mean_for_one_move_of_the_tea
         assert torch.equal(p, q)
 
 
-def other_image(numbers: Callable, first: int, purpose: str, i_iter: int, image: int, *shape: tuple):
-    """Numbers of an image `first` places later; a draw's number 0 is the whole batch's."""
-    return numbers(purpose, i_iter, image + first if shape or image else 0, *shape)
+def later_image(numbers: Callable, first: int, purpose: str, i_iter: int, image: int, shape: tuple):
+    return numbers(purpose, i_iter, first + image, shape)
 
 
 def test_a_state_between_the_first_updates_continues_exactly(one_thread):
