@@ -1,8 +1,10 @@
 """Your own data: descriptions, folders of pictures, check_data.py, and whole runs on them."""
 
 import json
+import math
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from PIL import Image
 
 from dataset import DataError, adapt, build_dataset, find_domain
 from dataset.base import PredictionDataset
+from model.deeplab_multi import DeeplabMulti
 from tests.conftest import (
     LABEL_IDS,
     PREDICTION,
@@ -519,6 +522,21 @@ def test_a_training_tells_what_is_not_as_its_flags_say(two_own, run_main):
     assert "--input-size:" not in result.stdout
     again = run_main("train_ms", "--resume")
     assert again.returncode == 0 and "nothing saved" not in again.stdout
+
+
+def test_online_self_training_draws_and_compares_own_classes_by_name(two_own, run_main):
+    torch.save(DeeplabMulti(19, arch="mini").state_dict(), "initial.pth")
+    flags = "--self-training --lambda-mask 1 --mask-block 8 --rcs 0.1 --rcs-pixels 60 --lambda-fd 0.1"
+    flags += " --fd-classes house,road --imnet-from initial.pth --source source.yaml --target target.yaml"
+    result = run_main("train_ms", *QUICK, *flags.split())
+    assert result.returncode == 0 and result.stderr == "", result.stderr
+    counts = json.loads(Path("data/source/class_pixels.json").read_text())
+    assert counts["classes"] == list(CAMPUS) == ["road", "grass", "house"]
+    assert yaml.safe_load(Path("snapshots/opts.yaml").read_text())["fd_classes"] == [0, 2]
+    (line,) = map(json.loads, Path("snapshots/log.jsonl").read_text().splitlines())
+    assert line["mix2"] > 0 and line["share"] >= 0 and math.isfinite(line["fd"])
+    state = torch.load("snapshots/source_1_teacher.pth", weights_only=True)
+    assert len(state["layer6.head.1.weight"]) == 3
 
 
 def test_the_small_network_has_no_imagenet_weights(two_own, run_main):
