@@ -13,7 +13,9 @@ import torch
 import torch.nn.functional as F
 import yaml
 from torch import nn
+from torchvision.transforms import functional
 
+from dataset.augment import blur, jitter
 from model import deeplab_multi
 from model.projection import LastStage
 from model.weights import WeightsError
@@ -283,6 +285,44 @@ def test_the_share_and_the_feature_distance_are_those_of_the_batch_of_all_proces
     shares = [feature_distance(*(x[part] for x in maps), [1, 2, 3], across=Both()) for part in parts]
     assert sum(shares).item() == close(feature_distance(*maps, [1, 2, 3]).item())
     assert all(share > 0 for share in shares)
+
+
+def test_colour_is_jittered_as_torchvision_does_in_the_order_that_is_drawn(float64):
+    class Drawn:
+        def uniform(self, low: float, high: float, number: int) -> list[float]:
+            assert (low, high, number) == (0.75, 1.25, 4)
+            return [1.2, 0.8, 1.25, 0.9]
+
+        def permutation(self, number: int) -> list[int]:
+            return [3, 0, 2, 1]
+
+    image = torch.rand(3, 12, 16, generator=torch.Generator().manual_seed(0))
+    expected = functional.adjust_brightness(functional.adjust_hue(image, -0.1), 1.2)
+    expected = functional.adjust_contrast(functional.adjust_saturation(expected, 1.25), 0.8)
+    torch.testing.assert_close(jitter(image[None], 0.25, [Drawn()])[0], expected)
+
+
+def test_each_image_is_blurred_by_its_own_sigma(float64):
+    images = torch.rand(3, 3, 64, 80, generator=torch.Generator().manual_seed(0))
+    blurred = blur(images, torch.tensor([0.0, 0.4, 1.0]))
+    for image, sigma, found in zip(images, (0.15, 0.55, 1.15), blurred, strict=True):
+        expected = functional.gaussian_blur(image, [51, 51], [sigma, sigma])  # as wide as released
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)
+
+
+def test_a_step_jitters_or_blurs_its_whole_batch_by_their_chances(monkeypatch):
+    seen = {"jitter": [], "blur": []}
+    for name, found in seen.items():
+        keep = lambda rgb, *how, found=found: found.append((rgb, how)) or rgb  # noqa: E731
+        monkeypatch.setattr(f"trainer_st.{name}", keep)
+    trainer, (images, *_) = build(3, "--self-training --jitter 0.25"), batch(0)
+    for trainer.i_iter in range(300):
+        torch.testing.assert_close(trainer._augment(images, "mixed"), images)
+    assert [len(found) / 300 for found in seen.values()] == pytest.approx([0.8, 0.5], abs=0.08)
+    assert all(
+        len(rgb) == len(how[-1]) == 2 and 0 <= rgb.min() <= rgb.max() <= 1 for rgb, how in seen["jitter"]
+    )
+    assert {how[0] for _, how in seen["jitter"]} == {0.25}
 
 
 def test_an_image_of_one_class_is_pasted_whole():
