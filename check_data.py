@@ -20,6 +20,7 @@ from dataset.domains import BUILT_IN
 from dataset.survey import Survey, check_pair, doubts, lack_of_classes, survey_images
 from dataset.transforms import stretched
 from engine.run_log import log_to_terminal, progress
+from engine.training_data import class_table
 from utils.device import default_workers
 from utils.errors import UserError
 from utils.flag_types import OneLineParser, any_domain, source, split, workers
@@ -60,7 +61,8 @@ def main() -> None:
     for image in progress(survey_images(data, workers), len(data)):
         survey.add(image)
     notes = advice(pair, data, survey, args)
-    log.info("%s", "\n".join([*overview(data, survey), *class_table(pair, survey), *notes]))
+    table = ["", class_table(pair.classes, survey), ""] if survey.counted else []
+    log.info("%s", "\n".join([*overview(data, survey), *table, *notes]))
     if problems := faults(pair, data, survey):
         log.info("%s", "\n".join(problems))
         raise UserError(f"{args.dataset}: {len(problems)} problem(s) listed above; fix them first")
@@ -80,29 +82,6 @@ def overview(data: SegmentationDataset, survey: Survey) -> list[str]:
         f"sizes   {shortened(sizes, len(survey.sizes))}",
         f"labels  {labels}",
     ]
-
-
-def class_table(pair: Adaptation, survey: Survey) -> list[str]:
-    """One row per class: its train id, its share of all pixels with a label, the number of images with it."""
-    if not survey.counted:
-        return []
-    width = max(map(len, (*pair.classes, "without class")))
-    unknown = sum(pixels for pixels, *_ in survey.unknown.values())
-    total = survey.pixels.sum() + unknown
-
-    def row(name: str, train_id: object, pixels: int, images: object, remark: str = "") -> str:
-        return f"{name:<{width}}  {train_id:>8}  {100 * pixels / total:>8.3f}  {images:>6}{remark}"
-
-    rows = ["", f"{'class':<{width}}  train id  % pixels  images"]
-    for train_id, name in enumerate(pair.classes):
-        images = survey.images_with[train_id]
-        remark = "" if images else "  never occurs"
-        rows.append(row(name, train_id, survey.pixels[train_id], images, remark))
-    outside = slice(len(pair.classes), None)
-    rows.append(row("without class", "-", survey.pixels[outside].sum(), survey.images_with[outside].max()))
-    if survey.unknown:
-        rows.append(row("unknown ids", "-", unknown, max(images for _, images, _ in survey.unknown.values())))
-    return [*rows, ""]
 
 
 def advice(pair: Adaptation, data: SegmentationDataset, survey: Survey, args: Namespace) -> list[str]:

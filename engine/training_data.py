@@ -2,7 +2,7 @@
 
 import logging
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from dataset import Adaptation, MixedDataset, SegmentationDataset, adapt, build_dataset, find_domain
 from dataset.base import unused_split
@@ -111,12 +111,18 @@ def show_classes(labelled: SegmentationDataset, survey: Survey) -> None:
     """One row per class of labels to learn from, so that a class without a label is seen; doubts warn."""
     sample = "" if survey.counted == len(labelled) else f"a sample of {survey.counted} of "
     log.info("Classes in %s%d labels:", sample, len(labelled))
-    classes, total = tuple(labelled.colors), int(survey.pixels.sum())
-    images = {"images": list(map(str, survey.images_with))}
-    log.info("%s", format_class_shares(classes, survey.pixels[: len(classes)].tolist(), total, images))
+    classes = tuple(labelled.colors)
+    log.info("%s", class_table(classes, survey))
     advice = "; a lower --threshold labels more" if labelled.pseudo_folder else ""
     for doubt in doubts(survey, classes, labelled.table):
         log.warning("Warning: %s%s.", doubt, advice)
+
+
+def class_table(classes: Sequence[str], survey: Survey) -> str:
+    """Pixels and images of each class, and its share of all pixels; those of unknown ids have no label."""
+    total = int(survey.pixels.sum()) + sum(pixels for pixels, *_ in survey.unknown.values())
+    images = {"images": list(map(str, survey.images_with))}
+    return format_class_shares(classes, survey.pixels[: len(classes)].tolist(), total, images)
 
 
 def log_unused_splits(

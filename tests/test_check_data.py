@@ -53,18 +53,18 @@ def check(run_main):
 
 
 def row(text, name):
-    """Train id, percentage and images of a class in the printed table, and the remark."""
-    found = re.search(rf"^{name} +(\d+|-) +([\d.]+) +(\d+)(?:  (.*))?$", text, re.M)
+    """Pixels, percentage and images of a class in the printed table, and the remark."""
+    found = re.search(rf"^{name} +(\d+) +([\d.]+) %(?: +(\d+)(?:  (.*))?)?$", text, re.M)
     assert found, text
-    return found[1], float(found[2]), int(found[3]), found[4]
+    return int(found[1]), float(found[2]), found[3] and int(found[3]), found[4]
 
 
 def test_pixels_and_images_of_every_class_are_counted(yard, check, run_main):
     text, _ = check("yard")
-    assert row(text, "road") == ("0", round(100 * (160 + 185) / 600, 3), 2, None)
-    assert row(text, "grass") == ("1", round(100 * (40 + 193) / 600, 3), 2, None)
-    assert row(text, "house") == ("2", 0, 0, "never occurs")
-    assert row(text, "without class") == ("-", round(100 * (7 + 15) / 600, 3), 2, None)
+    assert row(text, "road") == (160 + 185, round(100 * (160 + 185) / 600, 3), 2, None)
+    assert row(text, "grass") == (40 + 193, round(100 * (40 + 193) / 600, 3), 2, None)
+    assert row(text, "house") == (0, 0, 0, "no pixel")
+    assert row(text, "without label") == (22, round(100 * (7 + 15) / 600, 3), None, None)
     assert re.search(r"^images +3 of yard/images/train$", text, re.M)
     assert re.search(r"^sizes +20x10 \(3\)$", text, re.M) and re.search(r"^labels +3$", text, re.M)
     assert run_main("check_data", "yard", "--num-workers", "1").stdout == text
@@ -77,7 +77,7 @@ def test_the_published_sets_are_counted_too(here, check):
     text, _ = check("gta5")
     assert row(text, "road")[1] == pytest.approx(shares[7], abs=6e-4)
     assert row(text, "bicycle")[1] == pytest.approx(shares[33], abs=6e-4)
-    assert row(text, "without class")[1] == pytest.approx(shares[0] + shares[34], abs=6e-4)
+    assert row(text, "without label")[1] == pytest.approx(shares[0] + shares[34], abs=6e-4)
 
 
 def test_missing_labels_are_found(yard, check):
@@ -125,7 +125,7 @@ def test_unknown_colours_are_found(yard, check):
     describe(yard / "dataset.yaml", **{"label-format": "colors", "classes": classes})
     text, (fault,) = check("yard")
     assert "labels/train/b.png" in fault and "(1, 2, 3) in 2 pixels" in fault
-    assert row(text, "road")[:3] == ("0", 50, 2)
+    assert row(text, "road")[:3] == (200, 50, 2)
 
 
 def write_train_ids(folder, table, void):
@@ -173,8 +173,8 @@ def test_a_target_is_counted_in_the_classes_of_its_source(yard, check):
         yard / "source.yaml", classes={name: {"ids": 50 + n} for n, name in enumerate(("house", "road"))}
     )
     text, _ = check("yard", "--source", "yard/source.yaml")
-    assert row(text, "house")[:3] == ("0", 0, 0) and row(text, "road")[:3] == ("1", 57.5, 2)
-    assert row(text, "without class")[1] == 42.5 and "\ngrass " not in text
+    assert row(text, "house")[1:3] == (0, 0) and row(text, "road")[1:3] == (57.5, 2)
+    assert row(text, "without label")[1] == 42.5 and "\ngrass " not in text
     assert re.search(r"^note +.*lacks grass", text, re.M)
 
 

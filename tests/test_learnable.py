@@ -245,4 +245,4 @@ def test_shares_are_of_all_pixels_also_where_ids_are_unknown(world, run_main):
         save_png(world / f"own/labels/{number}.png", label)
     describe(world / "own/dataset.yaml", classes={"road": {"ids": 0}, "car": {"ids": 1}})
     table = shares(run_main("check_data", "own", "--num-workers", "0").stdout)
-    assert table == {"road": 25, "car": 25, "without class": 0, "unknown ids": 50}
+    assert table == {"road": 25, "car": 25, "without label": 50}
