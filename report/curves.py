@@ -2,7 +2,6 @@
 
 import io
 import json
-import math
 from pathlib import Path
 
 import matplotlib
@@ -37,49 +36,32 @@ PANELS = {  # title and unit -> key in the log -> its name in the legend
 }
 
 
-def read_log(path: Path) -> dict[str, dict[int, float]]:
-    """The finite values of a `log.jsonl`, key -> iteration -> value in the order of iterations.
-
-    A resumed training repeats iterations; the later record counts. Lines that are not JSON objects, such as
-    the last one of a killed training, are skipped.
-    """
-    values: dict[str, dict[int, float]] = {}
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            record = json.loads(line)
-            iteration = int(record["iteration"])
-        except (ValueError, KeyError, TypeError, OverflowError):
-            continue
-        for key, value in record.items():
-            if isinstance(value, (int, float)) and math.isfinite(value):
-                values.setdefault(key, {})[iteration] = value
-    return {key: dict(sorted(curve.items())) for key, curve in values.items()}
-
-
 def charts(log: Path) -> list[Picture]:
     """One chart per panel with values in the log; a term that is zero throughout was switched off."""
-    values = read_log(log)
+    records = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     drawn = []
     for title, keys in PANELS.items():
-        curves = {f"{key} {name}": values.get(key, {}) for key, name in keys.items()}
-        if curves := {name: curve for name, curve in curves.items() if any(curve.values())}:
+        curves = {}
+        for key, name in keys.items():
+            points = np.array([(record["iteration"], record[key]) for record in records if record.get(key)])
+            if len(points):
+                curves[f"{key} {name}"] = points
+        if curves:
             drawn.append(draw(title, curves))
     return drawn
 
 
-def draw(title: str, curves: dict[str, dict[int, float]]) -> Picture:
-    """Curves (name -> iteration -> value) as an SVG picture, smoothed, with the raw values behind."""
-    values = np.array([value for curve in curves.values() for value in curve.values()])
-    positive = values[values > 0]
-    log = values.min() >= 0 and positive.max() > LOG_RATIO * positive.min()
+def draw(title: str, curves: dict[str, np.ndarray]) -> Picture:
+    """Curves (name -> iterations and values (N, 2)) as an SVG picture, smoothed, the raw values behind."""
+    values = np.concatenate(list(curves.values()))[:, 1]
+    log = values.min() > 0 and values.max() > LOG_RATIO * values.min()
     parts = ("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color")
     style = {"svg.fonttype": "none", "svg.hashsalt": "curves", "font.size": 8} | dict.fromkeys(parts, GREY)
     with matplotlib.rc_context(style):
         figure = Figure(SIZE, layout="constrained")
         axes = figure.subplots()
-        for color, (name, curve) in zip(COLORS, curves.items(), strict=False):
-            x, y = np.array(list(curve.items())).T
-            x, y = (x[y > 0], y[y > 0]) if log else (x, y)
+        for color, (name, points) in zip(COLORS, curves.items(), strict=False):
+            x, y = points.T
             axes.plot(x, y, color=color, linewidth=0.7, alpha=0.35)
             axes.plot(x, moving_average(y, len(y) // SMOOTHING), color=color, linewidth=1.5, label=name)
         if log:
