@@ -14,7 +14,7 @@ from torch import Tensor
 from dataset.base import SegmentationDataset
 from dataset.cityscapes import CITYSCAPES_COLORS
 from dataset.images import DataError
-from dataset.sampling import RARE, TrainingStream, load
+from dataset.sampling import load
 from dataset.survey import survey_label
 from dataset.transforms import Wanted
 
@@ -153,23 +153,3 @@ class RareClasses:
         # Without the last sum, which may be a rounding below 1.
         index = int(np.searchsorted(self.cumulative[:-1], rng.random(), side="right"))
         return int(rng.choice(self.images[index])), Wanted(index, self.crop_pixels)
-
-
-class RareClassStream(TrainingStream):
-    """Training samples drawn independently, each for a class of its own; arguments as `TrainingStream`'s."""
-
-    def __init__(self, *stream: object, rare_classes: RareClasses):
-        super().__init__(*stream)
-        self.rare_classes = rare_classes
-
-    def image_at(self, position: int) -> int:
-        """As in `TrainingStream`."""
-        return self._draw(position)[0]
-
-    def sample_at(self, position: int, draws: np.random.Generator) -> dict:
-        """As in `TrainingStream`, its crop drawn until it shows the class."""
-        image, wanted = self._draw(position)
-        return self.dataset.sample(image, draws, wanted)
-
-    def _draw(self, position: int) -> tuple[int, Wanted]:
-        return self.rare_classes.draw(np.random.default_rng((*self.seed, RARE, position)))

@@ -25,7 +25,7 @@ SHARED_MEMORY = "/dev/shm"  # where worker processes put their batches
 
 
 class TrainingStream(Dataset):
-    """Training samples in a new order of the data set every epoch, or drawn independently with `weights`.
+    """Training samples in a new order of the data set every epoch, or drawn independently.
 
     Args:
         dataset: where the samples come from.
@@ -33,6 +33,7 @@ class TrainingStream(Dataset):
         seed: of the order and of each sample's draws.
         start: position of item 0, when a run resumes.
         weights: probability of each image, (N,).
+        draw_rare: draws an image's index and what its crop is to show (`RareClasses.draw`).
     """
 
     def __init__(
@@ -42,45 +43,45 @@ class TrainingStream(Dataset):
         seed: tuple[int, ...],
         start: int = 0,
         weights: torch.Tensor | None = None,
+        draw_rare: Callable[[np.random.Generator], tuple] | None = None,
     ):
         self.dataset, self.length, self.seed, self.start = dataset, length, seed, start
         self.cumulative = None if weights is None else weights.cumsum(0).numpy()
+        self.draw_rare = draw_rare
 
     def __len__(self) -> int:
         return self.length
 
     def __getitem__(self, item: int) -> dict | DataError:
         position = self.start + item
-        draws = np.random.default_rng((*self.seed, DRAWS, position))
+        image, *wanted = self.draw(position)
         try:
-            return self.sample_at(position, draws)
+            return self.dataset.sample(image, np.random.default_rng((*self.seed, DRAWS, position)), *wanted)
         except DataError as error:
             return error  # not raised: an exception in a worker would reach the user as a traceback
 
-    def sample_at(self, position: int, draws: np.random.Generator) -> dict:
-        """The sample at a position."""
-        return self.dataset.sample(self.image_at(position), draws)
-
-    def image_at(self, position: int) -> int:
-        """Index of the image at a position."""
+    def draw(self, position: int) -> tuple:
+        """Index of the image at a position; with `draw_rare` also what its crop is to show."""
+        if self.draw_rare:
+            return self.draw_rare(np.random.default_rng((*self.seed, RARE, position)))
         if self.cumulative is not None:
             uniform = np.random.default_rng((*self.seed, WEIGHTED, position)).random()
             # Without the last sum, which may be a rounding below 1.
-            return int(np.searchsorted(self.cumulative[:-1], uniform, side="right"))
+            return (int(np.searchsorted(self.cumulative[:-1], uniform, side="right")),)
         epoch, place = divmod(position, len(self.dataset))
-        return int(_epoch_order(len(self.dataset), self.seed, epoch)[place])
+        return (int(_epoch_order(len(self.dataset), self.seed, epoch)[place]),)
 
     def names_at(self, positions: Iterable[int]) -> list[str]:
         """Names of the images at these positions."""
-        return [str(self.dataset.names[self.image_at(position)]) for position in positions]
+        return [str(self.dataset.names[self.draw(position)[0]]) for position in positions]
 
 
 class OrderedStream(TrainingStream):
     """A training sample of every image, in the order of the data set."""
 
-    def image_at(self, position: int) -> int:
+    def draw(self, position: int) -> tuple:
         """As in `TrainingStream`."""
-        return position % len(self.dataset)
+        return (position % len(self.dataset),)
 
 
 @lru_cache(maxsize=2)

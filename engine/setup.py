@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dataset import Adaptation, SegmentationDataset
 from dataset.pairs import PairDataset
-from dataset.rare_classes import RareClasses, RareClassStream, class_pixels
+from dataset.rare_classes import RareClasses, class_pixels
 from dataset.sampling import TrainingStream, batches
 from engine.averaging import Averaging
 from engine.loop import Training
@@ -236,10 +236,8 @@ def open_stream(
     drawn = args.iter_size * args.batch_size  # per iteration
     length = max(0, args.num_steps_stop - start) * drawn
     workers = count_workers(args, processes)
-    options = dataset, length, (args.random_seed, number), start * drawn, weights
-    stream = TrainingStream(*options)
-    if rare_classes:
-        stream = RareClassStream(*options, rare_classes=rare_classes)
+    draw_rare = rare_classes and rare_classes.draw
+    stream = TrainingStream(dataset, length, (args.random_seed, number), start * drawn, weights, draw_rare)
     pinned = device.type == "cuda"
     return stream, batches(stream, args.batch_size, workers, pinned, processes.shard, ignore_stop_signals)
 

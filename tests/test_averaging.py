@@ -144,7 +144,7 @@ def test_images_are_drawn_as_often_as_their_weights_say():
     weights = torch.tensor([0.1, 0.0, 0.55, 0.05, 0.3], dtype=torch.float64)
     draws = 20000
     stream = TrainingStream([None] * 5, draws, (7, 1), weights=weights)
-    drawn = np.array([stream.image_at(position) for position in range(draws)])
+    drawn = np.array([stream.draw(position)[0] for position in range(draws)])
     found = np.bincount(drawn, minlength=5) / draws
     assert found == pytest.approx(weights.numpy(), abs=4 * np.sqrt(0.25 / draws)) and found[1] == 0
     pairs = np.bincount(5 * drawn[:-1] + drawn[1:], minlength=25) / (draws - 1)  # one after the other

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from dataset import build_dataset
-from dataset.rare_classes import RareClasses, RareClassStream, class_pixels, class_probabilities
+from dataset.rare_classes import RareClasses, class_pixels, class_probabilities
+from dataset.sampling import TrainingStream
 from tests.conftest import LABEL_IDS, TRAIN_IDS, TRAINING, one_line_error, pixels_of
 from tests.test_golden import close, golden
 
@@ -77,7 +78,7 @@ def test_images_are_drawn_by_class_as_often_as_said():
     pixels = np.zeros((10, 3), np.int64)
     pixels[:, 0], pixels[:2, 1], pixels[5, 2], pixels[6, 2] = 900, 100, 11, 10
     rare = RareClasses(pixels, ("road", "car", "train"), temperature=0.5, min_pixels=10, crop_share=0.5)
-    stream = RareClassStream(list(range(10)), 0, (1, 0), 0, None, rare_classes=rare)
+    stream = TrainingStream(list(range(10)), 0, (1, 0), draw_rare=rare.draw)
     drawn = [rare.draw(np.random.default_rng(n)) for n in range(4000)]
     shares = pixels.sum(0) / pixels.sum()
     expected = np.exp((1 - shares) / 0.5)
@@ -86,7 +87,7 @@ def test_images_are_drawn_by_class_as_often_as_said():
     images = {index: {image for image, wanted in drawn if wanted.train_id == index} for index in range(3)}
     assert images == {0: set(range(10)), 1: {0, 1}, 2: {5}}
     assert {wanted.pixels for _, wanted in drawn} == {5}
-    assert [stream.image_at(position) for position in range(5)] == [stream.image_at(p) for p in range(5)]
+    assert [stream.draw(position) for position in range(5)] == [stream.draw(p) for p in range(5)]
 
 
 def test_classes_that_are_too_rare_are_named_and_the_others_drawn(caplog):
@@ -105,11 +106,11 @@ def test_crops_show_the_class_that_they_were_drawn_for(world):
     rare = RareClasses(pixels, tuple(data.colors), 0.01, min_pixels=40, crop_share=1)
     shown = []
     for searched in (True, False):
-        stream = RareClassStream(data, 200, (1, 0), 0, None, rare_classes=rare)
+        stream = TrainingStream(data, 200, (1, 0), draw_rare=rare.draw)
         rare.crop_pixels = 40 if searched else -1
         found = 0
         for position in range(100):
-            train_id = stream._draw(position)[1].train_id
+            train_id = stream.draw(position)[1].train_id
             found += (stream[position]["label"] == train_id).sum() > 40
         shown.append(found)
     assert shown[0] > 1.5 * shown[1]
