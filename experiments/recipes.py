@@ -149,7 +149,7 @@ def published_recipe() -> Recipe:
         stage2={"gta5": cityscapes, "synthia": cityscapes, "robotcar": stage2},
         prediction=dict.fromkeys(BENCHMARKS, ""),
         averages=PUBLISHED_AVERAGES,
-        self_training=dict.fromkeys(BENCHMARKS, ""),
+        self_training=dict.fromkeys(BENCHMARKS, "--best-images 505"),
         adamw={
             "stage1": "--optimizer adamw --learning-rate 6e-5",
             "stage2": "--optimizer adamw --learning-rate 3e-5",

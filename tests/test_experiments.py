@@ -192,7 +192,8 @@ def test_class_balanced_labels_serve_the_rectified_loss_and_rounds_from_any_netw
     assert made.threshold is None and learned.pseudo_dir == made.save
     *_, last = runner.unfinished([planner.evaluate(Cell(SelfTrained(3, Stage1())))])
     args = self_train_args(shlex.split(last.command)[1:])
-    assert args.rounds == 3 and args.restore_from.endswith("gta5-adversarial-kl0.1/GTA5_25000.pth")
+    assert (args.rounds, args.best_images) == (3, 505)
+    assert args.restore_from.endswith("gta5-adversarial-kl0.1/GTA5_25000.pth")
 
 
 @pytest.mark.parametrize("benchmark", ["gta5", "synthia", "robotcar"])
