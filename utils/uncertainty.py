@@ -122,17 +122,13 @@ class UncertaintyGap:
         # A CPU's cache holds a part and its temporaries, which makes the sums four times as fast.
         size = CACHED_PIXELS if label.device.type == "cpu" else label.numel()
         maps = (label, prediction, uncertainty)
-        for part in zip(*(values.flatten().split(size) for values in maps), strict=True):
-            self._add(*part)
-
-    def _add(self, label: Tensor, prediction: Tensor, uncertainty: Tensor) -> None:
-        known = (label >= 0) & (label < self.classes)
-        right = label == prediction
-        groups = torch.stack([known & right, known & ~right])
-        certainty = uncertainty.to(torch.float64, copy=True).neg_().exp_()
-        # uint8 converts to float64 several times as fast as bool.
-        self.certainty += groups.view(torch.uint8).double().mul_(certainty).sum(1)
-        self.pixels += groups.sum(1)
+        for truth, guess, nats in zip(*(values.flatten().split(size) for values in maps), strict=True):
+            known, right = (truth >= 0) & (truth < self.classes), truth == guess
+            groups = torch.stack([known & right, known & ~right])
+            certainty = nats.to(torch.float64, copy=True).neg_().exp_()
+            # uint8 converts to float64 several times as fast as bool.
+            self.certainty += groups.view(torch.uint8).double().mul_(certainty).sum(1)
+            self.pixels += groups.sum(1)
 
     def gather(self, processes: Processes, device: torch.device) -> None:
         """Add the sums of all processes, which communicate through `device`."""
