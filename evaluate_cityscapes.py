@@ -117,8 +117,7 @@ def main() -> None:
     # Files are scored on the CPU, unless several processes have to communicate on their devices.
     on_cpu = args.predictions and not processes.is_distributed
     device = torch.device("cpu") if on_cpu else choose_device(args, processes)[0]
-    save = args.save or args.predictions
-    save = save or Path("./result") / result_name(pair, resolve_path(args.restore_from).parent.name)
+    save = args.save or args.predictions or default_folder(pair, args.restore_from)
     if processes.is_main:
         check_apart("--save", save, data, labels=args.save is not None)
         if args.predictions:
@@ -150,9 +149,10 @@ def main() -> None:
     shutdown()
 
 
-def result_name(pair: Adaptation, run: str) -> str:
-    """Name of the default folder for a run's result: the published one, or that of your own target."""
-    return f"cityscapes{run}" if pair.target.name in BUILT_IN else f"{pair.target.prefix}_{run}"
+def default_folder(pair: Adaptation, snapshot: str) -> Path:
+    """The default folder for the result of a snapshot: the published one, or that of your own target."""
+    target = "cityscapes" if pair.target.name in BUILT_IN else f"{pair.target.prefix}_"
+    return Path("./result") / (target + resolve_path(snapshot).parent.name)
 
 
 def write_numbers(

@@ -41,22 +41,16 @@ def report_args(argv: list[str] | None = None) -> Namespace:
     add("--target", type=target, help="the data set (default: the first evaluation's)")
     args = parser.parse_intermixed_args(argv)
     several = len(args.results) > 1
-    args.titles = args.titles.split(",") if args.titles else _folder_titles(args.results)
+    args.titles = args.titles.split(",") if args.titles else [resolve_path(f).name for f in args.results]
     if len(args.titles) != len(args.results):
         parser.error(f"--titles: {len(args.titles)} for {len(args.results)} results; give one for each")
     if len(set(args.titles)) < len(args.titles):
-        parser.error("--titles: two are the same; give each result its own title and name it once")
+        parser.error("--titles: two are the same, by default the names of the folders; give each its own")
     if not several and (args.names or "titles" in args.given):
         parser.error("--titles and --names are of results side by side; name several")
     args.save = args.save or (Path("comparison.html") if several else args.results[0] / "report.html")
     return args
 # fmt: on
-
-
-def _folder_titles(folders: list[Path]) -> list[str]:
-    """The folders' names, or their paths if two have the same name."""
-    names = [resolve_path(folder).name for folder in folders]
-    return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
 
 
 def main() -> None:

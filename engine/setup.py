@@ -169,12 +169,6 @@ def prepare_device(args: Namespace, processes: Processes) -> tuple[torch.device,
         args.precision, device, gpus=gpus, processes=processes, deterministic=args.deterministic
     )
     args.fp16 = args.precision == "fp16"
-    if len(gpus) > 1:
-        log.info(
-            "--gpu-ids: one process copies all weights to each GPU twice per step; torchrun --standalone "
-            "--nproc_per_node %d is faster.",
-            len(gpus),
-        )
     if device.type == "cuda" and PRECISIONS[args.precision] is None and has_bf16(gpus):
         log.info(
             "--precision %s: --precision bf16 takes about half the time and two thirds of the memory.",

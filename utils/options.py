@@ -368,11 +368,6 @@ def _check_network(parser: OneLineParser, args: Namespace) -> None:
     sizes, stride = (plan.sizes, min(plan.strides)) if plan else (ARCHS[args.arch], STRIDE)
     if args.norm_style == "gn" and any(c % GROUPS for c in sizes[2:]):
         parser.error(f"--norm-style gn needs channels in groups of {GROUPS}; choose another --arch")
-    if args.norm_style == "in" and max(args.crop_size) <= stride:
-        parser.error(
-            f"--crop-size {format_size(args.crop_size)}: --norm-style in needs a crop of more than "
-            f"{stride} pixels, one cell of the logits"
-        )
     if args.lambda_pixel and (cells := math.prod(side // stride + 1 for side in args.crop_size)) <= VIEWS:
         parser.error(
             f"--lambda-pixel contrasts classes of more than {VIEWS} cells, a crop has {cells}; enlarge "
