@@ -170,7 +170,6 @@ class Training:
         if not self.target_has_labels:
             losses = {name: loss for name, loss in losses.items() if name != "val"}
         self.losses.add(i_iter, losses, self.trainer.class_weight)
-        self.run_log.progress.bar.update()
         if self._logs(i_iter):
             values, class_weight = self.losses.fetch(self._files)
             self.run_log.write(i_iter, values, self.trainer.rates(), class_weight)

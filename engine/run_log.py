@@ -49,7 +49,7 @@ def progress(items: Iterable[T], total: int, processes: Processes = SINGLE_PROCE
 
 
 class ProgressLine:
-    """Iteration, losses, rates, speed and time left: a bar in a terminal, else one log message per `show`.
+    """Iteration, losses, rates, speed and time left, one message per `show`.
 
     Args:
         start, total: the first iteration and the total number of iterations.
@@ -58,17 +58,11 @@ class ProgressLine:
     def __init__(self, start: int, total: int):
         self.total = total
         self.last_time, self.last_iteration = time.monotonic(), start - 1
-        bar_format = "{n_fmt}/{total_fmt} {bar:10} {remaining} left, {rate_fmt}{postfix}"
-        options = dict(initial=start, total=total, dynamic_ncols=True, bar_format=bar_format)
-        self.bar = tqdm(file=sys.stdout, disable=None, **options)  # None: unless it is a terminal
 
     def show(self, i_iter: int, losses: Mapping[str, float], rates: Mapping[str, float]) -> None:
         """Show the losses of iteration `i_iter` that are not 0, and its learning rates."""
         terms = [f"{name} {value:.3g}" for name, value in losses.items() if value]
         terms = "  ".join(terms + [f"{name} {value:.1e}" for name, value in rates.items()])
-        if not self.bar.disable:
-            self.bar.set_postfix_str(terms)
-            return
         now = time.monotonic()
         speed = (i_iter - self.last_iteration) / max(now - self.last_time, 1e-9)
         self.last_time, self.last_iteration = now, i_iter
@@ -207,7 +201,6 @@ class TrainingLog:
 
     def close(self) -> None:
         """Close the files."""
-        self.progress.bar.close()
         for file in filter(None, (self.file, self.board)):
             with suppress(OSError):  # on a full disk, which the write that failed has reported
                 file.close()
