@@ -463,12 +463,19 @@ def test_resume_reads_the_options_in_its_folder(tmp_path):
     assert stage1_args(["--snapshot-dir", str(tmp_path / "new"), "--resume"]).droprate == 0.1
 
 
-def test_options_of_flags_that_do_not_exist_are_passed_over(tmp_path):
-    file = write_options(
-        tmp_path / "opts.yaml", on_damaged="skip", max_damaged=3, power=0.5, classes={"a": 1}
-    )
+def test_options_of_flags_that_do_not_exist_are_named_and_passed_over(tmp_path, caplog):
+    others = dict(divergence="kl", power=0.5, classes={"a": 1})  # the first is Stage II's
+    file = write_options(tmp_path / "opts.yaml", on_damaged="skip", batch_sise=3, **others)
     args = stage1_args(["--config", str(file)])
     assert args.power == 0.5 and not hasattr(args, "on_damaged")
+    (record,) = caplog.records
+    assert record.getMessage() == f"{file}: no flag is named batch_sise or on_damaged; passed over."
+
+
+def test_stage_2_refuses_a_recipe_of_online_self_training(capsys):
+    with pytest.raises(SystemExit):
+        stage2_args(["--config", str(ROOT / "recipes/daformer.yaml")])
+    assert "--self-training learns from the labelled source" in capsys.readouterr().err
 
 
 def test_a_published_opts_yaml_describes_its_network(tmp_path):

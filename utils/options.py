@@ -5,8 +5,9 @@ GPUs. Flags whose default depends on `--source` and `--target` are None until `_
 utils/flag_types.py, the flags of one script alone are in that script.
 """
 
+import argparse
+import logging
 import math
-import sys
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -47,6 +48,7 @@ LABEL_IDS = (
     "train ids: the first id of each class in the target's table (docs/results.md)"
 )
 OWN_DATA = "or a description file or folder of your own data (docs/data.md)"
+log = logging.getLogger(__name__)
 
 
 def stage1_args(argv: list[str] | None = None) -> Namespace:
@@ -69,29 +71,11 @@ def stage2_args(argv: list[str] | None = None) -> Namespace:
     """Flags of `train_ft.py`: Stage I's and those of the rectified pseudo-label loss."""
     parser = OneLineParser("Stage II: fine-tune on pseudo labels rectified by their uncertainty.")
     _add_training_flags(parser)
-    add = parser.group("pseudo labels")
-    add("--threshold", types.threshold, None, "confidence threshold of the labels; 1 and the published tags "
-        "97 and 777: every pixel has one (Rectifying, table 6; default: 0.9 from SYNTHIA and to RobotCar, "
-        "else 1.0)")
-    add("--pseudo-dir", Path, None, "folder of pseudo labels made by any model: PNGs of train ids, named as "
-        "the images (Rectifying, table 5; default: where generate_plabel_cityscapes.py writes them)")
-    add("--conventional", boolean, False, "train as Stage I does on true labels (Rectifying, tables 2-4)")
-    add("--divergence", DIVERGENCES, "kl", "measure of the classifiers' disagreement (Rectifying, table 9)")
-    add = parser.group("self-training (CBST, CRST)")
-    add("--portion", types.fraction, 0.0, "labels have a threshold for each class, made with the same "
-        "--portion; 0: off")
-    add("--lr-weight-ent", types.not_negative_float, 0.0, "labels are soft, made with the same value (LRENT)")
-    add("--mr-weight-kld", types.not_negative_float, 0.0, "smooth predictions on pseudo-labelled pixels"
-        " (MRKLD); counts twice as published: 0.1 weighs the cross entropy to a uniform distribution by 0.01")
-    add("--mr-weight-src", types.not_negative_float, 0.0, "the same on source images, times --mr-weight-kld")
-    add("--source-portion", types.fraction, 0.0, "share of the source's images to mix in, with true labels")
-    add("--source-dir", Path, None, "root of the source (default: its data set's)")
-    add("--input-size-source", types.size, None, "size of its images (default: the data set's)")
-    add("--mine-chance", types.fraction, 0.0, "probability of a crop around a class that is rare in the "
-        "predictions (CBST); other crops are then random")
-    if "--self-training" in (sys.argv[1:] if argv is None else argv):
-        parser.error("--self-training learns from the labelled source: train_ms.py has it")
+    _add_pseudo_label_flags(parser)
+    parser.add_argument("--self-training", nargs="?", const=True, type=boolean, help=argparse.SUPPRESS)
     args = _parse_with_earlier(parser, argv)
+    if vars(args).pop("self_training"):
+        parser.error("--self-training learns from the labelled source: train_ms.py has it")
     pair = adapt(find_domain(args.source), find_domain(args.target))
     _fill_in(args, pair, data_dir=pair.target.root, input_size=pair.target.pseudo_size)
     _fill_in(args, pair, input_size_source=pair.source.source_size)
@@ -238,6 +222,30 @@ def _add_training_flags(parser: OneLineParser) -> None:
     add("--eval-set", types.split, "val", "split of the target to validate on")
     add("--eval-list", Path, None, "its images, one name per line, to validate on fewer")
     add("--keep-best", boolean, False, "keep the network of the highest validation mIoU as <prefix>_best.pth")
+
+
+def _add_pseudo_label_flags(parser: OneLineParser) -> None:
+    """Add the flags of `train_ft.py` alone."""
+    add = parser.group("pseudo labels")
+    add("--threshold", types.threshold, None, "confidence threshold of the labels; 1 and the published tags "
+        "97 and 777: every pixel has one (Rectifying, table 6; default: 0.9 from SYNTHIA and to RobotCar, "
+        "else 1.0)")
+    add("--pseudo-dir", Path, None, "folder of pseudo labels made by any model: PNGs of train ids, named as "
+        "the images (Rectifying, table 5; default: where generate_plabel_cityscapes.py writes them)")
+    add("--conventional", boolean, False, "train as Stage I does on true labels (Rectifying, tables 2-4)")
+    add("--divergence", DIVERGENCES, "kl", "measure of the classifiers' disagreement (Rectifying, table 9)")
+    add = parser.group("self-training (CBST, CRST)")
+    add("--portion", types.fraction, 0.0, "labels have a threshold for each class, made with the same "
+        "--portion; 0: off")
+    add("--lr-weight-ent", types.not_negative_float, 0.0, "labels are soft, made with the same value (LRENT)")
+    add("--mr-weight-kld", types.not_negative_float, 0.0, "smooth predictions on pseudo-labelled pixels"
+        " (MRKLD); counts twice as published: 0.1 weighs the cross entropy to a uniform distribution by 0.01")
+    add("--mr-weight-src", types.not_negative_float, 0.0, "the same on source images, times --mr-weight-kld")
+    add("--source-portion", types.fraction, 0.0, "share of the source's images to mix in, with true labels")
+    add("--source-dir", Path, None, "root of the source (default: its data set's)")
+    add("--input-size-source", types.size, None, "size of its images (default: the data set's)")
+    add("--mine-chance", types.fraction, 0.0, "probability of a crop around a class that is rare in the "
+        "predictions (CBST); other crops are then random")
 
 
 def _add_online_flags(parser: OneLineParser) -> None:
@@ -481,11 +489,22 @@ def _parse_with_earlier(parser: OneLineParser, argv: list[str] | None) -> Namesp
         file = args.snapshot_dir / OPTIONS_FILE
     if file is None:
         return args
-    earlier, defaults = parse_options(parser, load_options(file), file), vars(parser.parse_args([]))
+    options = load_options(file)
+    if args.config and (unknown := options.keys() - _names() - {"classes", *CALL_OPTIONS}):
+        log.warning("%s: no flag is named %s; passed over.", file, " or ".join(sorted(map(str, unknown))))
+    earlier, defaults = parse_options(parser, options, file), vars(parser.parse_args([]))
     # The file holds all flags, those without a default as the data sets fill them in.
     kept = {name for name, value in vars(earlier).items() if defaults[name] not in (None, value)}
     earlier.given = {name: flag for name, flag in earlier.given.items() if name in kept}
     return parser.parse_args(argv, earlier)
+
+
+def _names() -> set[str]:
+    """The names of all flags of the two trainings."""
+    parser = OneLineParser("")
+    for add in (_add_training_flags, _add_online_flags, _add_pseudo_label_flags):
+        add(parser)
+    return {action.dest for action in parser._actions}
 
 
 def parse_options(parser: OneLineParser, options: dict, file: Path) -> Namespace:
