@@ -304,8 +304,8 @@ def test_a_resumed_run_contrasts_as_an_uninterrupted_one(world, tmp_path):
 
 def test_sizes_of_views_that_cannot_be_are_one_line(world, run_main):
     flags = ("--lambda-patch", "0.1", "--patch-size")
-    one_line_error(run_main("train_ms", *TRAINING, *flags, "32,20"), "--patch-size 32,20", "multiples of 8")
-    one_line_error(run_main("train_ms", *TRAINING, *flags, "64,32"), "--patch-size 64,32", "57,32")
+    one_line_error(run_main("train_ms", *TRAINING, *flags, "32,20"), "--patch-size", "multiples of 8")
+    one_line_error(run_main("train_ms", *TRAINING, *flags, "64,32"), "--patch-size", "57,32")
 
 
 def test_a_crop_without_enough_cells_is_one_line(world, run_main):

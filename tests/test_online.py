@@ -567,11 +567,11 @@ def test_a_published_recipe_saves_a_teacher_that_can_be_evaluated(world, initial
     ("script", "flags", "named"),
     [
         ("train_ft", "--self-training", ("--self-training", "train_ms.py")),
-        ("train_ms", "--self-training --pseudo-margins 5,9", ("--pseudo-margins 5,9", "height")),
+        ("train_ms", "--self-training --pseudo-margins 5,9", ("--pseudo-margins", "height")),
         (
             "train_ms",
             "--self-training --input-size-target 72,32 --pseudo-margins 12,20",
-            ("--pseudo-margins 12,20", "no row"),
+            ("--pseudo-margins", "no row"),
         ),
         ("train_ms", "--pseudo-margins 5", ("'5'", "15,120")),
         ("train_ms", "--self-training --jitter 0.6", ("0.6", "0.5")),
@@ -579,7 +579,7 @@ def test_a_published_recipe_saves_a_teacher_that_can_be_evaluated(world, initial
         ("train_ms", "--lambda-fd 1 --imnet-from none", ("--imnet-from none", "imagenet")),
         ("train_ms", "--lambda-fd 1 --imnet-from lost.pth", ("--imnet-from lost.pth",)),
         ("train_ms", "--lambda-fd 1", ("--arch mini", "--imnet-from")),
-        ("train_ms", "--lambda-fd 1 --crop-size 60,32", ("--crop-size 60,32", "multiples")),
+        ("train_ms", "--lambda-fd 1 --crop-size 60,32", ("--crop-size", "multiples")),
     ],
     ids=[
         *("stage 2", "margins of a part", "margins of all rows", "one margin", "jitter"),

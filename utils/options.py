@@ -334,16 +334,14 @@ def _fill_in(args: Namespace, pair: Adaptation, **defaults: object) -> None:
 def _check_training(parser: OneLineParser, args: Namespace) -> None:
     """Refuse combinations of flags that cannot train."""
     if args.num_steps_stop > args.num_steps:
-        parser.error(
-            f"--num-steps-stop {args.num_steps_stop} is beyond --num-steps {args.num_steps}, where the "
-            "learning rate is 0; raise --num-steps"
-        )
+        parser.error("--num-steps-stop is beyond --num-steps, where rates are 0; raise --num-steps")
     if args.fp16 and args.precision not in (None, "fp16"):
         parser.error(f"--fp16 means --precision fp16, not {args.precision}; give one of the two")
     args.precision = args.precision or ("fp16" if args.fp16 else DEFAULT_PRECISION)
     args.fp16 = args.precision == "fp16"
     refuse_idle_flags(parser, args)
-    _check_averaging(parser, args)
+    if (args.swa or args.adaboost or args.cosine) and args.swa_start >= args.num_steps_stop:
+        parser.error(f"--swa-start: the training stops at {args.num_steps_stop}; choose an earlier iteration")
     _check_adversaries(parser, args)
     if args.compile and args.checkpointing:
         parser.error("--compile already decides what to recompute; leave out --checkpointing")
@@ -369,10 +367,7 @@ def _check_network(parser: OneLineParser, args: Namespace) -> None:
     if plan and args.sync_bn:
         parser.error("--sync_bn does not know the batch normalisation of timm; leave it out")
     if plan and args.checkpointing and not plan.checkpointing:
-        parser.error(
-            f"--checkpointing: {args.arch} cannot be recomputed, or would count its batch statistics twice; "
-            "leave it out"
-        )
+        parser.error(f"--checkpointing: recomputing {args.arch} would not give the same; leave it out")
     sizes, stride = (plan.sizes, min(plan.strides)) if plan else (ARCHS[args.arch], STRIDE)
     if args.norm_style == "gn" and any(c % GROUPS for c in sizes[2:]):
         parser.error(f"--norm-style gn needs channels in groups of {GROUPS}; choose another --arch")
@@ -382,10 +377,7 @@ def _check_network(parser: OneLineParser, args: Namespace) -> None:
             f"--crop-size {format_size(args.crop_size)}"
         )
     if getattr(args, "lambda_fd", 0) and any(side % stride for side in args.crop_size):  # Stage I's
-        parser.error(
-            f"--crop-size {format_size(args.crop_size)}: --lambda-fd compares cells of {stride} pixels; give "
-            "sides that are multiples of it"
-        )
+        parser.error(f"--lambda-fd compares cells of {stride} pixels; give a --crop-size of multiples of it")
     if args.lambda_patch:
         _check_patches(parser, args, stride)
 
@@ -393,33 +385,23 @@ def _check_network(parser: OneLineParser, args: Namespace) -> None:
 def _check_patches(parser: OneLineParser, args: Namespace, stride: int) -> None:
     """Refuse sizes of the views that do not fit the network's cells or the images."""
     if stride != STRIDE:
-        parser.error(
-            f"--lambda-patch needs cells {STRIDE} pixels apart, those of --arch {args.arch} are {stride}; "
-            "choose another"
-        )
-    size = f"--patch-size {format_size(args.patch_size)}"
+        parser.error(f"--lambda-patch needs cells of {STRIDE} pixels; --arch {args.arch} has {stride}")
     if any(side % STRIDE for side in args.patch_size):
-        parser.error(f"{size}: cells are {STRIDE} pixels apart; give multiples of {STRIDE}")
+        parser.error(f"--patch-size: cells are {STRIDE} pixels apart; give multiples of {STRIDE}")
     smallest = [int(PAIR_SCALES[0] * side) for side in args.input_size_target]
-    if any(side > most for side, most in zip(args.patch_size, smallest, strict=True)):
-        parser.error(
-            f"{size} is larger than the smallest image, {format_size(smallest)} ({PAIR_SCALES[0]:g} times "
-            "--input-size-target); reduce it"
-        )
+    if args.patch_size[0] > smallest[0] or args.patch_size[1] > smallest[1]:
+        parser.error(f"--patch-size is larger than the smallest image, {format_size(smallest)}; reduce it")
 
 
 def _check_online(parser: OneLineParser, args: Namespace) -> None:
     """Refuse margins that are not those of the target images, and a feature distance to random features."""
     height, margins = args.crop_size[0], args.pseudo_margins
     if any(margins) and (height != args.input_size_target[0] or args.random_scale):
-        parser.error(
-            f"--pseudo-margins {margins[0]},{margins[1]} are rows of the whole target image, but its crops "
-            "show parts of it; give crops of its height without --random-scale, or no margins"
-        )
+        parser.error("--pseudo-margins needs crops of the target's height without --random-scale; give 0,0")
     if args.lambda_fd and args.imnet_from == "none":
         parser.error("--imnet-from none: random features are no reference; name a file, a URL or imagenet")
     if sum(margins) >= height:
-        parser.error(f"--pseudo-margins {margins[0]},{margins[1]} leave no row of a crop of {height} rows")
+        parser.error(f"--pseudo-margins leaves no row of a crop of {height} rows; give fewer")
 
 
 def _class_ids(parser: OneLineParser, names: list[str] | None, classes: tuple[str, ...]) -> list[int]:
@@ -434,29 +416,14 @@ def _class_ids(parser: OneLineParser, names: list[str] | None, classes: tuple[st
     return sorted({ids[name] for name in names})
 
 
-def _check_averaging(parser: OneLineParser, args: Namespace) -> None:
-    """Refuse an average that starts after the end."""
-    if (args.swa or args.adaboost or args.cosine) and args.swa_start >= args.num_steps_stop:
-        parser.error(
-            f"--swa-start {args.swa_start}: the training stops at {args.num_steps_stop}; choose an earlier "
-            "iteration"
-        )
-
-
 def _check_adversaries(parser: OneLineParser, args: Namespace) -> None:
     """Refuse a weight of a discriminator that CLAN lacks, and crops too small for a discriminator."""
     if args.adversarial == "mrnet":
         return
     if args.adversarial == "clan" and args.lambda_adv_target1:
-        parser.error(
-            f"--lambda-adv-target1 {args.lambda_adv_target1}: --adversarial clan has one discriminator, "
-            "weighted by --lambda-adv-target2; give --lambda-adv-target1 0"
-        )
-    if min(args.crop_size) < fc_discriminator.STRIDE:
-        parser.error(
-            f"--crop-size {format_size(args.crop_size)}: the discriminators of --adversarial "
-            f"{args.adversarial} need sides of at least {fc_discriminator.STRIDE}; enlarge the crop"
-        )
+        parser.error("--adversarial clan has one discriminator, the second; give --lambda-adv-target1 0")
+    if (side := fc_discriminator.STRIDE) > min(args.crop_size):
+        parser.error(f"--adversarial {args.adversarial} needs a --crop-size with sides of at least {side}")
 
 
 def check_threshold(parser: OneLineParser, threshold: float, folder: Path | None, flag: str) -> None:
