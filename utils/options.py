@@ -334,7 +334,9 @@ def _fill_in(args: Namespace, pair: Adaptation, **defaults: object) -> None:
 def _check_training(parser: OneLineParser, args: Namespace) -> None:
     """Refuse combinations of flags that cannot train."""
     if args.num_steps_stop > args.num_steps:
-        parser.error("--num-steps-stop is beyond --num-steps, where rates are 0; raise --num-steps")
+        parser.error(
+            f"--num-steps-stop {args.num_steps_stop} is beyond --num-steps, where rates are 0; raise that"
+        )
     if args.fp16 and args.precision not in (None, "fp16"):
         parser.error(f"--fp16 means --precision fp16, not {args.precision}; give one of the two")
     args.precision = args.precision or ("fp16" if args.fp16 else DEFAULT_PRECISION)
