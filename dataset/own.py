@@ -96,22 +96,14 @@ class FolderDataset(SegmentationDataset):
                 )
 
     @property
-    def pooled(self) -> bool:
-        """Whether the images may lie in several folders."""
-        return len(self.images) > 1 or ANY in self.images[0]
-
-    @property
     def divided(self) -> bool:
         """Whether the split chooses among the images."""
-        if self.pooled:
-            return any(SPLIT in pattern for pattern in self.images)
-        return SPLIT in self.images[0] and self.image_folder == self._in_split(self.images[0])
+        return any(SPLIT in pattern for pattern in map(self._pattern, self.images))
 
     @cached_property
     def image_folder(self) -> Path:
-        if self.pooled:
-            return self._in_split(os.path.commonpath(map(_above_wildcards, self.images)))
-        return self._folder(self.images[0])
+        patterns = [_above_wildcards(self._pattern(images)) for images in self.images]
+        return self._in_split(os.path.commonpath(patterns))
 
     @cached_property
     def folders(self) -> dict[str, Path | None]:
@@ -120,17 +112,15 @@ class FolderDataset(SegmentationDataset):
         Raises:
             DataError: one that the description names does not exist.
         """
-        if not self.pooled:
-            return {".": self._folder(self.labels[0]) if self.labels else None}
         found: dict[Path, Path | None] = {}
         for images, labels in zip(self.images, self.labels or [None] * len(self.images), strict=True):
-            matches = self._matches(images)
+            matches = self._matches(self._pattern(images))
             if not matches and not (SPLIT in images and (self.root / _before(images)).is_dir()):
                 raise DataError(
                     f"{self._in_split(images)}: no such folder of images; correct the description"
                 )
             for folder, parts in matches.items():
-                found[folder] = self._in_split(_filled(labels, parts)) if labels else None
+                found[folder] = self._in_split(_filled(self._pattern(labels), parts)) if labels else None
         # `*` may match folders of labels too.
         hidden = {labels for images, labels in found.items() if labels not in (None, images)}
         hidden |= {self.root / _before(labels) for labels in self.labels or ()}
@@ -151,7 +141,7 @@ class FolderDataset(SegmentationDataset):
             try:
                 found = scan(folder, self.image_suffixes, excluded, label_folders)
             except DataError:
-                if not self.pooled:
+                if len(self.folders) == 1:
                     raise
                 continue  # some of several folders may be empty
             names |= dict.fromkeys(found if inside == "." else (f"{inside}/{name}" for name in found))
@@ -170,11 +160,13 @@ class FolderDataset(SegmentationDataset):
         below = name if inside == "." else name[len(inside) + 1 :]
         return self.folders[inside] / (below[: len(below) - len(suffix)] + self.label_suffix)
 
-    def _folder(self, pattern: str) -> Path:
-        """The folder of the split, or the one without splits if the set has none."""
-        folder, whole = self._in_split(pattern), self.root / pattern.partition(SPLIT)[0]
-        undivided = SPLIT in pattern and not folder.is_dir() and whole.is_dir() and not has_splits(whole)
-        return whole if undivided else folder
+    def _pattern(self, pattern: str) -> str:
+        """The pattern, or the part before `{split}` if the set has no folders of splits there."""
+        whole = pattern.partition(SPLIT)[0]
+        if len(self.images) > 1 or ANY in pattern or self._in_split(pattern).is_dir():
+            return pattern
+        undivided = (self.root / whole).is_dir() and not has_splits(self.root / whole)
+        return whole.rstrip("/") or "." if undivided else pattern
 
     def _in_split(self, pattern: str) -> Path:
         return self.root / pattern.replace(SPLIT, self.split)
