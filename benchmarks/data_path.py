@@ -12,22 +12,21 @@ from the same random draws, in turns, and the results must agree to one grey lev
 
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import Dataset
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.harness import BASELINE, OURS, draw, parser, print_table, write_json
-from dataset import build_dataset
+from dataset import SegmentationDataset, build_dataset
 from dataset.cityscapes import CITYSCAPES_IDS
 from dataset.labels import IGNORE
-from dataset.transforms import CROP_REDRAWS, MIN_LABEL_VALUES, MIRROR_PROBABILITY, SCALES
+from dataset.transforms import CROP_REDRAWS, MIN_LABEL_VALUES, MIRROR_PROBABILITY, SCALES, Size
 from synthetic.layouts import SOURCE, TARGET, save
 from utils.preprocess import MEAN_BGR
 
@@ -38,29 +37,16 @@ MEAN = np.array(MEAN_BGR, np.float32)
 # share of the samples may have another crop, because one class more or less was counted.
 TIES, ODD_CROPS = 0.005, 0.02
 
-
-class Work(NamedTuple):
-    """A stream of one of the published commands; sizes are (height, width)."""
-
-    title: str
-    name: str  # of the data set
-    root: str
-    input_size: tuple[int, int]
-    crop_size: tuple[int, int]
-    batch_size: int
-    labelled: bool
-
-    def dataset(self, folder: Path) -> Dataset:
-        """The data set as train_ms.py or train_ft.py builds it."""
-        sizes = dict(input_size=self.input_size, crop_size=self.crop_size)
-        return build_dataset(self.name, folder / self.root, labelled_stream=self.labelled, **sizes)
+WORKS = {  # data set, folder, input and crop (height, width) of the published commands' streams
+    "Stage I, source": ("gta5", "GTA5", (720, 1280), (512, 1024)),
+    "Stage I, target": ("cityscapes", CITYSCAPES, (512, 1024), (512, 1024)),
+    "Stage II, pseudo labels": ("cityscapes_pseudo", CITYSCAPES, (640, 1280), (256, 512)),
+}
 
 
-WORKS = (
-    Work("Stage I, source", "gta5", "GTA5", (720, 1280), (512, 1024), 2, True),
-    Work("Stage I, target", "cityscapes", CITYSCAPES, (512, 1024), (512, 1024), 2, False),
-    Work("Stage II, pseudo labels", "cityscapes_pseudo", CITYSCAPES, (640, 1280), (256, 512), 9, True),
-)
+def open_stream(folder: Path, name: str, root: str, input_size: Size, crop_size: Size) -> SegmentationDataset:
+    """The data set as train_ms.py or train_ft.py builds it."""
+    return build_dataset(name, folder / root, input_size=input_size, crop_size=crop_size)
 
 
 def draw_domains(folder: Path) -> None:
@@ -72,9 +58,9 @@ def draw_domains(folder: Path) -> None:
         save(folder / CITYSCAPES / "pseudo_FULL/train" / name, target.train_ids(name))
 
 
-def baseline_sample(work: Work, data: Dataset, index: int, rng: np.random.Generator) -> dict:
+def baseline_sample(data: SegmentationDataset, index: int, rng: np.random.Generator) -> dict:
     """The sample of `data`, made from whole images in full precision."""
-    name = str(data.names[index])
+    name, view, labelled = str(data.names[index]), data.view, data.view.random_scale
     image = Image.open(data.image_path(name)).convert("RGB")
     ids = np.asarray(Image.open(data.label_path(name)))
     label = np.full(ids.shape, IGNORE, np.uint8)
@@ -82,20 +68,20 @@ def baseline_sample(work: Work, data: Dataset, index: int, rng: np.random.Genera
     for label_id, train_id in train_ids.items():
         label[ids == label_id] = train_id
 
-    factor = rng.uniform(*SCALES) if work.labelled else 1.0
-    height, width = (round(factor * side) for side in work.input_size)
+    factor = rng.uniform(*SCALES) if labelled else 1.0
+    height, width = (round(factor * side) for side in view.input_size)
     image = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
     label = np.asarray(Image.fromarray(label).resize((width, height), Image.Resampling.NEAREST))
 
-    crop_height, crop_width = work.crop_size
+    crop_height, crop_width = view.crop_size
     for _ in range(1 + CROP_REDRAWS):
         top = rng.integers(height - crop_height + 1)
         left = rng.integers(width - crop_width + 1)
         cropped = label[top : top + crop_height, left : left + crop_width]
-        if not work.labelled or len(np.unique(cropped)) > MIN_LABEL_VALUES:
+        if not labelled or len(np.unique(cropped)) > MIN_LABEL_VALUES:
             break
     image = image[top : top + crop_height, left : left + crop_width]
-    if work.labelled and rng.random() < MIRROR_PROBABILITY:
+    if labelled and rng.random() < MIRROR_PROBABILITY:
         image, cropped = image[:, ::-1], cropped[:, ::-1]
     image = image.astype(np.float32)[:, :, ::-1] - MEAN
     return {
@@ -112,14 +98,13 @@ def same(ours: dict, baseline: dict) -> bool:
     return farthest <= 1 and np.mean(baseline["label"].numpy() != ours["label"].numpy()) <= TIES
 
 
-def compare_samples(work: Work, folder: Path, seconds: float) -> dict:
-    """Samples per second of one process with one thread, collated into batches.
+def compare_samples(data: SegmentationDataset, seconds: float) -> dict:
+    """Samples per second of one process with one thread, collated into batches of two.
 
     Raises:
         SystemExit: more samples differ than equally near pixels explain.
     """
-    data = work.dataset(folder)
-    ways = {BASELINE: lambda index, rng: baseline_sample(work, data, index, rng), OURS: data.sample}
+    ways = {BASELINE: partial(baseline_sample, data), OURS: data.sample}
     spent, made = {way: [] for way in ways}, {}
     until, turn, different = time.monotonic() + seconds, 0, 0
     while time.monotonic() < until or turn < 4 * IMAGES:
@@ -131,12 +116,12 @@ def compare_samples(work: Work, folder: Path, seconds: float) -> dict:
         different += not same(made[OURS], made[BASELINE])
         turn += 1
     if different > max(1, ODD_CROPS * turn):
-        sys.exit(f"{work.title}: {different} of {turn} samples differ")
+        sys.exit(f"{data.root}: {different} of {turn} samples differ")
     speed = {}
     for way, times in spent.items():
         start = time.process_time()
-        torch.stack([made[way]["image"]] * work.batch_size)
-        speed[way] = 1 / (median(times) + (time.process_time() - start) / work.batch_size)
+        torch.stack([made[way]["image"]] * 2)
+        speed[way] = 1 / (median(times) + (time.process_time() - start) / 2)
     return {"samples": turn, "images_per_second": speed, "ratio": speed[OURS] / speed[BASELINE]}
 
 
@@ -146,11 +131,11 @@ def main() -> None:
     args = flags.parse_args()
     torch.set_num_threads(1)
     found, rows = {}, [("images/s, one core", BASELINE, OURS, "ratio")]
-    with TemporaryDirectory() as name:
-        draw_domains(Path(name))
-        for work in WORKS:
-            found[work.title] = of_work = compare_samples(work, Path(name), args.seconds)
-            rows.append((work.title, *of_work["images_per_second"].values(), of_work["ratio"]))
+    with TemporaryDirectory() as folder:
+        draw_domains(Path(folder))
+        for title, work in WORKS.items():
+            found[title] = of_work = compare_samples(open_stream(Path(folder), *work), args.seconds)
+            rows.append((title, *of_work["images_per_second"].values(), of_work["ratio"]))
     print_table(*rows)
     write_json(args.json, found)
 

@@ -54,6 +54,7 @@ def test_meter_counts_what_operations_move(work, tensors):
 def test_data_path_compares_the_samples_of_each_stream(tmp_path, monkeypatch):
     monkeypatch.setattr(data_path, "IMAGES", 1)
     data_path.draw_domains(tmp_path)
-    for work in data_path.WORKS:
-        found = data_path.compare_samples(work, tmp_path, 0.1)  # exits if samples differ
+    for work in data_path.WORKS.values():
+        data = data_path.open_stream(tmp_path, *work)
+        found = data_path.compare_samples(data, 0.1)  # exits if samples differ
         assert found["samples"] > 0 and found["ratio"] > 0
