@@ -44,11 +44,7 @@ def norm_layer(style: str, channels: int) -> nn.Module:
         return BatchNorm(channels)
     if style == "in":
         return nn.InstanceNorm2d(channels, affine=True)
-    if style == "gn":
-        return nn.GroupNorm(GROUPS, channels)
-    if style == "ln":
-        return nn.GroupNorm(1, channels)
-    raise ValueError(f"norm style {style!r} is none of {', '.join(NORM_STYLES)}")
+    return nn.GroupNorm({"gn": GROUPS, "ln": 1}[style], channels)
 
 
 class BatchNorm(nn.BatchNorm2d):
