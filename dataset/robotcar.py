@@ -30,19 +30,12 @@ CLASS_OF_ID = {
 }
 # Cityscapes' classes among the nine; the others (train too) have no class.
 CLASS_OF_CITYSCAPES = {
-    "sky": "sky",
-    "person": "person",
+    **{name: name for name in ("sky", "person", "building", "sidewalk", "road")},
     "rider": "person",
-    "motorcycle": "two-wheel",
-    "bicycle": "two-wheel",
-    "car": "automobile",
-    "truck": "automobile",
-    "bus": "automobile",
+    **dict.fromkeys(("motorcycle", "bicycle"), "two-wheel"),
+    **dict.fromkeys(("car", "truck", "bus"), "automobile"),
     "traffic sign": "sign",
     "traffic light": "light",
-    "building": "building",
-    "sidewalk": "sidewalk",
-    "road": "road",
 }
 MIN_LABEL_VALUES = 4  # a crop must hold more label values than this
 EVALUATION_SCALES = (1.0, 0.8)

@@ -23,17 +23,15 @@ def read_class_balance(folder: Path, portion: float, lr_weight_ent: float) -> di
     path = folder / CLASS_BALANCE
     try:
         balance = json.loads(path.read_text(encoding="utf-8"))
-        for key in ("thresholds", "mined_classes", "labelled_pixels"):
-            balance[key] = [float(value) if key == "thresholds" else int(value) for value in balance[key]]
-        made = balance["portion"], balance["lr_weight_ent"]
+        for key, kind in (("thresholds", float), ("mined_classes", int), ("labelled_pixels", int)):
+            balance[key] = list(map(kind, balance[key]))
+        made = {"--portion": balance["portion"], "--lr-weight-ent": balance["lr_weight_ent"]}
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise DataError(
             f"{path}: is missing or damaged; make class-balanced labels with generate_plabel_cityscapes.py "
             f"--portion {portion:g}"
         ) from error
-    for flag, wanted, used in zip(
-        ("--portion", "--lr-weight-ent"), (portion, lr_weight_ent), made, strict=True
-    ):
+    for (flag, used), wanted in zip(made.items(), (portion, lr_weight_ent), strict=True):
         if wanted != used:
             raise DataError(f"{path}: the labels were made with {flag} {used}, not {wanted}; give the same")
     return balance
