@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 
 from experiments import runner, tabulate
-from experiments.recipes import Planner, Recipe, published_recipe, synthetic_recipe
+from experiments.recipes import Planner, Published, Recipe, Synthetic
 from experiments.tables import CLASS_COUNTS, TABLES, Cell, Table
 from utils.atomic import atomic_write
 from utils.errors import UserError
@@ -72,7 +72,7 @@ def main() -> None:
     os.chdir(PROJECT)
     tables = [TABLES[name] for name in args.names]
     name = "synthetic" + ("-quick" if args.quick else "-short" if args.short else "")
-    recipe = synthetic_recipe(name) if args.synthetic else published_recipe()
+    recipe = Synthetic(name) if args.synthetic else Published()
     gpu_ids = args.gpu_ids and ",".join(map(str, args.gpu_ids))
     planners = [Planner(recipe, out, seed, gpu_ids) for seed in args.seeds]
     cells = dict.fromkeys(cell for table in tables for cell in table.cells)

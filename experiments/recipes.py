@@ -82,7 +82,6 @@ RATE1 = "--batch-size 2 --learning-rate"  # a plan's
 THRESHOLD = 0.9
 STAGE2 = f"{NO_TARGET} --batch-size 2 --learning-rate 2e-5 --train_bn"
 SELF_TRAINING_RATE = "1e-4"
-ADAMW_RATES = {"start": "5e-4", "stage1": "1e-4", "stage2": "1e-5"}
 DEMO = Plan(train_images=160, val_images=60, start=450, stage1=100, stage2=100, rate1="2e-3", log_every=10)
 FULL = Plan(train_images=240, val_images=60, start=650, stage1=280, stage2=200, rate1="1e-3", log_every=10)
 QUICK = Plan(train_images=16, val_images=4, start=24, stage1=6, stage2=6, rate1="1e-3", log_every=2)
@@ -95,122 +94,93 @@ PUBLISHED_STAGE1 = f"{PUBLISHED} --drop 0.1 --batch-size 2 --learning-rate 2e-4 
 PUBLISHED_STAGE1 += " --gpu-ids 0,1"
 PUBLISHED_STAGE2 = f"{PUBLISHED} {NO_TARGET} --batch-size 9 --learning-rate 1e-4 --crop-size 512,256"
 PUBLISHED_STAGE2 += " --train_bn --autoaug False --gpu-ids 0,1,2"
-PUBLISHED_AVERAGES = {
-    "stage1": "--swa --swa_start 0 --gpu-ids 0 --num-steps-stop 40000",
-    "stage2": "--swa --swa_start 25000 --batch-size 2 --crop-size 960,480 --learning-rate 4e-4 --gpu-ids 0",
-}
-
-
 PUBLISHED_ONLINE = "--config recipes/daformer.yaml --gpu-ids 0"
 # In images this small blocks and classes are smaller, and in so short a run the teacher follows faster.
 SYNTHETIC_ONLINE = "--self-training --teacher-alpha 0.99 --mask-block 16 --rcs 0.01 --rcs-pixels 60 "
 SYNTHETIC_ONLINE += "--lambda-fd 0.005"
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """Flags and defaults of one setting; dictionaries are keyed by benchmark."""
-
-    name: str  # folder of its results
-    description: str
-    memory: float  # lambda_kl of Stage I
-    drop: float  # drop rate of Stage II
-    thresholds: dict[str, float]  # of the pseudo labels
-    iterations: dict[str, int]  # of each training; they name the snapshots
-    stage1: dict[str, str]
-    stage2: dict[str, str]
-    prediction: dict[str, str]
-    averages: dict[str, str]  # flags of a training that collects an average, by its kind
-    self_training: dict[str, str]  # of self_train.py
-    adamw: dict[str, str]  # of trainings with a backbone of timm, by kind
-    cost: str  # flags of the measurement of a step
-    arch: str  # the network of the other flags
-    online: dict[str, str]  # of DAFormer's training
-    views: str = ""  # flags of the patch contrast
-    start: dict[str, str] | None = None  # training that replaces ImageNet's weights; None: those weights
-    plan: Plan | None = None  # synthetic data to draw; None: the data sets in ./data
-
-
-def published_recipe() -> Recipe:
+class Published:
     """The published flags, for the real data sets."""
-    iterations = {"stage1": 25000, "stage2": 50000, "stage1 average": 40000, "stage2 average": 50000}
-    iterations["online"] = 40000
-    stage1, stage2 = (f"--num-steps-stop {iterations[kind]}" for kind in ("stage1", "stage2"))
-    stage1, stage2 = f"{PUBLISHED_STAGE1} {stage1}", f"{PUBLISHED_STAGE2} {stage2}"
-    cityscapes = f"{stage2} --input-size 1280,640"
-    return Recipe(
-        name="published",
-        description="published flags, 25000 iterations of Stage I, 50000 of Stage II",
-        memory=0.1,
-        drop=0.2,
-        thresholds={name: adapt(*map(find_domain, pair)).threshold for name, pair in BENCHMARKS.items()},
-        iterations=iterations,
-        stage1=dict.fromkeys(BENCHMARKS, stage1),
-        stage2={"gta5": cityscapes, "synthia": cityscapes, "robotcar": stage2},
-        prediction=dict.fromkeys(BENCHMARKS, ""),
-        averages=PUBLISHED_AVERAGES,
-        self_training=dict.fromkeys(BENCHMARKS, "--best-images 505"),
-        adamw={
-            "stage1": "--optimizer adamw --learning-rate 6e-5",
-            "stage2": "--optimizer adamw --learning-rate 3e-5",
-        },
-        cost="--rounds 10",
-        arch="resnet101",
-        online=dict.fromkeys(BENCHMARKS, PUBLISHED_ONLINE),
-    )
+
+    name = "published"  # folder of its results
+    description = "published flags, 25000 iterations of Stage I, 50000 of Stage II"
+    memory, drop = 0.1, 0.2  # lambda_kl of Stage I, drop rate of Stage II
+    iterations = {"stage1": 25000, "stage2": 50000, "online": 40000}  # they name the snapshots
+    averaged_iterations = {"stage1": 40000, "stage2": 50000}
+    averages = {  # flags of a training that collects an average
+        "stage1": "--swa --swa_start 0 --gpu-ids 0 --num-steps-stop 40000",
+        "stage2": "--swa --swa_start 25000 --batch-size 2 --crop-size 960,480 --learning-rate 4e-4"
+        " --gpu-ids 0",
+    }
+    adamw_rates = {"stage1": "6e-5", "stage2": "3e-5"}  # with a backbone of timm
+    cost = "--rounds 10"  # flags of the measurement of a step
+    arch, views = "resnet101", ""  # the network of the other flags; flags of the patch contrast
+    plan = None  # synthetic data to draw, and a start on it in place of ImageNet's weights
+
+    def threshold(self, benchmark: str) -> float:
+        """Of the pseudo labels."""
+        return adapt(*map(find_domain, BENCHMARKS[benchmark])).threshold
+
+    def flags(self, kind: str, benchmark: str) -> str:
+        """Of a training (start, stage1, stage2, online), a prediction or rounds of self-training."""
+        if kind == "stage1":
+            return f"{PUBLISHED_STAGE1} --num-steps-stop {self.iterations[kind]}"
+        if kind == "stage2":
+            size = "" if benchmark == "robotcar" else " --input-size 1280,640"
+            return f"{PUBLISHED_STAGE2} --num-steps-stop {self.iterations[kind]}{size}"
+        return {"online": PUBLISHED_ONLINE, "self_training": "--best-images 505"}.get(kind, "")
 
 
-def synthetic_recipe(name: str = "synthetic") -> Recipe:
+class Synthetic:
     """The flags and iterations of demo.py, for synthetic data; `name` is one of `PLANS`."""
-    plan = PLANS[name]
-    iterations = {"start": plan.start, "stage1": plan.stage1, "stage2": plan.stage2}
-    iterations["online"] = plan.stage1 + plan.stage2  # instead of both
-    start, stage1, stage2, online = (f"--num-steps {n} --save-pred-every {n}" for n in iterations.values())
-    rate1 = f"{RATE1} {plan.rate1} {FROM_THE_START}"
-    sizes = {"gta5": SIZES, "synthia": SIZES, "robotcar": ROBOTCAR_SIZES}
-    common = f"{COMMON} --log-every {plan.log_every}"
-    source = {name: f"{common} {size.stage1} {BALANCED}" for name, size in sizes.items()}
-    return Recipe(
-        name=name,
-        description=(
+
+    memory, drop = MEMORY, 0.1
+    adamw_rates = {"start": "5e-4", "stage1": "1e-4", "stage2": "1e-5"}
+    cost = f"--precision fp32 --crop {SIZES.crop} --rounds 5"
+    arch, views = "mini", VIEWS
+
+    def __init__(self, name: str = "synthetic"):
+        self.name, self.plan = name, (plan := PLANS[name])
+        self.description = (
             f"synthetic data ({plan.train_images} images per domain, {plan.val_images} test images), small "
             f"network, {plan.start} + {plan.stage1} iterations of Stage I, {plan.stage2} of Stage II"
-        ),
-        memory=MEMORY,
-        drop=0.1,
-        thresholds=dict.fromkeys(BENCHMARKS, THRESHOLD),
-        iterations=iterations | {f"{kind} average": n for kind, n in iterations.items()},
-        stage1={name: f"{flags} {rate1} {stage1}" for name, flags in source.items()},
-        stage2={name: f"{common} {size.stage2} {STAGE2} {stage2}" for name, size in sizes.items()},
-        prediction={name: f"--input-size {size.target}" for name, size in sizes.items()},
-        averages=synthetic_averages(plan),
-        self_training={name: synthetic_rounds(size, plan) for name, size in sizes.items()},
-        adamw={kind: f"--optimizer adamw --learning-rate {rate}" for kind, rate in ADAMW_RATES.items()},
-        cost=f"--precision fp32 --crop {SIZES.crop} --rounds 5",
-        arch="mini",
-        views=VIEWS,
-        online={name: f"{flags} {rate1} {SYNTHETIC_ONLINE} {online}" for name, flags in source.items()},
-        start={name: f"{flags} {START} {start}" for name, flags in source.items()},
-        plan=plan,
-    )
+        )
+        self.iterations = {"start": plan.start, "stage1": plan.stage1, "stage2": plan.stage2}
+        self.iterations["online"] = plan.stage1 + plan.stage2  # instead of both
+        self.averaged_iterations = self.iterations
+        # As many networks as published: 9 of all of Stage I, 6 of the second half of Stage II.
+        every1, every2 = max(1, plan.stage1 // 8), max(1, plan.stage2 // 10)
+        self.averages = {
+            "stage1": f"--swa --swa_every {every1}",
+            "stage2": f"--swa --swa_start {plan.stage2 // 2} --swa_every {every2}",
+        }
+
+    def threshold(self, benchmark: str) -> float:
+        """As in `Published`."""
+        return THRESHOLD
+
+    def flags(self, kind: str, benchmark: str) -> str:
+        """As in `Published`."""
+        plan, sizes = self.plan, ROBOTCAR_SIZES if benchmark == "robotcar" else SIZES
+        if kind == "prediction":
+            return f"--input-size {sizes.target}"
+        if kind == "self_training":  # more source images than the published 3 % of them
+            predict = _quote(f"--input-size {sizes.target} --scales 1,1.25")
+            train = f"{sizes.stage2} --input-size-source {sizes.source} --lambda-seg 0.5 --log-every "
+            train += f"{plan.log_every} --label-scales 0.8,1.2 --learning-rate {SELF_TRAINING_RATE}"
+            portions = "--source-portion 0.1 --source-portion-step 0.01 --source-portion-max 0.2 --epochs 1"
+            return f"{portions} --generate {predict} --evaluate {predict} --train {_quote(train)}"
+        steps = f"--num-steps {self.iterations[kind]} --save-pred-every {self.iterations[kind]}"
+        common = f"{COMMON} --log-every {plan.log_every}"
+        if kind == "stage2":
+            return f"{common} {sizes.stage2} {STAGE2} {steps}"
+        rate = START if kind == "start" else f"{RATE1} {plan.rate1} {FROM_THE_START}"
+        more = f"{SYNTHETIC_ONLINE} " if kind == "online" else ""
+        return f"{common} {sizes.stage1} {BALANCED} {rate} {more}{steps}"
 
 
-def synthetic_averages(plan: Plan) -> dict[str, str]:
-    """Averages of as many networks as published: 9 of all of Stage I, 6 of the second half of Stage II."""
-    every1, every2 = max(1, plan.stage1 // 8), max(1, plan.stage2 // 10)
-    return {
-        "stage1": f"--swa --swa_every {every1}",
-        "stage2": f"--swa --swa_start {plan.stage2 // 2} --swa_every {every2}",
-    }
-
-
-def synthetic_rounds(sizes: Sizes, plan: Plan) -> str:
-    """The flags of self_train.py for synthetic data, with more source images than 3 % of them."""
-    predict = f"--input-size {sizes.target} --scales 1,1.25"
-    train = f"{sizes.stage2} --input-size-source {sizes.source} --lambda-seg 0.5 --log-every {plan.log_every}"
-    train += f" --label-scales 0.8,1.2 --learning-rate {SELF_TRAINING_RATE}"
-    flags = f"--generate {_quote(predict)} --evaluate {_quote(predict)} --train {_quote(train)}"
-    return f"--source-portion 0.1 --source-portion-step 0.01 --source-portion-max 0.2 --epochs 1 {flags}"
+Recipe = Published | Synthetic
 
 
 class Planner:
@@ -254,15 +224,15 @@ class Planner:
             terms += f" --lambda-patch {network.patch:g} {recipe.views}" if network.patch else ""
             losses = ADVERSARIES[network.adversary] if network.adversarial else NO_TARGET
             kind, start = "online" if network.online else "stage1", "imagenet"
-            flags = f"{getattr(recipe, kind)[benchmark]} {losses} {terms}"
-            if recipe.start:
+            flags = f"{recipe.flags(kind, benchmark)} {losses} {terms}"
+            if recipe.plan:
                 first = f"{benchmark}-start{arch_suffix(network)}"
                 start = self._train(
-                    "start", benchmark, first, "none", recipe.start[benchmark], arch=network.arch
+                    "start", benchmark, first, "none", recipe.flags("start", benchmark), arch=network.arch
                 )
             if network.online:
                 flags += f" {ONLINE[network.online]}"
-                flags += f" --imnet-from {_quote(start.result)}" if recipe.start else ""
+                flags += f" --imnet-from {_quote(start.result)}" if recipe.plan else ""
             return self._train(kind, benchmark, name, start, flags, average=average, arch=network.arch)
         chosen = f"--threshold {network.threshold:g}"
         if network.portion:
@@ -270,7 +240,7 @@ class Planner:
         folder = f"pseudo/{network.teacher.name}-{network.labels}"
         generate = "generate_plabel_cityscapes.py"
         labels = self._predict(generate, network.teacher, folder, "run.yaml", chosen)
-        flags = f"{recipe.stage2[benchmark]} --drop {network.drop:g} {terms}"
+        flags = f"{recipe.flags('stage2', benchmark)} --drop {network.drop:g} {terms}"
         flags += f" {chosen} --pseudo-dir {_quote(labels.result.parent)}"
         flags += " --conventional" if network.conventional else f" --divergence {network.divergence}"
         flags += f" {FROM_THE_START}" if network.memory else ""
@@ -293,7 +263,7 @@ class Planner:
             f"self_train.py --restore-from {_quote(start.result)} --out {_quote(self.home / folder)}"
             f" --data-dir {_quote(root / target.root)} --source-dir {_quote(root / source.root)}"
             f" --rounds {network.rounds} --mr-weight-kld {network.mr_weight_kld:g}"
-            f" --lr-weight-ent {network.lr_weight_ent:g} {self.recipe.self_training[benchmark]}"
+            f" --lr-weight-ent {network.lr_weight_ent:g} {self.recipe.flags('self_training', benchmark)}"
             f" --random-seed {self.seed}"
         )
         command += f" --gpu-ids {self.gpu_ids}" if self.gpu_ids else ""
@@ -316,7 +286,7 @@ class Planner:
         """A training that starts from another's snapshot or from named weights."""
         folder = f"snapshots/{name}"
         if arch:
-            flags += f" --arch {arch} {self.recipe.adamw[kind]}"
+            flags += f" --arch {arch} --optimizer adamw --learning-rate {self.recipe.adamw_rates[kind]}"
         if average:
             flags += f" {self.recipe.averages[kind]}{average.flags}"
         if isinstance(start, Job):
@@ -334,17 +304,17 @@ class Planner:
         command += f" --gpu-ids {self.gpu_ids}" if self.gpu_ids else ""
         iterations, suffix = self.recipe.iterations[kind], ""
         if average:
-            iterations, suffix = self.recipe.iterations[f"{kind} average"], "_average"
+            iterations, suffix = self.recipe.averaged_iterations[kind], "_average"
         snapshot = f"{source.prefix}_{iterations}{suffix}.pth"
         return self._job(folder, snapshot, command, *drawing, *needs)
 
     def _predict(self, script: str, network: Network, folder: str, result: str, flags: str) -> Job:
-        training = self.train(network)
+        training, prediction = self.train(network), self.recipe.flags("prediction", network.benchmark)
         root, drawing = self._data(network.benchmark)
         target = find_domain(BENCHMARKS[network.benchmark][1])
         command = (
             f"{script} --restore-from {_quote(training.result)} --save {_quote(self.home / folder)}"
-            f" --data-dir {_quote(root / target.root)} {self.recipe.prediction[network.benchmark]} {flags}"
+            f" --data-dir {_quote(root / target.root)} {prediction} {flags}"
         )
         command += f" --gpu-ids {self.gpu_ids.partition(',')[0]}" if self.gpu_ids else ""  # it uses one
         return self._job(folder, result, command, *drawing, training)
@@ -375,7 +345,7 @@ class Planner:
             return replace(network, start=self.resolve(network.start))
         if isinstance(network, Averaged):
             return replace(network, network=self.resolve(network.network))
-        threshold = recipe.thresholds[network.benchmark] if network.threshold is None else network.threshold
+        threshold = recipe.threshold(network.benchmark) if network.threshold is None else network.threshold
         return replace(
             network,
             teacher=self.resolve(network.teacher or Stage1(network.benchmark)),

@@ -19,7 +19,7 @@ import torch
 from dataset import find_domain
 from evaluate_cityscapes import evaluate_args
 from experiments import runner, tabulate
-from experiments.recipes import ADVERSARIES, Planner, published_recipe, synthetic_recipe
+from experiments.recipes import ADVERSARIES, Planner, Published, Synthetic
 from experiments.runner import Job
 from experiments.tables import (
     ROBOTCAR_CLASSES,
@@ -109,7 +109,7 @@ def test_dry_run_prints_commands_for_a_shell_in_order_and_writes_nothing(run_mai
 
 
 def test_published_flags_are_the_published_commands(tmp_path):
-    planner = Planner(published_recipe(), tmp_path, seed=1234)
+    planner = Planner(Published(), tmp_path, seed=1234)
     stage1, stage2 = (shlex.split(planner.train(planner.resolve(n)).command) for n in (Stage1(), Stage2()))
     published1 = (
         "--drop 0.1 --warm-up 5000 --batch-size 2 --learning-rate 2e-4 --crop-size 1024,512 --lambda-seg 0.5 "
@@ -130,7 +130,7 @@ def test_published_flags_are_the_published_commands(tmp_path):
 
 
 def test_averages_are_trained_as_published_and_used_by_the_next_stage(tmp_path):
-    planner = Planner(published_recipe(), tmp_path, seed=1234)
+    planner = Planner(Published(), tmp_path, seed=1234)
     average = Averaged(Stage1(), sampled=True)
     jobs = runner.unfinished([planner.train(planner.resolve(Averaged(Stage2(teacher=average))))])
     stage1, labels, stage2 = (shlex.split(job.command) for job in jobs)
@@ -147,7 +147,7 @@ def test_averages_are_trained_as_published_and_used_by_the_next_stage(tmp_path):
 
 
 def test_backbones_of_timm_train_with_their_own_rates_through_both_stages(tmp_path):
-    planner = Planner(synthetic_recipe(), tmp_path, seed=0)
+    planner = Planner(Synthetic(), tmp_path, seed=0)
     row = next(row for row in TABLES["backbones"].rows if row.title == "ViT")
     costs = {planner.evaluate(cell) for cell in row.cells[:3]}
     assert len(costs) == 1 and "--arch timm/test_vit" in costs.pop().command
@@ -168,7 +168,7 @@ def test_numbers_of_a_table_without_published_ones_stand_alone():
 
 
 def test_adversaries_differ_from_mrnets_only_in_their_losses(tmp_path):
-    planner = Planner(published_recipe(), tmp_path, seed=1234)
+    planner = Planner(Published(), tmp_path, seed=1234)
     found, *others = (
         stage1_args(shlex.split(planner.train(Stage1(memory=0, adversary=name)).command)[1:])
         for name in ADVERSARIES
@@ -182,7 +182,7 @@ def test_adversaries_differ_from_mrnets_only_in_their_losses(tmp_path):
 
 
 def test_class_balanced_labels_serve_the_rectified_loss_and_rounds_from_any_network(tmp_path):
-    planner = Planner(published_recipe(), tmp_path, seed=1234)
+    planner = Planner(Published(), tmp_path, seed=1234)
     _, labels, stage2 = runner.unfinished([planner.train(planner.resolve(Stage2(portion=0.5)))])
     made, learned = (
         generate_args(shlex.split(labels.command)[1:]),
@@ -198,7 +198,7 @@ def test_class_balanced_labels_serve_the_rectified_loss_and_rounds_from_any_netw
 
 @pytest.mark.parametrize("benchmark", ["gta5", "synthia", "robotcar"])
 def test_synthetic_trainings_have_the_flags_of_the_demo(benchmark, tmp_path):
-    planner = Planner(synthetic_recipe(), tmp_path, seed=5)
+    planner = Planner(Synthetic(), tmp_path, seed=5)
     jobs = runner.unfinished([planner.train(planner.resolve(Stage2(benchmark)))])
     draw, start, stage1, labels, stage2 = (job.command for job in jobs)
     scripts = ["-m", "train_ms.py", "train_ms.py", "generate_plabel_cityscapes.py", "train_ft.py"]
@@ -210,7 +210,7 @@ def test_synthetic_trainings_have_the_flags_of_the_demo(benchmark, tmp_path):
 
 
 def test_jobs_that_tables_share_run_once(tmp_path):
-    planner = Planner(published_recipe(), tmp_path, seed=0)
+    planner = Planner(Published(), tmp_path, seed=0)
 
     def count(*names: str) -> int:
         return len(runner.unfinished(planner.evaluate(cell) for name in names for cell in TABLES[name].cells))
@@ -244,7 +244,7 @@ def test_published_classes_average_to_the_published_mean(name):
 
 
 def test_one_network_has_one_published_number():
-    planner, published = Planner(published_recipe(), Path("out"), seed=0), {}
+    planner, published = Planner(Published(), Path("out"), seed=0), {}
     for cell in (cell for table in TABLES.values() for cell in table.cells):
         if cell.published is not None and cell.measure[-2:] == ("means", "mIoU"):
             assert published.setdefault(planner.resolve(cell.network), cell.published) == cell.published
@@ -502,7 +502,7 @@ def write_untrained_snapshot(path: Path, args: Namespace) -> None:
 
 def test_table_measured_on_synthetic_data(run_main, tmp_path, monkeypatch):
     """Stage I's network and the evaluations of two others are there already."""
-    planner = Planner(synthetic_recipe("synthetic-quick"), tmp_path / "out", seed=0)
+    planner = Planner(Synthetic("synthetic-quick"), tmp_path / "out", seed=0)
     stage1 = planner.train(planner.resolve(Stage1("gta5")))
     write_untrained_snapshot(stage1.result, stage1_args(shlex.split(stage1.command)[1:]))
     kl, *others = (planner.evaluate(cell).result for cell in TABLES["rectifying-9"].cells)
