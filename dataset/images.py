@@ -320,10 +320,8 @@ class Picture:
         if self._header and bottom < self._header.height and png.intact(data):
             data = png.first_rows(data, bottom)
         with _readable(self._path):
-            if self._header and (self._header.bits, self._header.color) == (8, png.RGB):
-                pixels = png.decode(data)
-                if pixels is not None:
-                    return pixels[top:bottom, left:right]
+            if self._header and self._header.mode == "RGB" and (pixels := png.decode(data)) is not None:
+                return pixels[top:bottom, left:right]
             with open_image(BytesIO(data)) as image:
                 ImageOps.exif_transpose(image, in_place=True)
                 return np.array(image.crop(box).convert("RGB"))

@@ -11,8 +11,8 @@ mode does, at a quarter of the speed or less.
 import struct
 import zlib
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -44,19 +44,12 @@ UP = 2  # the filter that stores differences from the row above
 ISAL_LEVEL = 1  # 0 is hardly faster and its files are larger
 
 
-@dataclass(frozen=True)
-class Header:
-    """The fields of IHDR, for the kinds of PNG that `decode` can decode."""
+class Header(NamedTuple):
+    """What IHDR holds of the kinds of PNG that `decode` can decode."""
 
     width: int
     height: int
-    bits: int
-    color: int
-
-    @property
-    def mode(self) -> str:
-        """The mode of these pixels, as in `COMMON`."""
-        return COMMON[self.bits, self.color]
+    mode: str  # as in `COMMON`
 
 
 def read_header(start: bytes, end: bytes | None = None) -> Header | None:
@@ -71,21 +64,22 @@ def read_header(start: bytes, end: bytes | None = None) -> Header | None:
     limit = Image.MAX_IMAGE_PIXELS or 0  # Pillow warns of larger images or refuses them
     if not common or not 0 < width * height <= limit or zlib.crc32(start[CHECKED]) != checksum:
         return None
-    return None if may_be_turned(start, start if end is None else end) else Header(width, height, bits, color)
+    turned = may_be_turned(start, start if end is None else end)
+    return None if turned else Header(width, height, COMMON[bits, color])
 
 
 def decode(data: bytes) -> np.ndarray | None:
     """RGB (H, W, 3), or grey levels or palette indices (H, W), uint8 or uint16; None: use Pillow."""
     header = read_header(data)
-    decoder = decode_8_bits if header and header.bits == 8 else decode_16_bits
+    decoder = decode_16_bits if header and header.mode.endswith(";16") else decode_8_bits
     if not header or not decoder:
         return None
-    mode = "rgb" if header.color == RGB else "mono"
+    colored = header.mode.startswith("RGB")
     try:
-        pixels = np.asarray(decoder(data, (header.height, header.width), mode))
+        pixels = np.asarray(decoder(data, (header.height, header.width), "rgb" if colored else "mono"))
     except Exception:  # kornia-rs raises nothing more specific
         return None
-    return pixels if header.color == RGB else pixels[..., 0]
+    return pixels if colored else pixels[..., 0]
 
 
 def may_be_turned(start: bytes, end: bytes) -> bool:
