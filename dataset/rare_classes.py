@@ -45,31 +45,27 @@ def class_pixels(data: SegmentationDataset, workers: int) -> np.ndarray:
     names, classes = data.names.tolist(), list(data.colors)
     if classes == list(CITYSCAPES_COLORS) and (found := _read_daformer(data, names)) is not None:
         return found
-    path = data.root / KEPT_FILE
+    path, train_ids = data.root / KEPT_FILE, data.table.train_ids
+    made = {  # of other classes, another table or other files of labels: counted again
+        "classes": classes,
+        "table": [[i, int(train_ids[i])] for i in np.flatnonzero(train_ids < len(classes)).tolist()],
+        "sizes": {name: os.path.getsize(data.label_path(name)) for name in names},
+    }
     kept = _read(path)
-    # Other classes, another table or another file of labels: counted again.
-    table = [
-        [int(i), int(data.table.train_ids[i])] for i in np.flatnonzero(data.table.train_ids < len(classes))
-    ]
-    made = {"classes": classes, "table": table}
-    sizes = [os.path.getsize(data.label_path(name)) for name in names]
-    images = kept.get("images", {}) if all(kept.get(key) == value for key, value in made.items()) else {}
-    missing = [name for name, size in zip(names, sizes, strict=True) if images.get(name, [None])[0] != size]
-    if missing:
-        log.info("--rcs: counts the classes in %d labels; done once, kept in %s", len(missing), path)
-        counting = partial(_count, data, len(classes))
-        counted = zip(missing, load(missing, workers, batch_size=None, collate_fn=counting), strict=True)
-        images |= {name: row for name, row in counted}
-        _keep(path, made | {"images": images})
-    return np.array([images[name][1:] for name in names], np.int64)
+    if any(kept.get(key) != value for key, value in made.items()):
+        log.info("--rcs: counts the classes in %d labels; done once, kept in %s", len(names), path)
+        counted = load(names, workers, batch_size=None, collate_fn=partial(_count, data))
+        kept = made | {"pixels": list(counted)}
+        _keep(path, kept)
+    return np.array(kept["pixels"], np.int64)
 
 
-def _count(data: SegmentationDataset, classes: int, name: str) -> list[int]:
-    """The size of a label file and its pixels of each class."""
+def _count(data: SegmentationDataset, name: str) -> list[int]:
+    """The pixels of each class in a label."""
     found = survey_label(data, name)
     if found.unknown:
         data.train_ids(name)  # raises, naming the file
-    return [os.path.getsize(data.label_path(name)), *found.pixels[:classes].tolist()]
+    return found.pixels[: len(data.colors)].tolist()
 
 
 def _read(path: Path) -> dict | list:

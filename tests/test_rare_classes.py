@@ -52,7 +52,7 @@ def test_labels_are_counted_once_and_again_where_they_changed(world, caplog):
     shutil.copy(labels[1], labels[0])
     assert sizes[0] != sizes[1]
     changed = class_pixels(source(world), workers=0)
-    assert "1 labels" in caplog.text
+    assert "4 labels" in caplog.text
     assert np.array_equal(changed[0], first[1]) and np.array_equal(changed[1:], first[1:])
 
 
