@@ -98,7 +98,7 @@ def read_metrics(path: Path) -> dict:
 def show(
     table: Table, results: dict[Cell, list[dict]], folder: Path, recipe: Recipe, args: argparse.Namespace
 ) -> None:
-    """Print a table and write it as text, Markdown and CSV."""
+    """Print a table and write it as text and CSV."""
     numbers = tabulate.numbers_of(table, results)
     seeds = f"seed{'s' if len(args.seeds) > 1 else ''} {', '.join(map(str, args.seeds))}"
     notes = [f"Measured: {recipe.description}; {CLASS_COUNTS[table.benchmark]}; {seeds}."]
@@ -109,15 +109,10 @@ def show(
     if args.synthetic:
         notes.append("Compare only the order with the published numbers: data and network differ.")
     text = tabulate.as_text(table, numbers, notes)
-    contents = {
-        ".txt": text,
-        ".md": tabulate.as_markdown(table, numbers, notes),
-        ".csv": tabulate.as_csv(table, numbers),
-    }
-    for suffix, content in contents.items():
+    for suffix, content in ((".txt", text), (".csv", tabulate.as_csv(table, numbers))):
         path = folder / f"{table.name}{suffix}"
         atomic_write(path, lambda tmp, content=content: tmp.write_text(content, encoding="utf-8"))
-    print(f"\n{text}\nWritten to {folder / table.name}.txt, .md and .csv")
+    print(f"\n{text}\nWritten to {folder / table.name}.txt and .csv")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A table of a paper with measured numbers next to the published ones, as text, Markdown and CSV."""
+"""A table of a paper with measured numbers next to the published ones, as text and CSV."""
 
 import csv
 import io
@@ -124,36 +124,22 @@ def heading(table: Table, rows: Numbers) -> str:
     return f"{table.name}: {table.title}" + (f" ({', '.join(units)})" if units else "")
 
 
-def grid_of(table: Table, rows: Numbers) -> tuple[list[list[str]], list[list[str]]]:
-    """Head and body as text: measured and published, if any are, side by side or in wide tables below."""
-    if all(cell.published is None for cell in table.cells):
-        return [["", *table.columns]], [[row[0].row, *(n.measured for n in row)] for row in rows]
-    if len(table.columns) <= SIDE_BY_SIDE:
-        titles = [text for column in table.columns for text in (column, "")]
-        body = [[row[0].row, *(text for n in row for text in (n.measured, n.published))] for row in rows]
-        return [["", *titles], ["", *KINDS * len(table.columns)]], body
-    body = []
-    for row in rows:
-        body.append([row[0].row, KINDS[0], *(n.measured for n in row)])
-        body.append(["", KINDS[1], *(n.published for n in row)])
-    return [["", "", *table.columns]], body
-
-
 def as_text(table: Table, rows: Numbers, notes: Iterable[str]) -> str:
-    """For a terminal: heading, aligned columns, notes."""
-    head, body = grid_of(table, rows)
-    titles = 2 if KINDS[0] in body[0] else 1  # columns of words
-    grid = format_table([*head, *body], rules=(len(head),), left=titles)
-    return "\n".join([heading(table, rows), "", grid, "", *notes]) + "\n"
-
-
-def as_markdown(table: Table, rows: Numbers, notes: Iterable[str]) -> str:
-    """The same as a Markdown table, which has one line of column titles."""
-    head, body = grid_of(table, rows)
-    if len(head) > 1:
-        head = [["", *(f"{column}, {kind}" for column in table.columns for kind in KINDS)]]
-    lines = ["| " + " | ".join(line) + " |" for line in (*head, ["---"] * len(head[0]), *body)]
-    return "\n".join([f"**{heading(table, rows)}**", "", *lines, "", "\n\n".join(notes)]) + "\n"
+    """For a terminal: measured and published, if any are, side by side or in wide tables below; notes."""
+    titles = [text for column in table.columns for text in (column, "")]
+    if all(cell.published is None for cell in table.cells):
+        grid = [["", *table.columns]] + [[row[0].row, *(n.measured for n in row)] for row in rows]
+        words, rule = 1, 1
+    elif len(table.columns) <= SIDE_BY_SIDE:
+        grid = [["", *titles], ["", *KINDS * len(table.columns)]]
+        grid += [[row[0].row, *(text for n in row for text in (n.measured, n.published))] for row in rows]
+        words, rule = 1, 2
+    else:
+        grid, words, rule = [["", "", *table.columns]], 2, 1
+        for row in rows:
+            grid.append([row[0].row, KINDS[0], *(n.measured for n in row)])
+            grid.append(["", KINDS[1], *(n.published for n in row)])
+    return "\n".join([heading(table, rows), "", format_table(grid, (rule,), words), "", *notes]) + "\n"
 
 
 def as_csv(table: Table, rows: Numbers) -> str:
