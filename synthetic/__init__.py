@@ -59,12 +59,7 @@ def make_synthetic_data(
 
     The source is always the game. The files depend only on `benchmark` and `seed`, not on `workers`, the
     number of processes (None: one per CPU).
-
-    Raises:
-        ValueError: the benchmark is unknown.
     """
-    if benchmark not in BENCHMARKS:
-        raise ValueError(f"unknown benchmark {benchmark!r}; choose one of {', '.join(BENCHMARKS)}")
     counts = {SOURCE: source_images, TARGET: target_images, VAL: val_images}
     splits = [split for split, count in counts.items() for _ in range(count)]
     indices = [index for count in counts.values() for index in range(count)]
