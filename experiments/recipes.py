@@ -268,9 +268,7 @@ class Planner:
         )
         command += f" --gpu-ids {self.gpu_ids}" if self.gpu_ids else ""
         place = f"round{network.rounds}/evaluation" if network.rounds else "start"
-        log = self.home / "logs" / f"{folder}-{network.rounds}.txt".replace("/", "-")
-        result = self.home / folder / place / "metrics.json"
-        return Job(f"seed{self.seed}/{folder} {place}", command, result, log, (*drawing, start, *earlier))
+        return self._job(f"{folder}/{place}", "metrics.json", command, *drawing, start, *earlier)
 
     def _train(
         self,
