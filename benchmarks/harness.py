@@ -17,8 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from synthetic import make_image
-from synthetic.layouts import BENCHMARKS, SOURCE
+from synthetic import layouts, make_image
 from utils.metrics import format_table
 
 OURS, BASELINE = "ours", "baseline"
@@ -28,9 +27,10 @@ GB = 1e9
 
 def draw(root: Path, split: int, count: int) -> None:
     """Scenes with their labels in the layouts and sizes of GTA5 and Cityscapes."""
-    _, write = BENCHMARKS["gta5"][split]
+    layouts.PNG_COMPRESSION = 6  # as of published files
+    _, write = layouts.BENCHMARKS["gta5"][split]
     for index in range(count):
-        size = GTA5_SIZE if split == SOURCE else CITYSCAPES_SIZE
+        size = GTA5_SIZE if split == layouts.SOURCE else CITYSCAPES_SIZE
         write(root, index, *make_image(0, split, index, size))
 
 
