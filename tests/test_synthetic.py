@@ -218,12 +218,6 @@ def test_robotcar_annotations_hold_ids_of_the_scene_in_their_first_channel(robot
         assert all((channels[..., 0] != channels[..., c]).mean() > 0.5 for c in (1, 2))
 
 
-def test_unknown_benchmark_is_an_error_before_anything_is_written(tmp_path):
-    with pytest.raises(ValueError, match="'kitti'.*gta5, synthia, robotcar"):
-        make_synthetic_data(tmp_path, benchmark="kitti", **COUNTS)
-    assert not files_of(tmp_path)
-
-
 def test_command_creates_a_complete_folder_and_never_overwrites_one(tmp_path):
     out = tmp_path / "drawn"
     few = ("--benchmark", "synthia", "--source-images", "1", "--target-images", "1", "--val-images", "1")
