@@ -82,43 +82,27 @@ class IdReader(LabelReader):
             if header := png.read_header(data):
                 self.check(path, header.mode)
                 if (ids := png.decode(data)) is not None:
-                    return ids
+                    return ids if ids.ndim == 2 else ids[..., 0]
             with open_image(BytesIO(data)) as image:
                 self.check(path, mode_of(image))
-                return _ids(image)
-
-
-class FirstChannelReader(LabelReader):
-    """The id in the first channel of a PNG with 8 or 16 bits per channel, like SYNTHIA's labels."""
-
-    def read(self, path: Path) -> np.ndarray:
-        with _readable(path):
-            data = path.read_bytes()
-            if (ids := png.decode(data)) is not None:
-                return ids if ids.ndim == 2 else ids[..., 0]
-            with open_image(BytesIO(data)) as image:
-                if image.mode in ID_MODES:
-                    return _ids(image)
-                if is_deep(mode_of(image)):  # Pillow keeps only the high bytes, which are 0 in SYNTHIA
+                single = image.mode in ID_MODES
+                if not single and is_deep(mode_of(image)):
                     image.verify()  # raises if the file is damaged
+                    # Pillow would keep only the high bytes, which are 0 in SYNTHIA.
                     raise DataError(
                         f"{path}: more than 8 bits per channel; save it as PNG, RGB and not interlaced"
                     )
+                factor = GREY_FACTORS.get(image.tile[0][3] if image.tile else None, 1)
                 ImageOps.exif_transpose(image, in_place=True)
-                return np.asarray(image.getchannel(0))
+                ids = np.asarray(image if single else image.getchannel(0))
+                return ids // factor if factor > 1 else ids
 
 
-def _ids(image: Image.Image) -> np.ndarray:
-    """The numbers in a one-channel image."""
-    factor = GREY_FACTORS.get(_raw_mode(image), 1)  # read before decoding, which drops the raw mode
-    ImageOps.exif_transpose(image, in_place=True)
-    ids = np.asarray(image)
-    return ids // factor if factor > 1 else ids
+class FirstChannelReader(IdReader):
+    """The id in the first channel of a PNG with 8 or 16 bits per channel, like SYNTHIA's labels."""
 
-
-def _raw_mode(image: Image.Image) -> str | None:
-    """Pillow's name for the layout of the bytes in a PNG file; None for other files."""
-    return image.tile[0][3] if image.format == "PNG" and image.tile else None
+    def check(self, path: Path, mode: str) -> None:
+        """Every image has a first channel."""
 
 
 def mode_of(image: Image.Image) -> str:
