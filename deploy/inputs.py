@@ -71,10 +71,8 @@ def _check_outputs(inputs: Sequence[Input], folder: Path) -> None:
     for item in inputs:
         for output in item.outputs:
             if output in writers:
-                raise UserError(
-                    f"{writers[output]} and {item.path} would both be written to {output}; rename one, or "
-                    "segment them separately with different --save folders"
-                )
+                both = f"{writers[output]} and {item.path}"
+                raise UserError(f"{both} would both be {output}; rename one, or give each its own --save")
             if resolve_path(output) in sources:
                 raise UserError(f"--save {folder}: {output} would overwrite an input; choose another folder")
             writers[output] = item.path

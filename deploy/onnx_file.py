@@ -77,10 +77,8 @@ def check_onnx(path: Path, model: SingleScaleModel, size: tuple[int, int]) -> di
         wanted = expected[name].numpy()
         differences[name] = float(np.abs(values - wanted).max())
         if not np.allclose(values, wanted, rtol=TOLERANCE, atol=TOLERANCE):
-            raise UserError(
-                f"the exported network differs from the original: {name} by up to {differences[name]:.1e} "
-                f"(tolerance {TOLERANCE:g}); no file is kept"
-            )
+            excess = f"{name} by up to {differences[name]:.1e} (tolerance {TOLERANCE:g})"
+            raise UserError(f"the exported network differs from the original: {excess}; no file is kept")
     return differences
 
 
@@ -91,7 +89,6 @@ def load_onnxruntime() -> ModuleType:
         import onnxruntime
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise UserError(
-            f"the export needs {error.name}, which is not installed: pip install -r requirements-export.txt"
-        ) from error
+        command = "pip install -r requirements-export.txt"
+        raise UserError(f"the export needs {error.name}, which is not installed: {command}") from error
     return onnxruntime

@@ -85,7 +85,5 @@ def _load_av() -> ModuleType:
     try:
         import av
     except ImportError as error:
-        raise UserError(
-            "videos need PyAV: pip install -r requirements-video.txt (images do not need it)"
-        ) from error
+        raise UserError("videos need PyAV: pip install -r requirements-video.txt") from error
     return av

@@ -57,10 +57,8 @@ class MapFile:
             self._file.write(values)
             self._file.flush()
         except OSError as error:
-            raise UserError(
-                f"{self.folder}: cannot write a temporary file ({error.strerror}); free space: it needs "
-                f"{values.nbytes / 1e6:.1f} MB per image"
-            ) from error
+            need = f"{values.nbytes / 1e6:.1f} MB per image"
+            raise UserError(f"{self.folder}: {error.strerror}; free space, it needs {need}") from error
 
     def __iter__(self) -> Iterator[tuple[str, Size, list[Tensor]]]:
         """Name, size and maps of each image, in the order they came."""

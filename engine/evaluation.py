@@ -169,17 +169,13 @@ def predictions_in_files(
     paths = {name: folder / prediction_name(name) for name in data.names}
     missing = [path for path in paths.values() if not os.path.isfile(path)]
     if missing:
-        raise DataError(
-            f"{missing[0]}: no such prediction, {len(missing)} are missing; name the folder that holds them"
-        )
+        raise DataError(f"{missing[0]}: no such prediction, {len(missing)} are missing; name their folder")
     for index in prediction_order(len(data), processes):
         name = data.names[index]
         label, prediction = data.train_ids(name), read_prediction(paths[name], len(data.colors))
         if label.shape != prediction.shape:
-            raise DataError(
-                f"{paths[name]}: is {prediction.shape}, its label {label.shape} (height, width); predictions "
-                "must be of the label's size"
-            )
+            sizes = f"{prediction.shape}, its label {label.shape} (height, width)"
+            raise DataError(f"{paths[name]}: is {sizes}; write it in the label's size")
         prediction = torch.from_numpy(prediction.astype(np.int64)).to(device)
         yield Scored(torch.from_numpy(label).to(device), [prediction], None)
 
@@ -194,7 +190,6 @@ def read_prediction(path: Path, classes: int) -> np.ndarray:
     ids = IdReader().read(path)
     others = ids[((ids < 0) | (ids >= classes)) & (ids != IGNORE)]
     if others.size:
-        raise DataError(
-            f"{path}: id {format_counts(others)} is no train id; write 0 to {classes - 1}, {IGNORE} for none"
-        )
+        right = f"0 to {classes - 1}, {IGNORE} for none"
+        raise DataError(f"{path}: id {format_counts(others)} is no train id; write {right}")
     return ids

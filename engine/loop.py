@@ -61,8 +61,7 @@ class LossBuffer:
                 shown = ", ".join(f"{name} {value:g}" for name, value in losses.items() if value)
                 raise UserError(
                     f"iteration {i_iter}: the losses are not finite ({shown}) with {files(i_iter)}; lower "
-                    "--learning-rate or check these files, and continue from the last saved state with "
-                    "--resume"
+                    "--learning-rate or check these files, and go on from the last saved state with --resume"
                 )
         return losses, class_weight
 

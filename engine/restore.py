@@ -34,7 +34,7 @@ from utils.device import PRECISIONS, InPrecision, default_workers, set_precision
 from utils.distributed import SINGLE_PROCESS, Processes
 from utils.errors import UserError
 from utils.memory import PRECISION_ADVICE
-from utils.options import network_options, read_options
+from utils.options import OPTIONS_FILE, network_options, read_options
 
 # SY is case-sensitive, because a lower-case "sy" is often part of a user name.
 SYNTHIA = re.compile("(?<![A-Za-z])SY(?![A-Za-z])|(?i:synthia)")
@@ -74,9 +74,7 @@ def resolve_domains(args: Namespace, scales: str) -> Adaptation:
         if getattr(args, name, None) is None:
             setattr(args, name, value)
     if not args.restore_from and args.num_classes != len(pair.colors):
-        raise UserError(
-            f"--num-classes {args.num_classes}: the labels have {len(pair.colors)} classes; give that"
-        )
+        raise UserError(f"--num-classes {args.num_classes}: the labels have {len(pair.colors)}; give that")
     check_pair(pair)
     log.info("%s -> %s, %d classes", pair.source.name, pair.target.name, len(pair.colors))
     return pair
@@ -90,9 +88,7 @@ def read_snapshot(restore_from: str) -> tuple[Path, dict]:
     """
     snapshot = Path(restore_from)
     if not snapshot.is_file():
-        raise UserError(
-            f"--restore-from {restore_from}: no such file; name a local snapshot such as GTA5_25000.pth"
-        )
+        raise UserError(f"--restore-from {restore_from}: no such file; name one such as GTA5_25000.pth")
     options = read_options(snapshot)
     if "classes" not in options:  # published: the network shows how many it really has
         options["num_classes"] = count_classes(snapshot) or options["num_classes"]
@@ -165,9 +161,8 @@ def _own_classes(snapshot: Path, options: dict) -> Colors | None:
         for name, color in classes.items()
     )
     if not valid or not classes:
-        raise UserError(
-            f"{snapshot.parent / 'opts.yaml'}: classes must be names with [red, green, blue]; copy it again"
-        )
+        file = snapshot.parent / OPTIONS_FILE
+        raise UserError(f"{file}: classes must be names with [red, green, blue]; copy it again")
     return {name: tuple(color) for name, color in classes.items()}
 
 
@@ -181,9 +176,7 @@ def _domain(flag: str | None, written: object, guessed: str, own: Colors | None,
         return find_domain(written)
     except DataError:
         if own is None:
-            raise UserError(
-                f"{name}: the snapshot was trained with {written}, which does not exist here; give {name}"
-            ) from None
+            raise UserError(f"{name}: the training's {written} does not exist here; give {name}") from None
         return Domain(written, Path(written).stem, Path("."), own, {}, (), _no_images)
 
 
@@ -208,9 +201,8 @@ def label_ids(pair: Adaptation) -> np.ndarray:
     if not first:
         raise UserError(f"--label-ids: the label ids of {domain.name} are not known: its description is gone")
     if lacking := [name for train_id, name in enumerate(pair.colors) if train_id not in first]:
-        log.warning(
-            "Classes without a label id in %s become %d: %s.", domain.name, IGNORE, ", ".join(lacking)
-        )
+        names = ", ".join(lacking)
+        log.warning("Classes without a label id in %s become %d: %s.", domain.name, IGNORE, names)
     table = np.full(256, IGNORE, np.uint16)
     table[list(first)] = list(first.values())
     return table.astype(np.min_scalar_type(table.max()))
@@ -235,10 +227,8 @@ def prediction_target(pair: Adaptation, args: Namespace) -> SegmentationDataset:
     for name in target.names:
         file = os.path.normpath(prediction_name(name))
         if file in seen:
-            raise DataError(
-                f"{args.data_list or target.image_folder}: {seen[file]} and {name} would be written to the "
-                "same file; name each image once"
-            )
+            place = args.data_list or target.image_folder
+            raise DataError(f"{place}: {seen[file]} and {name} would be one file; name each image once")
         seen[file] = name
     return target
 
@@ -261,9 +251,8 @@ def restore_network(
     """
     snapshot, options = read_snapshot(args.restore_from)
     if options["num_classes"] != args.num_classes:
-        raise UserError(
-            f"--num-classes {args.num_classes}: {snapshot} has {options['num_classes']} classes; give that"
-        )
+        outputs = options["num_classes"]
+        raise UserError(f"--num-classes {args.num_classes}: {snapshot} has {outputs} classes; give that")
     network = build_network(**network_options(options))
     load_weights(network, str(snapshot))
     network = network.to(device, memory_format=torch.channels_last).eval()

@@ -51,9 +51,7 @@ def check_apart(flag: str, folder: Path, data: SegmentationDataset, labels: bool
         others = [place.with_name(split) for split in SPLIT_FOLDERS] if place.name == data.split else []
         for taken in filter(os.path.isdir, [place, *others]):
             if any(up.samefile(taken) for up in above):
-                raise UserError(
-                    f"{flag} {folder}: lies where the {kind} are ({taken}); choose another folder"
-                )
+                raise UserError(f"{flag} {folder}: lies where the {kind} are ({taken}); choose another")
 
 
 def _label_folder(data: SegmentationDataset) -> Path | None:
@@ -72,10 +70,8 @@ def check_replaceable(folder: Path, outputs: Sequence[str]) -> None:
     if not folder.is_dir() or any((folder / name).is_file() for name in (RECORD_FILE, UNFINISHED_FILE)):
         return
     if there := next((name for name in outputs if os.path.lexists(folder / name)), None):
-        raise UserError(
-            f"--save: {folder / there} is there already, and no {RECORD_FILE} shows that predictions were "
-            "written to this folder; choose another folder, or move these files away"
-        )
+        why = f"is there already, and no {RECORD_FILE} shows that it is a prediction"
+        raise UserError(f"--save: {folder / there} {why}; choose another folder, or move it away")
 
 
 def is_unfinished(folder: Path) -> bool:
@@ -95,10 +91,8 @@ def refuse_unfinished(folder: Path, maps: bool = False) -> None:
     flags = entries[-1].get("flags") if entries else None
     snapshot = flags.get("restore_from") if isinstance(flags, dict) else None
     if snapshot or not maps:
-        raise UserError(
-            f"{folder}: is unfinished{f', half made with {snapshot}' if snapshot else ''}; wait until the "
-            f"command in {UNFINISHED_FILE} ends, or give it again"
-        )
+        maker = f", half made with {snapshot}" if snapshot else ""
+        raise UserError(f"{folder}: is unfinished{maker}; let the command in {UNFINISHED_FILE} end")
 
 
 class FilledFolder:
@@ -193,8 +187,7 @@ def check_pseudo_labels(data: SegmentationDataset) -> None:
         other = next(name for name, maker in zip(names, makers, strict=True) if maker != usual)
         raise UserError(
             f"{folder}: mixed, {len(names) - labels} of {len(names)} labels such as {other} are not "
-            f"{_maker(entries.get(usual))}; make all of them anew, or remove {RECORD_FILE} to train on them "
-            "as they are"
+            f"{_maker(entries.get(usual))}; make all anew, or remove {RECORD_FILE} to take them as they are"
         )
     log.info("Pseudo labels: %s (%s)", _maker(entries.get(usual)), folder)
 

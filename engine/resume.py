@@ -108,18 +108,14 @@ def load_state(folder: Path) -> dict | None:
     path = folder / STATE_FILE
     if not os.path.lexists(path):
         if any(folder.glob("*.pth")):
-            raise UserError(
-                f"--resume: {folder} holds snapshots but no {STATE_FILE}; start from a snapshot with "
-                "--restore-from in another --snapshot-dir"
-            )
+            advice = "start from one with --restore-from in another --snapshot-dir"
+            raise UserError(f"--resume: {folder} holds snapshots but no {STATE_FILE}; {advice}")
         return None
     try:
         state = load_tensors(path)
     except ValueError as error:
-        raise UserError(
-            f"{path}: cannot be read as a training state ({error}); replace it with a copy, or remove it and "
-            "start from a snapshot with --restore-from"
-        ) from error
+        advice = "replace it with a copy, or start from a snapshot with --restore-from"
+        raise UserError(f"{path}: cannot be read as a training state ({error}); {advice}") from error
     kinds = {key: type(state.get(key)) for key in ENTRIES} if type(state) is dict else None
     if kinds != ENTRIES or state["format"] != FORMAT or state["iteration"] < 0:
         raise UserError(f"{path}: not a training state of this version; remove it to start afresh")
@@ -141,9 +137,7 @@ def check_resumable(
     """
     path = args.snapshot_dir / STATE_FILE
     if state["stage"] != type(trainer).__module__:
-        raise UserError(
-            f"{path}: is from another kind of training ({state['stage']}); choose another --snapshot-dir"
-        )
+        raise UserError(f"{path}: is from {state['stage']}; choose another --snapshot-dir")
     before, now = {"optimizer": "sgd"} | state["options"], spelled_options(args)
     # By what they print as: values from a damaged file may not even compare.
     changed = [name for name in now if name in before and repr(before[name]) != repr(now[name])]
@@ -151,16 +145,11 @@ def check_resumable(
     switched = [name for name in HEADS if bool(before.get(name)) != bool(now[name])]
     for name in changed + switched:
         if name in FIXED_OPTIONS or name in switched:
-            raise UserError(
-                f"--{name.replace('_', '-')} {now[name]}: the run in {args.snapshot_dir} has "
-                f"{before.get(name, 0.0)!r:.100} and cannot continue with another; choose another "
-                "--snapshot-dir"
-            )
+            flag, was = f"--{name.replace('_', '-')} {now[name]}", f"{before.get(name, 0.0)!r:.100}"
+            raise UserError(f"{flag}: {args.snapshot_dir} has {was}; give that or choose another folder")
     if trainer.stateful().keys() != state["trainer"].keys() - {"networks"}:
-        raise UserError(
-            f"{path}: is of a run with other discriminators; give its --lambda-adv-target1 and "
-            "--lambda-adv-target2, or choose another --snapshot-dir"
-        )
+        flags = "--lambda-adv-target1 and --lambda-adv-target2"
+        raise UserError(f"{path}: is of other discriminators; give its {flags}, or another --snapshot-dir")
     differing = [f"{name} {now[name]} (was {before[name]!r:.100})" for name in changed if name not in free]
     if images != state["images"]:
         differing.append(f"{images} images (was {state['images']!r:.100})")
@@ -198,9 +187,7 @@ def restore(state: dict, trainer: nn.Module, path: Path, averaging: Averaging | 
             averaging.load_state(state["averaging"])
     except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"{path}: does not fit the networks ({reason}); it is damaged or from another version"
-        ) from error
+        raise UserError(f"{path}: does not fit the networks ({reason}); choose another") from error
 
 
 def restore_process(state: dict, trainer: nn.Module) -> None:

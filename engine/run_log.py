@@ -212,10 +212,9 @@ def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(
-            f"{error.filename or path}: cannot write the log ({error.strerror}); free space or choose another"
-            " folder (--snapshot-dir, --log-dir)"
-        ) from error
+        advice = "free space or choose another folder (--snapshot-dir, --log-dir)"
+        name = error.filename or path
+        raise UserError(f"{name}: cannot write the log ({error.strerror}); {advice}") from error
 
 
 def _keep_before(path: Path, start: int) -> None:

@@ -125,10 +125,7 @@ def read_state(args: Namespace) -> dict | None:
     if args.resume and not state:
         log.info("--resume: nothing saved in %s: starts from iteration 0.", args.snapshot_dir)
     if not state and args.restore_from == "imagenet" and not has_imagenet_weights(args.arch):
-        raise UserError(
-            f"--arch {args.arch} has no ImageNet weights; give --restore-from none, or a snapshot of such a "
-            "network"
-        )
+        raise UserError(f"--arch {args.arch} has no ImageNet weights; give --restore-from none or a snapshot")
     return state
 
 
@@ -140,15 +137,10 @@ def check_snapshot_folder(args: Namespace) -> None:
     if os.path.lexists(folder / OPTIONS_FILE):
         earlier = read_options(folder / OPTIONS_FILE)
         if any(earlier[name] != getattr(args, name) for name in SHAPING_OPTIONS):
-            raise UserError(
-                f"--snapshot-dir {folder}: holds snapshots of another network; choose another folder"
-            )
+            raise UserError(f"--snapshot-dir {folder}: holds snapshots of another network; choose another")
     if not args.resume:
-        log.warning(
-            "%s holds an earlier run: files of the same names will be replaced; its log and state are kept "
-            "as *.earlier.* (to continue it, give --resume).",
-            folder,
-        )
+        kept = "its log and state are kept as *.earlier.* (to continue it, give --resume)"
+        log.warning("%s holds an earlier run: files of the same names will be replaced; %s.", folder, kept)
 
 
 def prepare_device(args: Namespace, processes: Processes) -> tuple[torch.device, list[int]]:
@@ -158,10 +150,8 @@ def prepare_device(args: Namespace, processes: Processes) -> tuple[torch.device,
         UserError: the flags do not fit the devices.
     """
     if args.batch_size < processes.world_size:
-        raise UserError(
-            f"--batch-size {args.batch_size}: each of {processes.world_size} processes needs an image; raise "
-            f"it to {processes.world_size} or start fewer processes"
-        )
+        number = processes.world_size
+        raise UserError(f"--batch-size {args.batch_size}: {number} processes need an image each; raise it")
     device, gpus = choose_device(args, processes)
     if args.sync_bn and (len(gpus) > 1 or processes.is_distributed and device.type != "cuda"):
         raise UserError("--sync_bn needs torchrun with one GPU per process; start it so, or leave it out")

@@ -53,10 +53,8 @@ class TrainingData:
         first = self.parts[0]
         if self.pseudo_labels:
             if result_flags(first.pseudo_folder).get("label_ids"):
-                raise UserError(
-                    f"{first.pseudo_folder}: holds label ids, but pseudo labels are train ids; leave out "
-                    "--label-ids where you make them"
-                )
+                problem = "holds label ids, no train ids; make pseudo labels without --label-ids"
+                raise UserError(f"{first.pseudo_folder}: {problem}")
             refuse_unfinished(first.pseudo_folder)
         self.labelled.check(labels_required=True)
         if self.pseudo_labels:
@@ -98,10 +96,7 @@ def check_classes(pair: Adaptation, args: Namespace) -> None:
     if not pair.colors:
         raise UserError(f"--source {args.source}: has no classes; describe its labels in dataset.yaml")
     if args.num_classes < len(pair.colors):
-        raise UserError(
-            f"--num-classes {args.num_classes}: the labels have {len(pair.colors)} classes; give "
-            f"--num-classes {len(pair.colors)}"
-        )
+        raise UserError(f"--num-classes {args.num_classes}: the labels have {len(pair.colors)}; give that")
     check_pair(pair)
     if pair.unknown_classes:
         log.warning("Target classes that the source lacks are ignored: %s.", ", ".join(pair.unknown_classes))
@@ -186,10 +181,8 @@ def build_labelled(
         if absent := [name for name, count in pixels if not count]:
             log.warning("No pseudo label is %s: only source images can show them.", ", ".join(absent))
         if len(balance["thresholds"]) != args.num_classes:
-            raise UserError(
-                f"{labelled.pseudo_folder}: labels of {len(balance['thresholds'])} classes, not "
-                f"{args.num_classes}; make them with the snapshot of --restore-from"
-            )
+            problem = f"labels of {len(balance['thresholds'])} classes, not {args.num_classes}"
+            raise UserError(f"{labelled.pseudo_folder}: {problem}; make them with the --restore-from here")
     if not flags.get("source_portion"):
         return labelled
     source = build_dataset(args.source, args.source_dir, input_size=args.input_size_source, **common)

@@ -51,9 +51,8 @@ def miou_gains(results: Results) -> dict[str, Gain]:
             ("labelled pixels", first.pixels, other.pixels),
         ):
             if mine != theirs:
-                raise UserError(
-                    f"{first.folder} and {other.folder} have different {what}; evaluate both on the same data"
-                )
+                folders = f"{first.folder} and {other.folder}"
+                raise UserError(f"{folders} have different {what}; evaluate both on the same data")
     return {title: miou_gain(first, other) for title, other in others}
 
 

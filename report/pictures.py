@@ -191,7 +191,5 @@ def _overlay(example: Example, position: np.ndarray) -> Image.Image:
 def check_map(example: Example, pixels: np.ndarray) -> None:
     """Raise DataError unless a result's map (H, W) is of the label's size."""
     if pixels.shape != example.label.shape:
-        raise DataError(
-            f"{example.name}: a map in the result folder is {pixels.shape}, the label {example.label.shape} "
-            "(height, width); evaluate again"
-        )
+        sizes = f"{pixels.shape}, the label {example.label.shape} (height, width)"
+        raise DataError(f"{example.name}: a map in the result folder is {sizes}; evaluate again")

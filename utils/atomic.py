@@ -35,10 +35,8 @@ def atomic_write(path: Path, write: Callable[[Path], object], durable: bool = Tr
             fsync(path.parent)  # the new name too
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UserError(
-            f"{path}: cannot write ({reason}); free space or choose another folder (its previous content is "
-            "untouched)"
-        ) from error
+        advice = "free space or choose another folder (its previous content is untouched)"
+        raise UserError(f"{path}: cannot write ({reason}); {advice}") from error
     finally:
         with suppress(OSError):  # it does not exist
             tmp.unlink()
@@ -69,9 +67,7 @@ def lock_folder(folder: Path, flag: str) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=PATIENCE)
     except Timeout:
-        raise UserError(
-            f"{flag} {folder}: another run is writing to this folder; wait for its end or choose another"
-        ) from None
+        raise UserError(f"{flag} {folder}: another run is writing to this folder; wait for its end") from None
     except OSError:
         pass
     try:

@@ -31,9 +31,7 @@ def choose_device(args: Namespace, processes: Processes = SINGLE_PROCESS) -> tup
     if count == 0:
         apple = torch.backends.mps.is_available() and not processes.is_distributed
         device = torch.device("mps" if apple else "cpu")
-        log.warning(
-            "No CUDA GPU found: computing on %s, which is slow.", "Apple's GPU" if apple else "the CPU"
-        )
+        log.warning("No CUDA GPU found: computing on %s.", "Apple's GPU" if apple else "the CPU, slowly")
         return device, []
     present = [number for number in args.gpu_ids if number < count]
     if len(present) < len(args.gpu_ids):

@@ -134,10 +134,8 @@ def init_distributed(cpu: bool) -> Processes:
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     gpus = 0 if cpu or not torch.cuda.is_available() else torch.cuda.device_count()
     if gpus and local_rank >= gpus:
-        raise UserError(
-            f"torchrun: process {local_rank} of this machine has no GPU of its own (there are {gpus}); "
-            "lower --nproc_per_node, or give --cpu"
-        )
+        problem = f"process {local_rank} has no GPU of its own (there are {gpus})"
+        raise UserError(f"torchrun: {problem}; lower --nproc_per_node, or give --cpu")
     if gpus:
         torch.cuda.set_device(local_rank)
     try:

@@ -188,9 +188,8 @@ def weightings(text: str) -> dict[str, tuple[float, float]]:
         try:
             primary, auxiliary = map(not_negative_float, title.split(":"))
         except (ValueError, argparse.ArgumentTypeError):
-            raise argparse.ArgumentTypeError(
-                f"{title!r} is not a pair of weights; write primary:auxiliary such as {PUBLISHED_WEIGHTS}"
-            ) from None
+            advice = f"write primary:auxiliary such as {PUBLISHED_WEIGHTS}"
+            raise argparse.ArgumentTypeError(f"{title!r} is not a pair of weights; {advice}") from None
         if primary == auxiliary == 0:
             raise argparse.ArgumentTypeError(f"{title!r} uses neither classifier")
         if title in pairs:

@@ -334,9 +334,7 @@ def _fill_in(args: Namespace, pair: Adaptation, **defaults: object) -> None:
 def _check_training(parser: OneLineParser, args: Namespace) -> None:
     """Refuse combinations of flags that cannot train."""
     if args.num_steps_stop > args.num_steps:
-        parser.error(
-            f"--num-steps-stop {args.num_steps_stop} is beyond --num-steps, where rates are 0; raise that"
-        )
+        parser.error(f"--num-steps-stop {args.num_steps_stop} is beyond --num-steps; raise the latter")
     if args.fp16 and args.precision not in (None, "fp16"):
         parser.error(f"--fp16 means --precision fp16, not {args.precision}; give one of the two")
     args.precision = args.precision or ("fp16" if args.fp16 else DEFAULT_PRECISION)
@@ -357,10 +355,8 @@ def _check_training(parser: OneLineParser, args: Namespace) -> None:
     }
     for flag, (height, width) in images.items():  # a crop that only some scales can fill is padded
         if args.crop_size[0] > height or args.crop_size[1] > width:
-            parser.error(
-                f"--crop-size {format_size(args.crop_size)} is larger than the image, {width:g},{height:g} "
-                f"({flag}); reduce the crop or enlarge the image"
-            )
+            crop, image = format_size(args.crop_size), f"{width:g},{height:g}"
+            parser.error(f"--crop-size {crop} is larger than the image, {image} ({flag}); reduce it")
 
 
 def _check_network(parser: OneLineParser, args: Namespace) -> None:
@@ -374,10 +370,8 @@ def _check_network(parser: OneLineParser, args: Namespace) -> None:
     if args.norm_style == "gn" and any(c % GROUPS for c in sizes[2:]):
         parser.error(f"--norm-style gn needs channels in groups of {GROUPS}; choose another --arch")
     if args.lambda_pixel and (cells := math.prod(side // stride + 1 for side in args.crop_size)) <= VIEWS:
-        parser.error(
-            f"--lambda-pixel contrasts classes of more than {VIEWS} cells, a crop has {cells}; enlarge "
-            f"--crop-size {format_size(args.crop_size)}"
-        )
+        size = format_size(args.crop_size)
+        parser.error(f"--lambda-pixel needs more than {VIEWS} cells, --crop-size {size} has {cells}")
     if getattr(args, "lambda_fd", 0) and any(side % stride for side in args.crop_size):  # Stage I's
         parser.error(f"--lambda-fd compares cells of {stride} pixels; give a --crop-size of multiples of it")
     if args.lambda_patch:

@@ -78,10 +78,8 @@ def run_script(main: Callable[[], None]) -> None:
                 raise
         sys.stdout.flush()
         if output and output.error and not isinstance(output.error, BrokenPipeError):
-            raise UserError(
-                f"standard output: cannot write ({output.error.strerror}); free space or send the text "
-                "elsewhere; all files are written"
-            )
+            advice = "free space or send the text elsewhere; all files are written"
+            raise UserError(f"standard output: cannot write ({output.error.strerror}); {advice}")
     except (UserError, DataError, WeightsError) as error:
         exit_with_error(f"{script}: error: {' '.join(str(error).split())}")
     except OSError as error:
