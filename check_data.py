@@ -21,7 +21,7 @@ from dataset.survey import Survey, check_pair, doubts, lack_of_classes, survey_i
 from dataset.transforms import stretched
 from engine.run_log import log_to_terminal, progress
 from engine.training_data import class_table
-from utils.device import default_workers
+from utils.device import count_workers
 from utils.errors import UserError
 from utils.flag_types import OneLineParser, any_domain, source, split, workers
 from utils.options import OWN_DATA
@@ -57,8 +57,7 @@ def main() -> None:
         args.dataset, args.data_dir, split=args.set, list_file=args.data_list, colors=pair.colors
     )
     survey = Survey()
-    workers = default_workers(streams=1) if args.num_workers is None else args.num_workers
-    for image in progress(survey_images(data, workers), len(data)):
+    for image in progress(survey_images(data, count_workers(args.num_workers)), len(data)):
         survey.add(image)
     notes = advice(pair, data, survey, args)
     table = ["", class_table(pair.classes, survey), ""] if survey.counted else []

@@ -39,7 +39,7 @@ from engine.result_folders import FilledFolder
 from model.deeplab_multi import DeeplabMulti
 from synthetic.layouts import VAL
 from utils.argmax import upsample
-from utils.device import default_workers
+from utils.device import count_workers
 from utils.distributed import SINGLE_PROCESS
 from utils.inference import predict_all, scaled_sizes
 from utils.losses import CLASSIFIER_WEIGHTS
@@ -129,7 +129,7 @@ def baseline(
     summed in NumPy; argmax and maximum over the whole array; label ids in a loop; heat maps by Matplotlib;
     files saved by Pillow, one after the other.
     """
-    workers = (default_workers(1) + 1) // 2  # for each loader
+    workers = (count_workers(None) + 1) // 2  # for each loader
     loaders = [DataLoader(BaselineImages(data, size), num_workers=workers) for size in SCALES]
     counts = np.zeros((CLASSES, CLASSES), np.int64)
     for scales in zip(*loaders, strict=True):
@@ -208,7 +208,7 @@ def main() -> None:
     args = flags.parse_args()
     matplotlib.use("Agg")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    found = {"device": harness.device_name(device), "workers": default_workers(1), "images": args.images}
+    found = {"device": harness.device_name(device), "workers": count_workers(None), "images": args.images}
     print(", ".join(f"{key}: {value}" for key, value in found.items()), flush=True)
     rows = [("ms per image", BASELINE, OURS, "ratio", "of each turn", "differing pixels")]
     network = Logits(device)

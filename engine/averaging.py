@@ -24,7 +24,7 @@ from dataset.sampling import OrderedStream, TrainingStream, batches
 from dataset.transforms import Size
 from engine.snapshots import AVERAGE, remove_old_snapshots, save_average
 from utils.averaging import estimate_statistics, measure, new_average, update_weights
-from utils.device import InPrecision, default_workers, to_device
+from utils.device import InPrecision, count_workers, to_device
 from utils.errors import StopRequest, ignore_stop_signals
 from utils.preprocess import to_network_input
 
@@ -178,8 +178,7 @@ class Averaging:
         count = math.ceil(len(stream) / batch_size)
         mine = [batch_size * number for number in processes.shard(count)]
         positions = [p for first in mine for p in range(first, min(first + batch_size, len(stream)))]
-        workers = default_workers(processes.local_world_size)
-        workers = workers if self.args.num_workers is None else self.args.num_workers
+        workers = count_workers(self.args.num_workers, processes.local_world_size)
         pinned = device.type == "cuda"
         loaded = batches(
             Subset(stream, positions), batch_size, workers, pinned, worker_init=ignore_stop_signals

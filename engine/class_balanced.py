@@ -163,5 +163,4 @@ class ClassBalancedLabels:
     def write_summary(self, folder: Path, labelled: Sequence[int]) -> None:
         """Write class_balance.json, with the pixels `labelled` as each class (C,)."""
         text = json.dumps(self.summary | {"labelled_pixels": list(labelled)}, indent=1)
-        path = folder / CLASS_BALANCE
-        atomic_write(path, lambda tmp: tmp.write_text(f"{text}\n", encoding="utf-8"))
+        atomic_write(folder / CLASS_BALANCE, lambda tmp: tmp.write_text(f"{text}\n", encoding="utf-8"))

@@ -30,7 +30,7 @@ from model import TwoClassifiers, build_network
 from model.weights import count_classes, load_weights
 from utils import flag_types
 from utils.atomic import resolve_path
-from utils.device import PRECISIONS, InPrecision, default_workers, set_precision
+from utils.device import PRECISIONS, InPrecision, count_workers, set_precision
 from utils.distributed import SINGLE_PROCESS, Processes
 from utils.errors import UserError
 from utils.memory import PRECISION_ADVICE
@@ -266,7 +266,7 @@ def prediction_batches(
     images: PredictionDataset, args: Namespace, device: torch.device, processes: Processes
 ) -> Iterator[dict]:
     """Batches of `--batchsize` whole images per device; each process gets its share."""
-    workers = default_workers(processes.local_world_size) if args.num_workers is None else args.num_workers
+    workers = count_workers(args.num_workers, processes.local_world_size)
     # On a CPU a batch gains nothing, and costs large allocations and waiting for several images to decode.
     batch_size = 1 if device.type == "cpu" else args.batchsize
     # Workers deliver images one by one: batched in the workers, a whole batch would wait for one of them.

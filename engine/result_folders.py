@@ -110,7 +110,9 @@ class FilledFolder:
     ):
         self.folder, self.args, self.data, self.processes = folder, args, data, processes
         self.names, self.again = data.names.tolist(), again
-        self.snapshot_hash = _hash_of_file(args.restore_from) if args.restore_from else None
+        self.snapshot_hash = None
+        if args.restore_from:
+            self.snapshot_hash = hashlib.sha256(Path(args.restore_from).read_bytes()).hexdigest()
         self.settings = self._settings()
 
     @contextmanager
@@ -167,10 +169,6 @@ class FilledFolder:
         names = self.names if flags.get("portion") else []
         content = json.dumps([flags, self.snapshot_hash, names], sort_keys=True)
         return hashlib.sha256(content.encode(errors="surrogateescape")).hexdigest()[:16]
-
-
-def _hash_of_file(path: str) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def check_pseudo_labels(data: SegmentationDataset) -> None:

@@ -24,7 +24,7 @@ from engine.training_data import TrainingData
 from engine.validation import Validation
 from model.weights import has_imagenet_weights, load_weights
 from utils.atomic import lock_folder, remove_partial_files, resolve_path
-from utils.device import PRECISIONS, choose_device, default_workers, has_bf16, set_precision
+from utils.device import PRECISIONS, choose_device, count_workers, has_bf16, set_precision
 from utils.distributed import Processes, init_distributed, shutdown
 from utils.errors import UserError, ignore_stop_signals
 from utils.idle_flags import log_idle_flags
@@ -59,9 +59,11 @@ def run_training(trainer_class: type[nn.Module], args: Namespace, pseudo_labels:
         check_snapshot_folder(args)
         data.check()
     data.target_has_labels = processes.broadcast(data.target_has_labels, patient=True)
+    streams = STREAMS + (args.lambda_patch > 0)
+    workers = count_workers(args.num_workers, streams * processes.local_world_size)
     rare_classes = None
     if getattr(args, "rcs", 0):  # Stage II has no such flag
-        pixels = class_pixels(data.labelled, count_workers(args, processes)) if processes.is_main else None
+        pixels = class_pixels(data.labelled, workers) if processes.is_main else None
         pixels = processes.broadcast(pixels, patient=True)
         settings = args.rcs, args.rcs_pixels, args.rcs_crop
         rare_classes = RareClasses(pixels, tuple(data.labelled.colors), *settings)
@@ -80,7 +82,7 @@ def run_training(trainer_class: type[nn.Module], args: Namespace, pseudo_labels:
 
     # Loop.
     start = state["iteration"] if state else 0
-    open_from = partial(open_stream, args=args, device=device, processes=processes)
+    open_from = partial(open_stream, args=args, workers=workers, device=device, processes=processes)
     weights = averaging.weights if averaging else None
     opened = [
         open_from(data.labelled, 0, start, rare_classes=rare_classes),
@@ -193,12 +195,6 @@ def distribute(trainer: nn.Module, args: Namespace, processes: Processes) -> Non
         torch.manual_seed(args.random_seed + processes.rank)  # each rank drops other channels
 
 
-def count_workers(args: Namespace, processes: Processes) -> int:
-    """Decoding processes of a stream."""
-    shared = (STREAMS + (args.lambda_patch > 0)) * processes.local_world_size
-    return default_workers(shared) if args.num_workers is None else args.num_workers
-
-
 def open_stream(
     dataset: SegmentationDataset,
     number: int,
@@ -207,6 +203,7 @@ def open_stream(
     rare_classes: RareClasses | None = None,
     *,
     args: Namespace,
+    workers: int,
     device: torch.device,
     processes: Processes,
 ) -> tuple[TrainingStream, Iterator[dict]]:
@@ -219,7 +216,6 @@ def open_stream(
     """
     drawn = args.iter_size * args.batch_size  # per iteration
     length = max(0, args.num_steps_stop - start) * drawn
-    workers = count_workers(args, processes)
     draw_rare = rare_classes and rare_classes.draw
     stream = TrainingStream(dataset, length, (args.random_seed, number), start * drawn, weights, draw_rare)
     pinned = device.type == "cuda"

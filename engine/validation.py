@@ -9,7 +9,7 @@ from torch import nn
 from dataset import Adaptation, PredictionDataset, SegmentationDataset
 from dataset.sampling import batches
 from engine.evaluation import mean_and_class_ious
-from utils.device import InPrecision, default_workers, to_device
+from utils.device import InPrecision, count_workers, to_device
 from utils.distributed import Processes
 from utils.errors import StopRequest, ignore_stop_signals
 from utils.inference import SingleScaleModel
@@ -44,7 +44,7 @@ class Validation:
         device = next(network.parameters()).device
         model = SingleScaleModel(InPrecision(network.forward, self.precision))
         classes = len(self.pair.colors)
-        workers = default_workers(processes.local_world_size) if self.workers is None else self.workers
+        workers = count_workers(self.workers, processes.local_world_size)
         modes = [(module, module.training) for module in network.modules()]
         counts = torch.zeros(classes, classes, dtype=torch.int64, device=device)
         network.eval()

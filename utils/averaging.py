@@ -13,12 +13,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn, get_swa_avg_fn, update_bn
 
 from utils.distributed import SINGLE_PROCESS, Processes
-from utils.losses import fuse, kl_divergence
+from utils.losses import fuse
+from utils.uncertainty import classifier_divergence
 from utils.upsampling import upsample
 
 # How strongly the classifiers disagree about a pixel: (z1, z2), logits (N, C, H, W) -> (N, H, W) in nats.
 MEASURES = {
-    "variance": lambda z1, z2: kl_divergence(z2.log_softmax(1), z1.log_softmax(1)),
+    "variance": classifier_divergence,
     "entropy": lambda z1, z2: _entropy(fuse(z1, z2).log_softmax(1)),
 }
 

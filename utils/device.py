@@ -123,7 +123,9 @@ def single_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def default_workers(streams: int) -> int:
-    """Decoding processes per stream: this machine's cores, shared among its `streams`."""
+def count_workers(chosen: int | None, streams: int = 1) -> int:
+    """Decoding processes per stream: the chosen number, else this machine's cores shared by its `streams`."""
+    if chosen is not None:
+        return chosen
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(MAX_WORKERS, cores // streams))
