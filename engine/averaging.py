@@ -22,7 +22,7 @@ from torch.utils.data import Subset
 from dataset import Adaptation, SegmentationDataset
 from dataset.sampling import OrderedStream, TrainingStream, batches
 from dataset.transforms import Size
-from engine.snapshots import AVERAGE, remove_old_snapshots, save_average
+from engine.snapshots import AVERAGE, check_finite, remove_old_snapshots, save_tensors
 from utils.averaging import estimate_statistics, measure, new_average, update_weights
 from utils.device import InPrecision, count_workers, to_device
 from utils.errors import StopRequest, ignore_stop_signals
@@ -114,7 +114,9 @@ class Averaging:
 
     def _save(self, average: AveragedModel, number: int) -> None:
         folder, prefix, keep = self.args.snapshot_dir, self.pair.source.prefix, self.args.keep
-        path = save_average(average.module, folder, prefix, number)
+        path, tensors = folder / f"{prefix}_{number}{AVERAGE}.pth", average.module.state_dict()
+        check_finite(tensors, number)
+        save_tensors(path, tensors)
         if keep:
             remove_old_snapshots(folder, prefix, keep, number, self.args.restore_from, (AVERAGE,))
         log.info("Saved %s, the average of %d networks", path, average.n_averaged)

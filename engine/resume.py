@@ -37,16 +37,8 @@ FREE_OPTIONS = {
     *("snapshot_dir", "log_dir", "log_every", "tensorboard", "save_pred_every", "save_num_images", "keep"),
     *("save_state_every", "eval_every", "eval_set", "eval_list", "keep_best"),
     *("num_steps_stop", "num_workers", "gpu_ids", "cpu", "checkpointing", "restore_from", "not_restore_last"),
-    *(
-        "data_dir",
-        "data_dir_target",
-        "data_list",
-        "data_list_target",
-        "pseudo_dir",
-        "source_dir",
-        "deterministic",
-        "fp16",
-    ),
+    *("data_dir", "data_dir_target", "data_list", "data_list_target", "pseudo_dir", "source_dir"),
+    *("deterministic", "fp16"),
 }
 # What the hashes are of; the last where source images are mixed in.
 DATA = ("labelled images, or labels made anew", "target images", "source images")

@@ -46,18 +46,6 @@ def save_snapshot(trainer: nn.Module, folder: Path, prefix: str, number: int) ->
     return folder / f"{prefix}_{number}.pth"
 
 
-def save_average(network: nn.Module, folder: Path, prefix: str, number: int) -> Path:
-    """Save `<prefix>_<number>_average.pth`, with the keys of a network's snapshot; returns its path.
-
-    Raises:
-        UserError: a tensor is not finite, or the file cannot be written.
-    """
-    check_finite(network.state_dict(), number)
-    path = folder / f"{prefix}_{number}{AVERAGE}.pth"
-    save_tensors(path, network.state_dict())
-    return path
-
-
 def check_finite(tensors: dict[str, Tensor], iteration: int) -> None:
     """Keep broken weights from overwriting good ones; synchronises with the device once.
 
