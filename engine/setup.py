@@ -152,8 +152,8 @@ def prepare_device(args: Namespace, processes: Processes) -> tuple[torch.device,
         UserError: the flags do not fit the devices.
     """
     if args.batch_size < processes.world_size:
-        number = processes.world_size
-        raise UserError(f"--batch-size {args.batch_size}: {number} processes need an image each; raise it")
+        each = f"each of {processes.world_size} processes"
+        raise UserError(f"--batch-size {args.batch_size}: {each} needs an image; raise it")
     device, gpus = choose_device(args, processes)
     if args.sync_bn and (len(gpus) > 1 or processes.is_distributed and device.type != "cuda"):
         raise UserError("--sync_bn needs torchrun with one GPU per process; start it so, or leave it out")
