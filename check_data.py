@@ -59,11 +59,11 @@ def main() -> None:
     survey = Survey()
     for image in progress(survey_images(data, count_workers(args.num_workers)), len(data)):
         survey.add(image)
-    notes = advice(pair, data, survey, args)
+    notes = [f"note    {line}" for line in advice(pair, data, survey, args)]
     table = ["", class_table(pair.classes, survey), ""] if survey.counted else []
     log.info("%s", "\n".join([*overview(data, survey), *table, *notes]))
     if problems := faults(pair, data, survey):
-        log.info("%s", "\n".join(problems))
+        log.info("%s", "\n".join(f"FAULT   {line}" for line in problems))
         raise UserError(f"{args.dataset}: {len(problems)} problem(s) listed above; fix them first")
     log.info("No fault found.")
 
@@ -85,38 +85,32 @@ def overview(data: SegmentationDataset, survey: Survey) -> list[str]:
 
 def advice(pair: Adaptation, data: SegmentationDataset, survey: Survey, args: Namespace) -> list[str]:
     """What does not stop a training but is worth knowing."""
-    lines = []
-    if line := unused_split(data, args.given.get("set")):
-        lines.append(f"note    {line}")
+    lines = [unused_split(data, args.given.get("set"))]
     if pair.unknown_classes:
-        lines.append(f"note    the source lacks {', '.join(pair.unknown_classes)}: ignored here")
+        lines.append(f"the source lacks {', '.join(pair.unknown_classes)}: ignored here")
     if survey.occurring(pair.classes):
         fault = None if is_target(pair) else lack_of_classes(survey, pair.classes)
-        lines += [f"note    {doubt}" for doubt in doubts(survey, pair.classes, data.table) if doubt != fault]
+        lines += [doubt for doubt in doubts(survey, pair.classes, data.table) if doubt != fault]
     if line := stretched(survey.sizes, pair.target.target_size):
-        lines.append(
-            f"note    as a target {line} (size in the description, or --input-size-target to train, "
-            "--input-size to predict)"
-        )
-    return lines
+        flags = "--input-size-target to train, --input-size to predict"
+        lines.append(f"as a target {line} (size in the description, or {flags})")
+    return list(filter(None, lines))
 
 
 def faults(pair: Adaptation, data: SegmentationDataset, survey: Survey) -> list[str]:
     """One line per problem that stops a training."""
-    lines = [f"FAULT   {fault}" for fault in survey.faults[:SHOWN]]
+    lines = survey.faults[:SHOWN]
     if len(survey.faults) > SHOWN:
-        lines.append(f"FAULT   and {len(survey.faults) - SHOWN} more files")
+        lines.append(f"and {len(survey.faults) - SHOWN} more files")
     if survey.labels and survey.missing:
         names = shortened(survey.missing[:SHOWN], len(survey.missing))
-        lines.append(f"FAULT   {len(survey.missing)} images have no label: {names}")
+        lines.append(f"{len(survey.missing)} images have no label: {names}")
     for label_id, (pixels, images, first) in sorted(survey.unknown.items())[: 4 * SHOWN]:
-        lines.append(
-            f"FAULT   id {label_id} has no class and is not ignored: {pixels} pixels of {images} images, "
-            f"first {data.label_path(first)}"
-        )
+        where = f"{pixels} pixels of {images} images, first {data.label_path(first)}"
+        lines.append(f"id {label_id} has no class and is not ignored: {where}")
     lack = lack_of_classes(survey, pair.classes) if survey.counted else None
     if lack and not lines and not (is_target(pair) and survey.occurring(pair.classes)):
-        lines.append(f"FAULT   {lack}: nothing to learn or to score")
+        lines.append(f"{lack}: nothing to learn or to score")
     return lines
 
 
