@@ -182,9 +182,6 @@ def test_percentiles_and_class_weights_over_ranks_stay_on_the_gpu(gpu, monkeypat
             assert tensor.device == gpu
             return tensor.clone()
 
-        def all_reduce_max(self, value: int) -> int:
-            return value
-
     flags = "--class-balance --often-balance --only-hard-label 80"
     with gpu:
         trainer = new_trainer(1, flags, 0.1)
