@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -90,7 +91,8 @@ class IdReader(LabelReader):
                     image.verify()  # raises if the file is damaged
                     # Pillow would keep only the high bytes, which are 0 in SYNTHIA.
                     raise DataError(
-                        f"{path}: more than 8 bits per channel; save it as PNG, RGB and not interlaced"
+                        f"{path}: more than 8 bits per channel; save it as PNG, RGB and not interlaced "
+                        "(which takes the package kornia-rs to read)"
                     )
                 factor = GREY_FACTORS.get(image.tile[0][3] if image.tile else None, 1)
                 ImageOps.exif_transpose(image, in_place=True)
@@ -106,10 +108,7 @@ class FirstChannelReader(IdReader):
 
 
 def mode_of(image: Image.Image) -> str:
-    """Pillow's mode of an image, with `DEEP` if it has just been opened and decoding would lose bits.
-
-    JPEG 2000 is not looked into: its high bits are kept.
-    """
+    """Pillow's mode of an image, with `DEEP` if it has just been opened and decoding would lose bits."""
     tiles = getattr(image, "tile", None)  # of a file, until it is decoded
     layout = tiles[0][3] if tiles else ""  # a name, or a tuple that begins with one
     name, *numbers = layout if isinstance(layout, tuple) and layout else (layout,)
@@ -117,8 +116,19 @@ def mode_of(image: Image.Image) -> str:
         max(getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, (8,))) > 8
         or DEEP in str(name)
         or (image.format == "PPM" and numbers and numbers[-1] > 255)
+        or (image.format == "JPEG2000" and tiles and _jpeg2000_bits(image.fp) > 8)
     )
     return image.mode + DEEP if deep and image.mode not in HIGH_DEPTH_MODES else image.mode
+
+
+def _jpeg2000_bits(file: BinaryIO) -> int:
+    """Bits per channel: of the box `ihdr`, in a bare codestream of its first segment (ISO 15444-1)."""
+    place = file.tell()
+    file.seek(0)
+    start = file.read(png.WINDOW)
+    file.seek(place)
+    depth = start.find(b"ihdr") + 14 if b"ihdr" in start else 42
+    return (start[depth] & 127) + 1
 
 
 def is_deep(mode: str) -> bool:

@@ -1,7 +1,7 @@
 """Fast PNG: decode the published data sets' files, and encode maps of one byte per pixel.
 
-kornia-rs (Rust) decodes two to three times as fast as Pillow, with the same pixels. For unusual files
-`decode` returns None and the caller falls back on Pillow.
+kornia-rs (Rust) decodes two to three times as fast as Pillow, with the same pixels. Where it is not
+installed, and for unusual files, `decode` returns None and the caller falls back on Pillow.
 
 `compress` uses one filter, the difference from the row above, which suits label and heat maps; Pillow tries
 five on every row and is many times as slow. ISA-L compresses; where it is not installed, zlib's run-length
@@ -15,10 +15,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from kornia_rs.io import decode_image_png_u8 as decode_8_bits
-from kornia_rs.io import decode_image_png_u16 as decode_16_bits
 from PIL import Image
 
+try:
+    from kornia_rs.io import decode_image_png_u8 as decode_8_bits
+    from kornia_rs.io import decode_image_png_u16 as decode_16_bits
+except ImportError:  # not installed, or a version with other names
+    decode_8_bits = decode_16_bits = None
 try:
     from isal import isal_zlib
 except ImportError:
@@ -68,9 +71,9 @@ def read_header(start: bytes, end: bytes | None = None) -> Header | None:
 def decode(data: bytes) -> np.ndarray | None:
     """RGB (H, W, 3), or grey levels or palette indices (H, W), uint8 or uint16; None: use Pillow."""
     header = read_header(data)
-    if not header:
+    decoder = decode_16_bits if header and header.mode.endswith(";16") else decode_8_bits
+    if not header or not decoder:
         return None
-    decoder = decode_16_bits if header.mode.endswith(";16") else decode_8_bits
     colored = header.mode.startswith("RGB")
     try:
         pixels = np.asarray(decoder(data, (header.height, header.width), "rgb" if colored else "mono"))

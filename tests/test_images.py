@@ -149,22 +149,26 @@ def deep_files(folder):
     cv2 = pytest.importorskip("cv2")
     cv2.imwrite(str(folder / "compressed.tif"), pixels)
     cv2.imwrite(str(folder / "rgb.tif"), pixels, [cv2.IMWRITE_TIFF_COMPRESSION, 1])
+    cv2.imwrite(str(folder / "rgb.jp2"), np.tile(pixels, (4, 4, 1)))
+    content = (folder / "rgb.jp2").read_bytes()
+    (folder / "rgb.j2k").write_bytes(content[content.index(b"\xff\x4f\xff\x51") :])  # without its boxes
     return sorted(folder.iterdir())
 
 
 def test_colour_pictures_of_16_bits_are_refused_and_not_read_nearly_black(tmp_path):
     files = deep_files(tmp_path)
-    assert len(files) == 7
+    assert len(files) == 9
     for path in files:
         for use in (images.check_image, images.decode_image):
             with pytest.raises(DataError, match=f"{path.name}: .*more than 8 bits.*8-bit RGB"):
                 use(path)
 
 
+@pytest.mark.parametrize("bare", [False, True])
 @pytest.mark.parametrize("mode", ["RGB", "L"])
-def test_jpeg_2000_pictures_are_read(mode, tmp_path):
+def test_jpeg_2000_pictures_of_8_bits_are_read(mode, bare, tmp_path):
     drawn = Image.fromarray(picture(np.random.default_rng(0), (24, 40))).convert(mode)
-    drawn.save(tmp_path / "street.jp2", "JPEG2000")
+    drawn.save(tmp_path / "street.jp2", "JPEG2000", no_jp2=bare)
     assert images.check_image(tmp_path / "street.jp2") == (40, 24)
     assert np.array_equal(images.decode_image(tmp_path / "street.jp2"), drawn.convert("RGB"))
 
