@@ -5,7 +5,7 @@ import io
 import itertools
 import statistics
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from scipy import stats
 
@@ -116,6 +116,17 @@ def order_line(rows: Numbers) -> str:
     return f"Order: {pairs - len(wrong)} of {pairs} pairs as published" + "".join(f"; {w}" for w in wrong)
 
 
+def gains(rows: Numbers) -> list[str]:
+    """Each row's first number over the first row's, seed by seed; empty with fewer than two seeds."""
+    base = rows[0][0].values
+    texts = [""]
+    for number, *_ in rows[1:]:
+        paired = zip(number.values, base, strict=False)
+        gain = replace(number, values=tuple(value - other for value, other in paired))
+        texts.append(gain.measured if len(number.values) == len(base) else "")
+    return texts if len(base) > 1 else []
+
+
 def heading(table: Table, rows: Numbers) -> str:
     """Name, title, unit, and what ± stands for."""
     seeds = max(len(number.values) for number in itertools.chain(*rows))
@@ -125,7 +136,10 @@ def heading(table: Table, rows: Numbers) -> str:
 
 
 def as_text(table: Table, rows: Numbers, notes: Iterable[str]) -> str:
-    """For a terminal: measured and published, if any are, side by side or in wide tables below; notes."""
+    """For a terminal: measured and published, if any are, side by side or in wide tables below; notes.
+
+    A single column over several seeds also gets its gain over the first row.
+    """
     titles = [text for column in table.columns for text in (column, "")]
     if all(cell.published is None for cell in table.cells):
         grid = [["", *table.columns]] + [[row[0].row, *(n.measured for n in row)] for row in rows]
@@ -139,6 +153,9 @@ def as_text(table: Table, rows: Numbers, notes: Iterable[str]) -> str:
         for row in rows:
             grid.append([row[0].row, KINDS[0], *(n.measured for n in row)])
             grid.append(["", KINDS[1], *(n.published for n in row)])
+    if len(table.columns) == 1 and (over_first := gains(rows)):
+        texts = ["gain by seed", *[""] * (rule - 1), *over_first]
+        grid = [[*line, text] for line, text in zip(grid, texts, strict=True)]
     return "\n".join([heading(table, rows), "", format_table(grid, (rule,), words), "", *notes]) + "\n"
 
 

@@ -287,7 +287,8 @@ def test_seeds_become_the_mean_with_its_95_percent_t_interval():
     text = tabulate.as_text(table, rows, []).splitlines()
     assert text[0] == "mrnet-2: Losses (percent, mean ± half-width of the 95 % t-interval over 3 seeds)"
     assert text[-3].split() == ["method", "0", "37.0", "±", "6.6", "37.2"]  # 4.3027 * sqrt(7 / 3) = 6.572
-    assert text[-2].split() == ["method", "1", "41.0", "±", "2.5", "–"]  # 4.3027 / sqrt(3) = 2.484
+    expected = ["method", "1", "41.0", "±", "2.5", "–", "4.0", "±", "4.3"]  # 4.3027 / sqrt(3) = 2.484
+    assert text[-2].split() == expected  # gains of 5, 5 and 2: 4.3027 * sqrt(3) / sqrt(3)
     low, high = (float(text) for text in tabulate.as_csv(table, rows).splitlines()[1].split(",")[3:5])
     assert (low, high) == (30.43, 43.57)
     assert numbers(table, [0.4, 0.42], [0.4, 0.4])[0][0].margin == pytest.approx(12.706, abs=1e-3)
