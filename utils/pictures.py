@@ -230,7 +230,7 @@ def training_pictures(
     return overview(TRAINING_TITLES, rows, TRAINING_WIDTH)
 
 
-def overview(titles: list[str], rows: list[list[Image.Image]], width: int = 256) -> Image.Image:
+def overview(titles: list[str], rows: list[list[Image.Image]], width: int) -> Image.Image:
     """Sheet of pictures in rows of equal length below column titles, each picture `width` pixels wide."""
     height = width * rows[0][0].height // rows[0][0].width
     gap, head = 4, 24
